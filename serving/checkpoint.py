@@ -1,0 +1,107 @@
+"""What a checkpoint folder says of itself: its config and the headers of its safetensors files. No weight is read.
+
+It answers "is this a vision-language model that can be served, and how large is it"; what fits is `plan.py`'s question.
+"""
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serving.errors import CheckpointError
+
+# A header of a real checkpoint is some hundred kB; the safetensors format itself allows 100 MB.
+_LARGEST_HEADER_BYTES = 100 * 1000 * 1000
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """`weight_bytes` is None where the folder holds no weights (then only `--load-format dummy` can serve it)."""
+
+    folder: Path
+    architecture: str
+    config: dict[str, Any]
+    weight_bytes: int | None
+
+    @property
+    def text_config(self) -> dict[str, Any]:
+        text = self.config.get("text_config", self.config)
+        return dict(text)
+
+    @property
+    def vision_config(self) -> dict[str, Any]:
+        return dict(self.config["vision_config"])
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Reads `config.json` and every safetensors header of `folder`.
+
+    Raises CheckpointError when the folder is missing, its files are broken or it is not a vision-language model.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"There is no model folder {folder}. --model takes a local folder, a Hub id such as "
+            "Qwen/Qwen3-VL-2B-Instruct, or one of the names that `onecard profiles` lists."
+        )
+    config = _read_json(folder / "config.json", "Every Hugging Face checkpoint has one; is this the right folder?")
+    architectures = config.get("architectures") or [config.get("model_type", "unknown")]
+    if not isinstance(config.get("vision_config"), dict):
+        raise CheckpointError(
+            f"{folder} is not a vision-language model: its config.json ({architectures[0]}) has no `vision_config`. "
+            "onecard serves models that see pictures, such as Qwen/Qwen3-VL-2B-Instruct; for a text model use vLLM itself."
+        )
+    return Checkpoint(folder, str(architectures[0]), config, _weight_bytes(folder))
+
+
+def _weight_bytes(folder: Path) -> int | None:
+    """Bytes of all tensors, or None when there is no safetensors file at all."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        weight_map = _read_json(index, "Download the model again.").get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise CheckpointError(f"{index} is broken: it has no `weight_map`. Download the model again.")
+        files = [folder / name for name in sorted(set(weight_map.values()))]
+        if missing := [file.name for file in files if not file.is_file()]:
+            raise CheckpointError(
+                f"{folder} is incomplete: {', '.join(missing)} is missing. Download the model again; what is there is kept."
+            )
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    return sum(_tensor_bytes(file) for file in files) if files else None
+
+
+def _tensor_bytes(file: Path) -> int:
+    """Bytes of the tensors of one safetensors file: u64 header length, JSON header, data (the format's specification)."""
+    size = file.stat().st_size
+    broken = f"{file} is broken or cut off ({size:,} bytes): "
+    with file.open("rb") as stream:
+        prefix = stream.read(8)
+        if len(prefix) < 8:
+            raise CheckpointError(broken + "it is shorter than a header. Download it again.")
+        length = struct.unpack("<Q", prefix)[0]
+        if length > min(size - 8, _LARGEST_HEADER_BYTES):
+            raise CheckpointError(broken + "its header is longer than the file. Download it again.")
+        try:
+            header = json.loads(stream.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise CheckpointError(
+                broken + "its header is not what safetensors prescribes. Download it again."
+            ) from error
+    end = max(ends, default=0)
+    if 8 + length + end != size:
+        raise CheckpointError(broken + f"its header promises {8 + length + end:,} bytes. Download it again.")
+    return int(end)
+
+
+def _read_json(file: Path, hint: str) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file.parent} has no {file.name}. {hint}") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}. {hint}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} does not hold a JSON object. {hint}")
+    return value

@@ -1,0 +1,96 @@
+"""What this machine has: GPUs by NVML, memory, cores, and whether it is WSL2. Facts only; `plan.py` decides."""
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+# CUDA 13 builds, which vLLM 0.32 and 0.33 are, need this driver branch or a newer one.
+MINIMUM_DRIVER = 580
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU as NVML sees it. Memory in MiB; `used_mib` includes what other programs hold."""
+
+    index: int
+    name: str
+    total_mib: int
+    used_mib: int
+    compute_capability: str
+
+    @property
+    def free_mib(self) -> int:
+        return self.total_mib - self.used_mib
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """`nvml_problem` says why `gpus` is empty, in words for a person."""
+
+    gpus: tuple[Gpu, ...]
+    driver_version: str | None
+    nvml_problem: str | None
+    ram_mib: int
+    cpu_count: int
+    wsl: bool
+
+
+def detect() -> Hardware:
+    """Asks NVML and the operating system. Never fails: what cannot be read is said in `nvml_problem`."""
+    import psutil
+
+    gpus: tuple[Gpu, ...] = ()
+    driver = problem = None
+    try:
+        import pynvml
+
+        with _nvml():
+            driver = str(pynvml.nvmlSystemGetDriverVersion())
+            gpus = tuple(_read_gpu(index) for index in range(pynvml.nvmlDeviceGetCount()))
+        if not gpus:
+            problem = "the NVIDIA driver is there, but it reports no GPU"
+    except ImportError:
+        problem = "the Python package nvidia-ml-py is not installed"
+    except pynvml.NVMLError as error:
+        problem = f"the NVIDIA driver does not answer ({error})"
+    return Hardware(
+        gpus=gpus,
+        driver_version=driver,
+        nvml_problem=problem,
+        ram_mib=psutil.virtual_memory().total // 2**20,
+        cpu_count=len(os.sched_getaffinity(0)),
+        wsl="microsoft" in platform.release().lower(),
+    )
+
+
+def driver_too_old(version: str | None) -> bool:
+    """Whether a driver version such as "550.90.07" is older than what vLLM's CUDA 13 builds need."""
+    return version is not None and int(version.split(".")[0]) < MINIMUM_DRIVER
+
+
+@contextlib.contextmanager
+def _nvml() -> Iterator[None]:
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        yield
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _read_gpu(index: int) -> Gpu:
+    import pynvml
+
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+    return Gpu(
+        index=index,
+        name=str(pynvml.nvmlDeviceGetName(handle)),
+        total_mib=int(memory.total) // 2**20,
+        used_mib=int(memory.used) // 2**20,
+        compute_capability=f"{major}.{minor}",
+    )

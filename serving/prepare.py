@@ -1,0 +1,152 @@
+"""From the command line's words to a plan, and on to a launch: the first half of the way through the house."""
+
+import importlib.util
+import ipaddress
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving import hardware
+from serving.checkpoint import Checkpoint, read_checkpoint
+from serving.engine_args import from_argv
+from serving.errors import (
+    CheckpointError,
+    DoesNotFitError,
+    HardwareError,
+    NotInstalledError,
+    PortInUseError,
+    UsageError,
+)
+from serving.guard.keys import read_keys
+from serving.hardware import Hardware
+from serving.hub import ResolvedModel, resolve_model
+from serving.launch import Launch
+from serving.plan import Plan, auto_profile, check_hardware, make_plan
+from serving.profile import Profile, load_profile, load_profiles
+from serving.state_dir import make_run_dir
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A plan and everything that it was made from."""
+
+    plan: Plan
+    profile: Profile
+    resolved: ResolvedModel
+    checkpoint: Checkpoint
+    hardware: Hardware
+    user_argv: tuple[str, ...]
+
+
+def prepare(
+    profile_name: str,
+    model_name: str | None,
+    *,
+    gpu_memory_mib: int | None = None,
+    user_argv: tuple[str, ...] = (),
+    download: bool = True,
+) -> Prepared:
+    """Profile, model, checkpoint and hardware, and the plan made of them. Starts nothing."""
+    found = hardware.detect()
+    if profile_name == "auto":
+        profile_name = auto_profile(load_profiles(), found)
+    name, profile = load_profile(profile_name)
+    resolved = resolve_model(model_name or profile.model, download=download)
+    checkpoint = read_checkpoint(resolved.folder)
+    plan = make_plan(
+        profile_name=name,
+        profile=profile,
+        model_name=resolved.name,
+        model=resolved.model,
+        checkpoint=checkpoint,
+        hardware=found,
+        gpu_memory_mib=gpu_memory_mib,
+        user_args=from_argv(user_argv),
+    )
+    return Prepared(plan, profile, resolved, checkpoint, found, user_argv)
+
+
+def make_launch(
+    prepared: Prepared, *, host: str, port: int, allow_image_urls: bool, api_keys_file: Path | None
+) -> Launch:
+    """Checks everything that can be known to fail before anything is loaded, and describes the start."""
+    plan = prepared.plan
+    if not plan.fits:
+        raise DoesNotFitError(f"{plan.model} does not fit with the profile `{plan.profile}`: {plan.reason}.")
+    check_hardware(plan.profile, prepared.profile, prepared.hardware, plan)
+    if prepared.profile.device == "cuda" and hardware.driver_too_old(prepared.hardware.driver_version):
+        raise HardwareError(
+            f"The NVIDIA driver is {prepared.hardware.driver_version}, and vLLM needs {hardware.MINIMUM_DRIVER} or newer "
+            "(it is built for CUDA 13). Update the driver, or take PROFILE=cpu."
+        )
+    dummy = from_argv(prepared.user_argv).get("load_format") == "dummy"
+    if prepared.checkpoint.weight_bytes is None and not dummy:
+        raise CheckpointError(
+            f"{prepared.resolved.folder} holds no weights (no *.safetensors). Download the model whole; or, to measure "
+            "speed and memory with random weights, add `-- --load-format dummy`."
+        )
+    _check_exposure(host, api_keys_file)
+    if importlib.util.find_spec("vllm") is None:
+        raise NotInstalledError("vLLM is not installed in this environment. `make setup` installs the right one.")
+    return Launch(
+        plan=plan,
+        model_folder=prepared.resolved.folder,
+        default_max_tokens=prepared.resolved.model.default_max_tokens,
+        host=host,
+        port=port,
+        run_dir=make_run_dir(port),
+        user_argv=prepared.user_argv,
+        allow_image_urls=allow_image_urls,
+        api_keys_file=api_keys_file,
+    )
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """The listening socket, opened before anything is loaded. Raises PortInUseError naming who has it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        if isinstance(error, PermissionError):
+            raise UsageError(f"Port {port} needs root (ports below 1024 do). Choose another with --port.") from error
+        if isinstance(error, socket.gaierror) or error.errno == 99:  # EADDRNOTAVAIL
+            raise UsageError(
+                f"{host!r} is no address of this machine. --host takes 127.0.0.1 or 0.0.0.0, mostly."
+            ) from error
+        raise PortInUseError(
+            f"Port {port} is in use by {_owner(port)}. Stop it (`onecard stop --port {port}` if it is onecard), or choose "
+            f"another port: --port {port + 1}, or PORT={port + 1} with make."
+        ) from error
+    listening.listen(2048)
+    return listening
+
+
+def _owner(port: int) -> str:
+    import psutil
+
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
+                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
+    except psutil.Error:
+        pass  # another user's process: its name is not ours to see
+    return "another program"
+
+
+def _check_exposure(host: str, api_keys_file: Path | None) -> None:
+    keys = read_keys(api_keys_file)
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback and not keys:
+        raise UsageError(
+            f"--host {host} opens the server to other machines, and no API key is set. Set ONECARD_API_KEY (or "
+            "--api-keys-file with `name:key` lines), or stay on 127.0.0.1."
+        )
+    if os.environ.get("VLLM_SERVER_DEV_MODE") == "1":
+        raise UsageError("VLLM_SERVER_DEV_MODE=1 opens vLLM's debugging routes. Unset it to serve.")

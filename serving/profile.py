@@ -1,0 +1,169 @@
+"""Profiles (what a card is and what is asked of it) and models (where a checkpoint comes from and how it is served).
+
+Both are YAML files under `configs/`, or a file of the user's own given by its path. This module reads and checks them;
+it decides nothing. An unknown key is an error that names the nearest known one.
+"""
+
+import difflib
+import os
+import sys
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from serving.errors import ConfigError
+
+T = TypeVar("T", bound=BaseModel)
+Policy = Literal["interactivity", "balanced", "throughput"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GpuFacts(_Strict):
+    """What a card is, from its data sheet. `names` are the names NVML gives it."""
+
+    names: tuple[str, ...]
+    memory_mib: int = Field(gt=0)
+    bandwidth_gb_s: float = Field(gt=0)
+    compute_capability: str
+    reserved_mib: int = Field(default=0, ge=0, description="what the desktop and the driver usually hold")
+
+
+class Limits(_Strict):
+    max_image_pixels: int = Field(ge=1024, description="larger pictures are shrunk to this many pixels")
+    max_images_per_request: int = Field(ge=0)
+    max_body_mib: int = Field(gt=0)
+
+
+class PartsMib(_Strict):
+    """MiB of each part of the memory but weights and KV cache: the profile's own figures."""
+
+    activations: int = Field(ge=0)
+    vision_encoder: int = Field(ge=0)
+    encoder_cache: int = Field(ge=0)
+    logits: int = Field(ge=0)
+    cuda_graphs: int = Field(ge=0)
+    context: int = Field(ge=0)
+    headroom: int = Field(ge=0)
+
+
+class Profile(_Strict):
+    title: str
+    aliases: tuple[str, ...] = ()
+    device: Literal["cuda", "cpu"]
+    gpu: GpuFacts | None = None
+    model: str
+    policy: Policy
+    limits: Limits
+    memory_mib: PartsMib
+    kv_cache_mib: int | None = Field(default=None, gt=0, description="the most that the KV cache may take")
+    engine_args: dict[str, Any] = Field(default_factory=dict, description="vLLM's arguments, by vLLM's names")
+
+
+class ModelSource(_Strict):
+    """Where the checkpoint is: a folder of this package (`builtin`), or a Hub id with its revision."""
+
+    builtin: str | None = None
+    hub: str | None = None
+    revision: str = "main"
+    publisher: str
+    licence: str
+
+
+class Model(_Strict):
+    title: str
+    source: ModelSource
+    served_model_name: tuple[str, ...] = Field(min_length=1)
+    sampling: dict[str, float] = Field(default_factory=dict, description="the publisher's recommended sampling")
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    default_max_tokens: int = Field(gt=0)
+    largest_max_tokens: int = Field(gt=0)
+
+
+def configs_dir() -> Path:
+    """Where the shipped YAML files are: the repository's `configs/`, or where an installed wheel put them."""
+    if override := os.environ.get("ONECARD_CONFIGS_DIR"):
+        return Path(override)
+    in_repository = Path(__file__).parent.parent / "configs"
+    return in_repository if in_repository.is_dir() else Path(sys.prefix) / "share" / "onecard" / "configs"
+
+
+def load_profile(name: str) -> tuple[str, Profile]:
+    """The profile of that name, alias or YAML path, with its canonical name."""
+    if _is_path(name):
+        return Path(name).stem, _read(Path(name), Profile)
+    profiles = load_profiles()
+    for key, profile in profiles.items():
+        if name == key or name in profile.aliases:
+            return key, profile
+    known = [*profiles, *(alias for profile in profiles.values() for alias in profile.aliases)]
+    raise ConfigError(
+        f"There is no profile {name!r}.{_nearest(name, known)} Known profiles: {', '.join(sorted(profiles))}, and `auto`, "
+        "which takes the one of the GPU found. A file of your own is given by its path, as in --profile ./mine.yaml."
+    )
+
+
+def load_profiles() -> dict[str, Profile]:
+    """All shipped profiles, by name."""
+    return {path.stem: _read(path, Profile) for path in sorted((configs_dir() / "profiles").glob("*.yaml"))}
+
+
+def load_models() -> dict[str, Model]:
+    """All shipped models, by name."""
+    return {path.stem: _read(path, Model) for path in sorted((configs_dir() / "models").glob("*.yaml"))}
+
+
+def find_model(name: str) -> tuple[str, Model] | None:
+    """The model of that file name, YAML path or Hub id; None when `name` is none of them (then it is a folder or an
+    id without a file of its own)."""
+    if _is_path(name):
+        return Path(name).stem, _read(Path(name), Model)
+    for key, model in load_models().items():
+        if name in (key, model.source.hub):
+            return key, model
+    return None
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys to values, as the files in {configs_dir()} do.")
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(path, kind, problem) for problem in error.errors())) from error
+
+
+def _explain(path: Path, kind: type[BaseModel], problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"{path}: `{where}`: {problem['msg']} (it is {problem['input']!r})."
+    owner: Any = kind
+    for part in problem["loc"][:-1]:
+        owner = next((a for a in _models_in(owner.model_fields[part].annotation)), owner)
+    known = list(owner.model_fields)
+    return f"{path}: unknown key `{where}`.{_nearest(str(problem['loc'][-1]), known)} Known here: {', '.join(known)}."
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    options = getattr(annotation, "__args__", (annotation,))
+    return [option for option in options if isinstance(option, type) and issubclass(option, BaseModel)]
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" Did you mean `{matches[0]}`?" if matches else ""
