@@ -1,0 +1,66 @@
+"""`POST /ask`: one picture and one question as a form, as in `curl -F image=@photo.jpg -F question=… localhost:8000/ask`.
+
+It becomes a chat request and goes on down the stack, so that there is one way to an answer.
+"""
+
+import base64
+import time
+from typing import Any
+
+import httpx
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.guard import in_process
+from serving.guard.respond import refuse
+
+DEFAULT_QUESTION = "描述这张图片"
+
+
+class Ask:
+    """Answers `{"response": str, "time_taken": seconds, "success": bool}`."""
+
+    def __init__(self, app: ASGIApp, model: str) -> None:
+        self.app = app
+        self._model = model
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != "/ask":
+            await self.app(scope, receive, send)
+            return
+        response = await self._answer(Request(scope, receive))
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        began = time.monotonic()
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            return refuse(
+                415, "/ask takes a form: curl -F image=@photo.jpg -F question='What is this?' …", param="image"
+            )
+        try:
+            # `Body` has bounded the whole; a question is small, and there is one picture.
+            async with request.form(max_files=1, max_fields=4) as form:
+                image, question = form.get("image"), form.get("question") or DEFAULT_QUESTION
+                if not isinstance(image, UploadFile) or not isinstance(question, str):
+                    return refuse(400, "The form needs a file `image`, and `question` as text.", param="image")
+                url = "data:;base64," + base64.b64encode(await image.read()).decode()
+        except MultiPartException as error:
+            return refuse(400, f"The form cannot be read: {error.message}", param="image")
+        reply = await self._chat(request.scope, url, question)
+        if reply.status_code != 200:
+            return Response(reply.content, reply.status_code, media_type="application/json")
+        answer = reply.json()["choices"][0]["message"]["content"]
+        seconds = round(time.monotonic() - began, 3)
+        return JSONResponse({"response": answer, "time_taken": seconds, "success": True})
+
+    async def _chat(self, scope: Scope, url: str, question: str) -> httpx.Response:
+        content: list[dict[str, Any]] = [
+            {"type": "image_url", "image_url": {"url": url}},
+            {"type": "text", "text": question},
+        ]
+        body = {"model": self._model, "messages": [{"role": "user", "content": content}]}
+        async with in_process.client(self.app, scope) as client:
+            return await client.post("/v1/chat/completions", json=body)

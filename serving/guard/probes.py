@@ -1,0 +1,57 @@
+"""`/health` and `/ready`, open to everyone, and the warm-up that must pass before `/ready` says 200."""
+
+import asyncio
+import logging
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving import control
+from serving.guard import in_process
+from serving.guard.state import ServerState
+from serving.warmup import warm_up
+
+logger = logging.getLogger("vllm.onecard")
+
+
+class Probes:
+    """Begins the warm-up when the application has started, through `warm_up_through`: vLLM itself, behind the guard."""
+
+    def __init__(self, app: ASGIApp, state: ServerState, warm_up_through: ASGIApp) -> None:
+        self.app = app
+        self._state = state
+        self._vllm = warm_up_through
+        self._task: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, self._after_startup(scope, send))
+        elif scope["type"] == "http" and scope["path"] == "/health":
+            await JSONResponse({"status": "alive"})(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == "/ready":
+            ready = self._state.state == "ready"
+            body = {"ready": ready, "state": self._state.state}
+            await JSONResponse(body, 200 if ready else 503)(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    def _after_startup(self, lifespan: Scope, send: Send) -> Send:
+        async def wrapped(message: Message) -> None:
+            await send(message)
+            if message["type"] == "lifespan.startup.complete":
+                control.tell(event="listening")
+                self._task = asyncio.create_task(self._warm_up(lifespan))
+
+        return wrapped
+
+    async def _warm_up(self, lifespan: Scope) -> None:
+        state = self._state
+        try:
+            async with in_process.client(self._vllm, lifespan) as client:
+                state.measured |= await warm_up(client, state.launch.model_names[0])
+        except Exception as error:  # whatever it is: a server that cannot answer must not be called ready
+            logger.exception("the warm-up failed")
+            control.tell(event="failed", reason=f"the warm-up request failed: {error}")
+            return
+        state.state = "ready"
+        control.tell(event="ready", measured=state.measured)

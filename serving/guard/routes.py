@@ -1,0 +1,47 @@
+"""Which routes there are. Everything else is 404, whatever vLLM offers behind it."""
+
+import difflib
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.guard.respond import refuse
+
+ROUTES: dict[str, frozenset[str]] = {
+    "/v1/chat/completions": frozenset({"POST"}),
+    "/v1/completions": frozenset({"POST"}),
+    "/v1/models": frozenset({"GET", "HEAD"}),
+    "/ask": frozenset({"POST"}),
+    "/metrics": frozenset({"GET", "HEAD"}),
+    "/onecard/status": frozenset({"GET", "HEAD"}),
+}
+# What the layer above answers: named when a request nearly hit it.
+_OPEN = ("/health", "/ready")
+
+
+class Routes:
+    """Compares the decoded path as a whole: no prefix, no trailing slash, no encoded detour."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+        elif (methods := ROUTES.get(scope["path"])) is None:
+            await refuse(404, _not_found(scope["path"]), "not_found_error", code="not_found")(scope, receive, send)
+        elif scope["method"] not in methods:
+            allowed = ", ".join(sorted(methods))
+            message = f"{scope['path']} takes {allowed}, not {scope['method'][:16]}."
+            await refuse(405, message, code="method_not_allowed", headers={"Allow": allowed})(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def _not_found(path: str) -> str:
+    shown = path[:80]
+    near = difflib.get_close_matches("/" + shown.strip("/"), [*ROUTES, *_OPEN], n=1, cutoff=0.6)
+    if not near:
+        near = [route for route in ROUTES if len(shown) > 3 and route.endswith("/" + shown.strip("/"))]
+    return f"There is no {shown!r} here." + (f" Did you mean {near[0]}?" if near else "")

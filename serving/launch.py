@@ -1,0 +1,79 @@
+"""What the supervisor hands to the server process: one frozen description of a start, passed as a file.
+
+The supervisor writes it into the run directory and names it in the environment; every process of the server
+(API, engine, workers) can read it there.
+"""
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from serving.plan import Plan
+
+ENVIRONMENT_KEY = "ONECARD_LAUNCH"
+
+
+class Launch(BaseModel):
+    """`user_argv` is what followed `--` on the command line, verbatim; `typical_s` the seconds that each step of
+    a start took the last time."""
+
+    model_config = ConfigDict(frozen=True)
+
+    plan: Plan
+    model_folder: Path
+    default_max_tokens: int
+    host: str
+    port: int
+    run_dir: Path
+    user_argv: tuple[str, ...] = ()
+    allow_image_urls: bool = False
+    api_keys_file: Path | None = None
+    typical_s: dict[str, float] = {}
+    restarts: int = 0
+
+    @property
+    def url(self) -> str:
+        """Where a client on this machine reaches the server."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104
+        return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
+
+    @property
+    def model_names(self) -> list[str]:
+        return list(self.plan.engine_args["served_model_name"])
+
+    def write(self) -> Path:
+        """Writes `launch.json` into the run directory, readable by its owner only."""
+        file = self.run_dir / "launch.json"
+        file.write_text(self.model_dump_json(indent=1), encoding="utf-8")
+        file.chmod(0o600)
+        return file
+
+
+def current_launch() -> Launch | None:
+    """The launch that this process belongs to; None in a process that onecard did not start."""
+    file = os.environ.get(ENVIRONMENT_KEY)
+    return Launch.model_validate_json(Path(file).read_text(encoding="utf-8")) if file else None
+
+
+def child_environment(launch_file: Path, ipc_dir: Path, *, has_nvcc: bool) -> dict[str, str]:
+    """The environment of the server process: this one's, with everything that speaks to the outside switched off."""
+    environment = os.environ | {
+        ENVIRONMENT_KEY: str(launch_file),
+        # No usage statistics leave the machine; the model is a local folder by now.
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_DO_NOT_TRACK": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        # Pictures come through our connector (media.py).
+        "VLLM_MEDIA_CONNECTOR": "onecard",
+        # vLLM's IPC sockets lie where the supervisor can clear them away.
+        "VLLM_RPC_BASE_PATH": str(ipc_dir),
+        "PYTHONUNBUFFERED": "1",
+        "VLLM_LOGGING_COLOR": "0",
+    }
+    if not has_nvcc:
+        # FlashInfer's sampler compiles CUDA sources at start and kills the engine where there is no compiler (vllm#49497).
+        environment.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    return environment

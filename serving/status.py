@@ -1,0 +1,47 @@
+"""`/onecard/status`, and what is answered while there is nothing to serve yet. Supervisor and server share it."""
+
+import json
+from typing import Any
+
+from serving.launch import Launch
+
+STATES = ("starting", "warming", "ready", "draining", "restarting", "stopped")
+
+
+def status_body(
+    launch: Launch,
+    *,
+    state: str,
+    step: str | None = None,
+    seconds_left: float | None = None,
+    measured: dict[str, Any] | None = None,
+    queue: dict[str, int] | None = None,
+) -> dict[str, Any]:
+    """The JSON of `GET /onecard/status`."""
+    return {
+        "state": state,
+        "step": step,
+        "seconds_left": None if seconds_left is None else round(seconds_left, 1),
+        "restarts": launch.restarts,
+        "url": launch.url,
+        "models": launch.model_names,
+        "plan": launch.plan.model_dump(),
+        "measured": measured or {},
+        "limits": launch.plan.limits.model_dump(),
+        "queue": queue or {"running": 0, "waiting": 0},
+    }
+
+
+def not_ready_message(state: str, step: str | None, seconds_left: float | None) -> str:
+    doing = f"onecard is {state}" + (f": {step}" if step else "")
+    return doing + (f", about {seconds_left:.0f} s left." if seconds_left else ".") + " Ask again, or watch /ready."
+
+
+def retry_after(seconds_left: float | None) -> int:
+    """Whole seconds for the Retry-After header: what is left, within reason, and never 0."""
+    return max(1, min(120, round(seconds_left))) if seconds_left else 5
+
+
+def error_body(message: str, kind: str, *, param: str | None = None, code: str | int | None = None) -> bytes:
+    """OpenAI's error shape."""
+    return json.dumps({"error": {"message": message, "type": kind, "param": param, "code": code}}).encode()
