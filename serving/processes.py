@@ -1,0 +1,92 @@
+"""The server's process group: started together, ended together, and nothing left of it afterwards."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+# Ctrl-C ends everything within ten seconds: this for a clean end, the rest for killing and clearing up.
+STOP_GRACE_S = 6.0
+_SHARED_MEMORY = "/dev/shm/"  # noqa: S108
+
+
+class ServerProcess:
+    """`python -m serving.server` in a process group of its own, so that Ctrl-C reaches the supervisor alone."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.log = process.stdout
+        self._shared_memory: set[str] = set()
+
+    @classmethod
+    async def start(cls, listening_fd: int, control_fd: int, environment: dict[str, str]) -> "ServerProcess":
+        """Starts it with the listening socket and the control pipe inherited; its output is one stream, `log`."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "serving.server",
+            str(listening_fd),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            pass_fds=(listening_fd, control_fd),
+            start_new_session=True,
+            env=environment,
+            limit=2**20,
+        )
+        return cls(process)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def wait(self) -> int:
+        """Waits for the API process; its exit code."""
+        return await self._process.wait()
+
+    def remember_shared_memory(self) -> None:
+        """Notes which shared memory the group has mapped, while it still can be asked."""
+        for pid in _group(self.pid):
+            with contextlib.suppress(OSError):
+                maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
+                words = (line.split(maxsplit=5)[-1] for line in maps.splitlines() if _SHARED_MEMORY in line)
+                self._shared_memory.update(word.removesuffix(" (deleted)") for word in words)
+
+    async def stop(self, grace_s: float) -> None:
+        """SIGTERM, then after `grace_s` SIGKILL to all; returns when no process of the group is left."""
+        self.remember_shared_memory()
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), grace_s)
+        await self.clear()
+
+    async def clear(self) -> None:
+        """Kills what is left of the group and removes the shared memory that it has left behind."""
+        self.remember_shared_memory()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        await self._process.wait()
+        for _ in range(50):
+            if not any(_group(self.pid)):
+                break
+            await asyncio.sleep(0.1)
+        for file in self._shared_memory:
+            with contextlib.suppress(OSError):
+                os.unlink(file)
+
+
+def _group(leader: int) -> Iterator[int]:
+    """The live processes of that process group (field 5 of /proc/PID/stat; a zombie holds nothing any more)."""
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with contextlib.suppress(OSError, IndexError):
+                fields = (
+                    Path(f"/proc/{entry}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+                )
+                if int(fields[2]) == leader and fields[0] != "Z":
+                    yield int(entry)

@@ -1,0 +1,77 @@
+"""Who answers on the port while the server process does not: 503 with the step that is running and how long it takes."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Generator
+from typing import Any
+
+import uvicorn
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.guard.keys import Keys
+from serving.guard.respond import refuse
+from serving.guard.routes import Routes
+from serving.status import not_ready_message, retry_after
+
+
+class WaitingRoom:
+    """An ASGI application; `status` gives the JSON of `/onecard/status`, `doing` the running step in words."""
+
+    def __init__(self, status: Callable[[], dict[str, Any]], doing: Callable[[], str], keys: dict[str, bytes]) -> None:
+        self._status = status
+        self._doing = doing
+        self._app: ASGIApp = Keys(Routes(self._answer), keys)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path")
+        if scope["type"] == "http" and path == "/health":
+            await JSONResponse({"status": "alive"})(scope, receive, send)
+        elif scope["type"] == "http" and path == "/ready":
+            body = {"ready": False, "state": self._status()["state"]}
+            await JSONResponse(body, 503)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status = self._status()
+        if scope["path"] == "/onecard/status":
+            await JSONResponse(status)(scope, receive, send)
+            return
+        left = status["seconds_left"]
+        message = not_ready_message(status["state"], self._doing(), left)
+        headers = {"Retry-After": str(retry_after(left)), "Connection": "close"}
+        await refuse(503, message, "server_error", code="not_ready", headers=headers)(scope, receive, send)
+
+
+class _QuietServer(uvicorn.Server):
+    """uvicorn without its signal handlers: signals are the supervisor's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+class Listener:
+    """Serves an application on a duplicate of a listening socket; the socket itself stays open when it stops."""
+
+    def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
+        self._app = app
+        self._listening = listening
+        self._server: _QuietServer | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        if self._task is None:
+            config = uvicorn.Config(
+                self._app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+            )
+            self._server = _QuietServer(config)
+            self._task = asyncio.create_task(self._server.serve(sockets=[self._listening.dup()]))
+
+    async def stop(self) -> None:
+        if self._server and self._task:
+            self._server.should_exit = True
+            await self._task
+        self._server = self._task = None
