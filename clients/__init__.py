@@ -1,0 +1,1 @@
+"""What calls a onecard server; usable without the serving stack."""

@@ -1,0 +1,199 @@
+"""The command `onecard`. Each command imports what it needs when it runs, so that `--help` answers at once."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serving.errors import OnecardError, UsageError
+
+app = typer.Typer(
+    name="onecard",
+    help="Serve a vision-language model on one consumer GPU: vLLM inside, OpenAI-compatible outside.",
+    epilog="First steps: `onecard serve`, then `onecard ask photo.jpg 'What is in the picture?'` in another terminal.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ProfileOption = Annotated[
+    str, typer.Option("--profile", "-p", help="The card: a name that `onecard profiles` lists, a YAML path, or auto.")
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="A folder, a Hub id, or a name that `onecard profiles` lists. [the profile's]"),
+]
+PortOption = Annotated[int, typer.Option("--port", min=1, max=65535, help="The server's port.")]
+MemoryOption = Annotated[
+    int | None, typer.Option(min=1, help="What the plan takes for the card's memory, in MiB. [the profile's]")
+]
+
+
+@app.command(epilog="What follows `--` goes to vLLM: onecard serve -p rtx3060 -- --max-model-len 16384")
+def serve(
+    profile: ProfileOption = "auto",
+    model: ModelOption = None,
+    port: PortOption = 8000,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; others than loopback need an API key.")
+    ] = "127.0.0.1",
+    gpu_memory_mib: MemoryOption = None,
+    allow_image_urls: Annotated[
+        bool, typer.Option("--allow-image-urls", help="Fetch http(s) pictures that requests name. Off by default.")
+    ] = False,
+    api_keys_file: Annotated[
+        Path | None, typer.Option(envvar="ONECARD_API_KEYS_FILE", help="A file with a `name:key` a line.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and vLLM's arguments, start nothing.")
+    ] = False,
+    vllm_arguments: Annotated[list[str] | None, typer.Argument(metavar="[-- VLLM ARGUMENTS]")] = None,
+) -> None:
+    """Plan, print the plan, start vLLM and keep it running."""
+    import asyncio
+
+    from serving.describe import describe_plan
+    from serving.engine_args import to_argv
+    from serving.prepare import make_launch, open_socket, prepare
+
+    prepared = prepare(profile, model, gpu_memory_mib=gpu_memory_mib, user_argv=tuple(vllm_arguments or ()))
+    typer.echo(describe_plan(prepared.plan), err=not dry_run)
+    if dry_run:
+        typer.echo("vllm serve " + " ".join(to_argv(prepared.plan.engine_args)))
+        return
+    launch = make_launch(prepared, host=host, port=port, allow_image_urls=allow_image_urls, api_keys_file=api_keys_file)
+    listening = open_socket(host, port)
+    from serving.supervisor import Supervisor
+
+    asyncio.run(Supervisor(launch, listening).run())
+
+
+@app.command()
+def plan(
+    profile: ProfileOption = "auto",
+    model: ModelOption = None,
+    gpu_memory_mib: MemoryOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    vllm_arguments: Annotated[list[str] | None, typer.Argument(metavar="[-- VLLM ARGUMENTS]")] = None,
+) -> None:
+    """Say what fits before anything is loaded. Needs no GPU; exit 0 fits, 3 does not."""
+    from serving.describe import describe_plan
+    from serving.prepare import prepare
+
+    prepared = prepare(
+        profile, model, gpu_memory_mib=gpu_memory_mib, user_argv=tuple(vllm_arguments or ()), download=False
+    )
+    typer.echo(prepared.plan.model_dump_json(indent=2) if as_json else describe_plan(prepared.plan))
+    if not prepared.plan.fits:
+        raise typer.Exit(3)
+
+
+@app.command()
+def profiles(as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False) -> None:
+    """List the cards that are known, and the models that can be served."""
+    from serving.describe import describe_profiles, profiles_json
+
+    typer.echo(profiles_json() if as_json else describe_profiles())
+
+
+@app.command()
+def doctor(
+    profile: ProfileOption = "auto",
+    port: PortOption = 8000,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Check what this machine has and lacks, and how to mend it. Exit 0 when nothing is broken."""
+    from serving.doctor import as_text, checks_json, run_checks
+
+    checks = run_checks(profile, port)
+    typer.echo(checks_json(checks) if as_json else as_text(checks))
+    if any(check.state == "broken" for check in checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    port: PortOption = 8000,
+    as_json: Annotated[bool, typer.Option("--json", help="The server's own JSON.")] = False,
+) -> None:
+    """Show what the running server does. Exit 0 when it is ready."""
+    from serving.running import describe_status, fetch_status
+
+    current = fetch_status(port)
+    if as_json:
+        import json
+
+        typer.echo(json.dumps(current, indent=2, ensure_ascii=False))
+    else:
+        typer.echo(describe_status(current))
+    if current["state"] != "ready":
+        raise typer.Exit(1)
+
+
+@app.command()
+def stop(port: PortOption = 8000) -> None:
+    """Stop the running server and wait until it is gone."""
+    from serving.running import stop_server
+
+    typer.echo(f"Stopped in {stop_server(port):.1f} s.")
+
+
+@app.command()
+def logs(
+    port: PortOption = 8000,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows, until Ctrl-C.")] = False,
+) -> None:
+    """Show the server's log."""
+    from serving.running import log_lines
+
+    for line in log_lines(port, lines, follow=follow):
+        sys.stdout.write(line)
+        sys.stdout.flush()
+
+
+@app.command()
+def ask(
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE... QUESTION", help="Pictures, and the question last.")],
+    port: PortOption = 8000,
+    url: Annotated[str | None, typer.Option(envvar="ONECARD_URL", help="Another server, as http://host:8000.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer. [the server's]")] = None,
+) -> None:
+    """Ask about one picture or several; the answer streams in."""
+    if len(images) < 2:
+        raise UsageError("Name a picture and a question: onecard ask photo.jpg 'What is in the picture?'")
+    from clients.cli import ask as ask_command
+    from serving.running import client_errors
+
+    server = url or f"http://127.0.0.1:{port}"
+    with client_errors(server):
+        ask_command(images[:-1], images[-1], server, max_tokens)
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from serving import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Runs the command; a refusal is one paragraph on stderr and its own exit code, never a traceback."""
+    try:
+        app()
+    except OnecardError as error:
+        typer.echo(f"onecard: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)

