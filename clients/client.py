@@ -29,18 +29,19 @@ class Client:
 
     def ask(self, images: str | bytes | Sequence[str | bytes], question: str, **options: Any) -> str:
         """The whole answer about one picture or several (paths or bytes)."""
-        reply = self.openai.chat.completions.create(
-            model=options.pop("model", None) or self.model(), messages=_messages(images, question), **options
-        )
+        messages = _messages(images, question)
+        model = options.pop("model", None) or self.model()
+        reply = self.openai.chat.completions.create(model=model, messages=messages, **options)
         return str(reply.choices[0].message.content)
 
     def stream(
         self, images: str | bytes | Sequence[str | bytes], question: str, **options: Any
     ) -> Iterator[ChatCompletionChunk]:
         """The answer's chunks as they come; the last one carries the usage."""
+        messages = _messages(images, question)
         yield from self.openai.chat.completions.create(
             model=options.pop("model", None) or self.model(),
-            messages=_messages(images, question),
+            messages=messages,
             stream=True,
             stream_options={"include_usage": True},
             **options,

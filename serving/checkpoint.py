@@ -17,12 +17,15 @@ _LARGEST_HEADER_BYTES = 100 * 1000 * 1000
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`weight_bytes` is None where the folder holds no weights (then only `--load-format dummy` can serve it)."""
+    """`weight_bytes` is None where the folder holds no weights (then only `--load-format dummy` can serve it).
+    `min_pixels` and `max_pixels` are its processor's own bounds, between which every picture is resized."""
 
     folder: Path
     architecture: str
     config: dict[str, Any]
     weight_bytes: int | None
+    min_pixels: int
+    max_pixels: int
 
     @property
     def text_config(self) -> dict[str, Any]:
@@ -51,7 +54,16 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             f"{folder} is not a vision-language model: its config.json ({architectures[0]}) has no `vision_config`. "
             "onecard serves models that see pictures, such as Qwen/Qwen3-VL-2B-Instruct; for a text model use vLLM itself."
         )
-    return Checkpoint(folder, str(architectures[0]), config, _weight_bytes(folder))
+    size = _read_json(folder / "preprocessor_config.json", "It says how pictures are prepared.").get("size")
+    if not isinstance(size, dict) or not all(
+        isinstance(size.get(key), int) for key in ("shortest_edge", "longest_edge")
+    ):
+        raise CheckpointError(
+            f"{folder / 'preprocessor_config.json'} has no usable `size` (pixels as shortest_edge and longest_edge)."
+        )
+    return Checkpoint(
+        folder, str(architectures[0]), config, _weight_bytes(folder), size["shortest_edge"], size["longest_edge"]
+    )
 
 
 def _weight_bytes(folder: Path) -> int | None:

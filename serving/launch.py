@@ -66,6 +66,8 @@ def child_environment(launch_file: Path, ipc_dir: Path, *, has_nvcc: bool) -> di
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        # vLLM finds its own address by connecting a UDP socket to a public one; it needs none but loopback.
+        "VLLM_HOST_IP": "127.0.0.1",
         # Pictures come through our connector (media.py).
         "VLLM_MEDIA_CONNECTOR": "onecard",
         # vLLM's IPC sockets lie where the supervisor can clear them away.

@@ -80,7 +80,10 @@ def make_plan(
 
     Raises HardwareError when the profile is for a larger card than is present.
     """
-    own = {**profile.engine_args, **(user_args or {})}
+    own = {**profile.engine_args.model_dump(), "max_model_len": _context(profile, checkpoint), **(user_args or {})}
+    limits = profile.limits.model_copy(
+        update={"max_image_pixels": min(profile.limits.max_image_pixels, checkpoint.max_pixels)}
+    )
     gpu = _planned_gpu(profile, hardware, gpu_memory_mib)
     weights = -(-memory.weight_bytes(checkpoint) // MIB)
     parts = profile.memory_mib
@@ -91,7 +94,7 @@ def make_plan(
     if "kv_cache_memory_bytes" in own:
         kv_mib = int(own["kv_cache_memory_bytes"]) // MIB
     kv_tokens = kv_mib * MIB // memory.kv_bytes_per_token(checkpoint)
-    image_tokens = profile.limits.max_image_pixels // memory.pixels_per_token(checkpoint)
+    image_tokens = limits.max_image_pixels // memory.pixels_per_token(checkpoint)
     total = weights + others + kv_mib
     reason = _why_not(gpu, weights, others, kv_mib, kv_tokens, own)
     return Plan(
@@ -101,7 +104,7 @@ def make_plan(
         reason=reason,
         gpu=gpu,
         memory_mib=MemoryMib(**parts.model_dump(), weights=weights, kv_cache=kv_mib, total=total),
-        engine_args=_engine_args(profile, model, hardware, kv_mib, total, own),
+        engine_args=_engine_args(profile, model, checkpoint, limits, hardware, kv_mib, total) | own,
         capacity=Capacity(
             kv_tokens=kv_tokens,
             max_model_len=int(own["max_model_len"]),
@@ -109,7 +112,7 @@ def make_plan(
             image_tokens=image_tokens,
             concurrent_images=kv_tokens // max(1, image_tokens),
         ),
-        limits=profile.limits,
+        limits=limits,
         expected=_expected(profile.gpu, weights),
     )
 
@@ -183,15 +186,24 @@ def _why_not(
 
 
 def _engine_args(
-    profile: Profile, model: Model, hardware: Hardware, kv_mib: int, total_mib: int, own: dict[str, Any]
+    profile: Profile,
+    model: Model,
+    checkpoint: Checkpoint,
+    limits: Limits,
+    hardware: Hardware,
+    kv_mib: int,
+    total_mib: int,
 ) -> dict[str, Any]:
-    """vLLM's arguments, by vLLM's names."""
-    size = profile.limits.max_image_pixels
+    """The arguments that the plan decides, by vLLM's names."""
+    # Both edges: the only lever that caps the resize, the profile and the encoder's budget together.
+    size = {
+        "shortest_edge": min(checkpoint.min_pixels, limits.max_image_pixels),
+        "longest_edge": limits.max_image_pixels,
+    }
     args: dict[str, Any] = {
         "served_model_name": list(model.served_model_name),
-        "limit_mm_per_prompt": {"image": profile.limits.max_images_per_request, "video": 0},
-        # Both edges: the only lever that caps the resize, the profile and the encoder's budget together.
-        "mm_processor_kwargs": {"size": {"shortest_edge": 65536, "longest_edge": size}},
+        "limit_mm_per_prompt": {"image": limits.max_images_per_request, "video": 0},
+        "mm_processor_kwargs": {"size": size},
         "override_generation_config": {**model.sampling, "max_new_tokens": model.largest_max_tokens},
         "api_server_count": 1,
         # By bytes: a fraction would be one of whatever memory is present.
@@ -206,7 +218,12 @@ def _engine_args(
         if hardware.gpus:
             # A fraction of the card that is present, whatever card is planned for.
             args["gpu_memory_utilization"] = round(min(0.99, total_mib / hardware.gpus[0].total_mib), 4)
-    return args | own
+    return args
+
+
+def _context(profile: Profile, checkpoint: Checkpoint) -> int:
+    """The profile's context, or the model's own where that is shorter."""
+    return min(profile.engine_args.max_model_len, int(checkpoint.text_config.get("max_position_embeddings", 2**62)))
 
 
 def _expected(facts: GpuFacts | None, weights_mib: int) -> Expected:

@@ -51,6 +51,16 @@ class PartsMib(_Strict):
     headroom: int = Field(ge=0)
 
 
+class EngineArgs(BaseModel):
+    """vLLM's arguments, by vLLM's names. The plan needs these three; any other is checked by vLLM's parser at start."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    max_model_len: int = Field(gt=0)
+    max_num_seqs: int = Field(gt=0)
+    max_num_batched_tokens: int = Field(gt=0)
+
+
 class Profile(_Strict):
     title: str
     aliases: tuple[str, ...] = ()
@@ -61,7 +71,7 @@ class Profile(_Strict):
     limits: Limits
     memory_mib: PartsMib
     kv_cache_mib: int | None = Field(default=None, gt=0, description="the most that the KV cache may take")
-    engine_args: dict[str, Any] = Field(default_factory=dict, description="vLLM's arguments, by vLLM's names")
+    engine_args: EngineArgs
 
 
 class ModelSource(_Strict):

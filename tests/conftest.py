@@ -1,0 +1,113 @@
+"""One real server for the whole session: `onecard serve` as a user starts it, on the CPU, with the demo model."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from openai import DefaultHttpxClient, OpenAI
+
+# Longer than any start on two cores; a test never asserts a time.
+START_S = 300
+ONECARD = [sys.executable, "-m", "serving"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that end the shared server come last."""
+    items.sort(key=lambda item: item.get_closest_marker("ends_server") is not None)
+
+
+@dataclass
+class Server:
+    """A running `onecard serve`; `output` is what it has printed."""
+
+    port: int
+    state_dir: Path
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command needs to find this server's state."""
+        return os.environ | {"ONECARD_STATE_DIR": str(self.state_dir)}
+
+    def openai(self) -> OpenAI:
+        client = DefaultHttpxClient(trust_env=False)
+        return OpenAI(base_url=f"{self.url}/v1", api_key="none", http_client=client, max_retries=0)
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=10, trust_env=False)
+
+    def wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, f"onecard serve ended:\n{self.output.read_text()}"
+            if self.is_ready():
+                return
+            time.sleep(0.5)
+        pytest.fail(f"not ready after {START_S} s:\n{self.output.read_text()}")
+
+    def is_ready(self) -> bool:
+        try:
+            return self.get("/ready").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait(30)
+
+
+def start_server(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> Server:
+    """Starts `onecard serve` on a free port, with its state under `folder`; does not wait."""
+    port = free_port()
+    output = folder / "serve.out"
+    with output.open("wb") as stream:
+        process = subprocess.Popen(
+            [*ONECARD, "serve", "--profile", "cpu", "--port", str(port), *arguments],
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"ONECARD_STATE_DIR": str(folder / "state")} | (environment or {}),
+            start_new_session=True,
+        )
+    return Server(port, folder / "state", process, output)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The shared server; every Python process of it notes the connections that it opens (tests/watch)."""
+    folder = tmp_path_factory.mktemp("server")
+    watch = {
+        "PYTHONPATH": str(Path(__file__).parent / "watch"),
+        "ONECARD_TEST_CONNECTIONS": str(folder / "connections.txt"),
+    }
+    running = start_server(folder, environment=watch)
+    try:
+        running.wait_until_ready()
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> Iterator[OpenAI]:
+    with server.openai() as openai:
+        yield openai

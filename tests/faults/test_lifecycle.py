@@ -1,0 +1,168 @@
+"""Starting, dying and ending: what a user sees when things go wrong, and that nothing is left behind."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import ONECARD, Server, free_port, start_server
+
+# The promise for Ctrl-C, with room for a slow machine's own scheduling.
+ENDS_WITHIN_S = 10
+
+
+def descendants(server: Server) -> list[psutil.Process]:
+    return psutil.Process(server.process.pid).children(recursive=True)
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [each for each in processes if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+
+
+def shared_memory() -> set[str]:
+    return {entry for entry in os.listdir("/dev/shm") if entry.startswith("psm_")}
+
+
+def interrupted(server: Server, before: set[str]) -> None:
+    """Ctrl-C: asserts that everything ends in time and that nothing is left."""
+    processes = descendants(server)
+    server.process.send_signal(signal.SIGINT)
+    server.process.wait(ENDS_WITHIN_S)
+    assert server.process.returncode == 0
+    assert alive(processes) == []
+    assert shared_memory() <= before
+    assert not (server.state_dir / str(server.port) / "server.json").exists()
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", server.port))
+
+
+def test_while_loading_the_port_says_what_is_going_on(tmp_path: Path) -> None:
+    before = shared_memory()
+    starting = start_server(tmp_path)
+    try:
+        while True:
+            with contextlib.suppress(httpx.ConnectError):
+                reply = httpx.post(f"{starting.url}/v1/chat/completions", json={}, timeout=10, trust_env=False)
+                break
+            time.sleep(0.1)
+        assert reply.status_code == 503
+        assert int(reply.headers["retry-after"]) > 0
+        assert "starting" in reply.json()["error"]["message"]
+        assert starting.get("/health").status_code == 200
+        assert starting.get("/ready").status_code == 503
+        status = starting.get("/onecard/status").json()
+        assert (status["state"], status["step"], status["plan"]["profile"]) == ("starting", "import", "cpu")
+        interrupted(starting, before)
+    finally:
+        starting.stop()
+
+
+def test_a_port_in_use_is_refused_before_anything_is_loaded(server: Server) -> None:
+    done = subprocess.run(
+        [*ONECARD, "serve", "--profile", "cpu", "--port", str(server.port)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 8
+    assert "in use" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "starting" not in done.stderr
+
+
+def test_sigkill_of_the_server_process_is_followed_by_a_restart_on_the_same_port(server: Server) -> None:
+    (api,) = psutil.Process(server.process.pid).children()
+    old = descendants(server)
+    statuses: list[int] = []
+    lost: list[Exception] = []
+    done = threading.Event()
+
+    def poll() -> None:
+        while not done.is_set():
+            try:
+                statuses.append(server.get("/v1/models").status_code)
+            except httpx.ConnectError as error:  # refused: the port was closed
+                lost.append(error)
+            except httpx.HTTPError:
+                pass  # cut off in the middle of an answer by the kill itself
+            time.sleep(0.02)
+
+    poller = threading.Thread(target=poll)
+    poller.start()
+    try:
+        api.kill()
+        while server.is_ready():
+            time.sleep(0.05)
+        server.wait_until_ready()
+    finally:
+        done.set()
+        poller.join()
+    assert lost == []
+    assert set(statuses) == {200, 503}
+    assert alive(old) == []
+    assert server.get("/onecard/status").json()["restarts"] >= 1
+
+
+def test_sigkill_of_the_engine_process_is_followed_by_a_restart(server: Server) -> None:
+    restarts = server.get("/onecard/status").json()["restarts"]
+    engines = [each for each in descendants(server) if "EngineCore" in " ".join(each.cmdline())]
+    engines[0].kill()
+    while server.is_ready():
+        time.sleep(0.1)
+    server.wait_until_ready()
+    assert server.get("/onecard/status").json()["restarts"] == restarts + 1
+
+
+def test_status_and_logs_of_the_running_server(server: Server) -> None:
+    port = ["--port", str(server.port)]
+    status = subprocess.run(
+        [*ONECARD, "status", *port], capture_output=True, text=True, timeout=30, env=server.environment, check=True
+    )
+    assert status.stdout.startswith("ready: ")
+    logs = subprocess.run(
+        [*ONECARD, "logs", *port, "-n", "5"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=server.environment,
+        check=True,
+    )
+    assert len(logs.stdout.splitlines()) == 5
+
+
+@pytest.mark.ends_server
+def test_ctrl_c_in_a_stream_ends_everything(server: Server) -> None:
+    before = shared_memory() - {name for each in descendants(server) for name in _mapped(each)}
+    request: dict[str, Any] = {
+        "model": "demo",
+        "messages": [{"role": "user", "content": "hi"}],
+        "stream": True,
+        "max_tokens": 1000,
+        "ignore_eos": True,
+    }
+    with (
+        httpx.Client(timeout=30, trust_env=False) as http,
+        http.stream("POST", f"{server.url}/v1/chat/completions", json=request) as reply,
+    ):
+        next(reply.iter_lines())
+        interrupted(server, before)
+
+
+def _mapped(process: psutil.Process) -> set[str]:
+    return {Path(each.path).name for each in process.memory_maps() if each.path.startswith("/dev/shm/")}
+
+
+def test_stop_without_a_server(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*ONECARD, "stop", "--port", str(free_port())],
+        capture_output=True, text=True, timeout=30, env=os.environ | {"ONECARD_STATE_DIR": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 11
+    assert "No onecard runs" in done.stderr
