@@ -17,13 +17,15 @@ _LARGEST_HEADER_BYTES = 100 * 1000 * 1000
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`weight_bytes` is None where the folder holds no weights (then only `--load-format dummy` can serve it).
+    """`weight_bytes` is None where the folder holds no weights (then only `--load-format dummy` can serve it);
+    `vision_weight_bytes` is the vision encoder's share of them.
     `min_pixels` and `max_pixels` are its processor's own bounds, between which every picture is resized."""
 
     folder: Path
     architecture: str
     config: dict[str, Any]
     weight_bytes: int | None
+    vision_weight_bytes: int
     min_pixels: int
     max_pixels: int
 
@@ -61,13 +63,20 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{folder / 'preprocessor_config.json'} has no usable `size` (pixels as shortest_edge and longest_edge)."
         )
+    tensors = _tensor_bytes(folder)
     return Checkpoint(
-        folder, str(architectures[0]), config, _weight_bytes(folder), size["shortest_edge"], size["longest_edge"]
+        folder=folder,
+        architecture=str(architectures[0]),
+        config=config,
+        weight_bytes=sum(tensors.values()) if tensors else None,
+        vision_weight_bytes=sum(size for name, size in tensors.items() if "visual." in name),
+        min_pixels=size["shortest_edge"],
+        max_pixels=size["longest_edge"],
     )
 
 
-def _weight_bytes(folder: Path) -> int | None:
-    """Bytes of all tensors, or None when there is no safetensors file at all."""
+def _tensor_bytes(folder: Path) -> dict[str, int]:
+    """Bytes of each tensor by its name; empty when there is no safetensors file at all."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         weight_map = _read_json(index, "Download the model again.").get("weight_map")
@@ -80,11 +89,11 @@ def _weight_bytes(folder: Path) -> int | None:
             )
     else:
         files = sorted(folder.glob("*.safetensors"))
-    return sum(_tensor_bytes(file) for file in files) if files else None
+    return {name: size for file in files for name, size in _header(file).items()}
 
 
-def _tensor_bytes(file: Path) -> int:
-    """Bytes of the tensors of one safetensors file: u64 header length, JSON header, data (the format's specification)."""
+def _header(file: Path) -> dict[str, int]:
+    """Bytes of each tensor of one safetensors file: u64 header length, JSON header, data (the format's specification)."""
     size = file.stat().st_size
     broken = f"{file} is broken or cut off ({size:,} bytes): "
     with file.open("rb") as stream:
@@ -96,15 +105,16 @@ def _tensor_bytes(file: Path) -> int:
             raise CheckpointError(broken + "its header is longer than the file. Download it again.")
         try:
             header = json.loads(stream.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            offsets = {name: entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"}
+            sizes = {name: int(end - begin) for name, (begin, end) in offsets.items()}
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise CheckpointError(
                 broken + "its header is not what safetensors prescribes. Download it again."
             ) from error
-    end = max(ends, default=0)
+    end = max((end for _, end in offsets.values()), default=0)
     if 8 + length + end != size:
         raise CheckpointError(broken + f"its header promises {8 + length + end:,} bytes. Download it again.")
-    return int(end)
+    return sizes
 
 
 def _read_json(file: Path, hint: str) -> dict[str, Any]:

@@ -16,6 +16,13 @@ def weight_bytes(checkpoint: Checkpoint) -> int:
     return _BYTES_16_BIT * (text_parameters(checkpoint.text_config) + vision_parameters(checkpoint.vision_config))
 
 
+def text_weight_bytes(checkpoint: Checkpoint) -> int:
+    """What is read for each token that is decoded: the language model, and not the vision encoder."""
+    if checkpoint.weight_bytes is not None:
+        return checkpoint.weight_bytes - checkpoint.vision_weight_bytes
+    return _BYTES_16_BIT * text_parameters(checkpoint.text_config)
+
+
 def kv_bytes_per_token(checkpoint: Checkpoint) -> int:
     """A key and a value of 16 bits for each layer and KV head: 2 × layers × KV heads × head size × 2 bytes."""
     text = checkpoint.text_config

@@ -113,7 +113,7 @@ def make_plan(
             concurrent_images=kv_tokens // max(1, image_tokens),
         ),
         limits=limits,
-        expected=_expected(profile.gpu, weights),
+        expected=_expected(profile.gpu, memory.text_weight_bytes(checkpoint)),
     )
 
 
@@ -226,11 +226,12 @@ def _context(profile: Profile, checkpoint: Checkpoint) -> int:
     return min(profile.engine_args.max_model_len, int(checkpoint.text_config.get("max_position_embeddings", 2**62)))
 
 
-def _expected(facts: GpuFacts | None, weights_mib: int) -> Expected:
+def _expected(facts: GpuFacts | None, bytes_per_token: int) -> Expected:
     if facts is None:
         return Expected(decode_tokens_per_s=None, source="no bandwidth bound is known for this CPU")
-    bound = facts.bandwidth_gb_s * 1e9 / (weights_mib * MIB)
+    bound = facts.bandwidth_gb_s * 1e9 / bytes_per_token
     return Expected(
         decode_tokens_per_s=round(bound * _DECODE_EFFICIENCY, 1),
-        source=f"derived: {facts.bandwidth_gb_s:g} GB/s / {weights_mib:,} MiB of weights × {_DECODE_EFFICIENCY}",
+        source=f"derived, not measured: {facts.bandwidth_gb_s:g} GB/s over {bytes_per_token / 1e6:,.0f} MB of language model "
+        f"read for each token, times {_DECODE_EFFICIENCY} by convention",
     )
