@@ -1,0 +1,4 @@
+"""What vLLM needs on a machine without a GPU beyond what pip installs.
+
+Owns the torchvision shim: its source (`torchvision_shim.py`) and the way it reaches site-packages (`__main__.py`).
+"""
