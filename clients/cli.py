@@ -13,16 +13,20 @@ def ask(images: list[str], question: str, url: str, max_tokens: int | None) -> N
     options = {} if max_tokens is None else {"max_completion_tokens": max_tokens}
     began = time.monotonic()
     first = tokens = 0.0
-    for chunk in client.stream(images, question, **options):
-        text = chunk.choices[0].delta.content if chunk.choices else None
-        if text:
-            first = first or time.monotonic()
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        if chunk.usage:
-            tokens = chunk.usage.completion_tokens
+    with client.openai:
+        for chunk in client.stream(images, question, **options):
+            text = chunk.choices[0].delta.content if chunk.choices else None
+            if text:
+                first = first or time.monotonic()
+                sys.stdout.write(text)
+                sys.stdout.flush()
+            if chunk.usage:
+                tokens = chunk.usage.completion_tokens
     sys.stdout.write("\n")
     sys.stdout.flush()
+    if not first:
+        sys.stderr.write("[the answer is empty]\n")
+        return
     decoding = time.monotonic() - first
     speed = f", {(tokens - 1) / decoding:.0f} tokens/s" if tokens > 1 and decoding > 0 else ""
     sys.stderr.write(f"[first token after {first - began:.2f} s{speed}]\n")

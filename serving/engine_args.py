@@ -1,6 +1,7 @@
 """Between vLLM's arguments as the plan has them (a mapping by vLLM's names) and as vLLM's own parser reads them."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,10 @@ REQUIRED = frozenset(
     {"served_model_name", "max_model_len", "max_num_seqs", "mm_processor_kwargs", "limit_mm_per_prompt"}
     | {"kv_cache_memory_bytes", "gpu_memory_utilization"}
 )
+_SHORT_FLAG = re.compile(r"-[A-Za-z]")
+_COUNT = re.compile(r"(\d+(?:\.\d+)?)([kmgtKMGT])")
+_UNITS = {letter: 1000**power for power, letter in enumerate("kmgt", start=1)}
+_UNITS |= {letter: 1024**power for power, letter in enumerate("KMGT", start=1)}
 
 
 def to_argv(args: dict[str, Any]) -> list[str]:
@@ -33,30 +38,53 @@ def from_argv(argv: Sequence[str]) -> dict[str, Any]:
     """What follows `--` on onecard's command line, by vLLM's names, for the plan to see.
 
     Values are read as JSON where they are JSON ("8192" is a number) and kept as text otherwise. Raises UsageError
-    for a word that belongs to no flag.
+    for a word that belongs to no flag, and for vLLM's short flags, whose long names the plan cannot know.
     """
-    args: dict[str, Any] = {}
-    name = ""
+    given: dict[str, list[Any] | bool] = {}
+    values: list[Any] | None = None
     for word in argv:
-        if word.startswith("--"):
-            name, has_value, value = word[2:].partition("=")
-            name = name.replace("-", "_")
-            if not has_value and name.startswith("no_"):
-                name, args[name[3:]] = "", False
+        if word.startswith("--") and word != "--":
+            flag, has_value, value = word[2:].partition("=")
+            name = flag.replace("-", "_")
+            if name.startswith("no_") and not has_value:
+                values, given[name[3:]] = None, False
             else:
-                args[name] = _value(value) if has_value else True
-        elif not name:
+                values = given[name] = [_value(value)] if has_value else []
+        elif values is None or word == "--":
             raise UsageError(f"{word!r} after `--` belongs to no flag. What follows `--` are vLLM's own arguments.")
+        elif _SHORT_FLAG.match(word):
+            raise UsageError(f"{word!r}: write vLLM's arguments by their long names, as in --max-model-len 8192.")
         else:
-            before = args[name]
-            args[name] = _value(word) if before is True else [*(before if isinstance(before, list) else [before]), word]
-    return args
+            values.append(_value(word))
+    return {name: _unwrapped(values) for name, values in given.items()}
 
 
 def split_unknown(args: dict[str, Any], known_flags: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
     """The arguments that the installed vLLM knows, and the names of those that it does not."""
     known = {flag.lstrip("-").replace("-", "_") for flag in known_flags}
     return {name: value for name, value in args.items() if name in known}, [name for name in args if name not in known]
+
+
+def count(name: str, value: Any) -> int:
+    """A whole number above 0, in vLLM's notation too: 16k is 16,000 and 16K is 16,384. Raises UsageError."""
+    if isinstance(value, str) and (found := _COUNT.fullmatch(value)):
+        value = int(float(found[1]) * _UNITS[found[2]])
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        flag = "--" + name.replace("_", "-")
+        raise UsageError(f"{flag} is {value!r}, and the plan needs a whole number above 0, as in `{flag} 8192`.")
+    return value
+
+
+def names(value: Any) -> list[str]:
+    """One name or several, as a list of text."""
+    return [str(each) for each in (value if isinstance(value, list) else [value])]
+
+
+def _unwrapped(values: list[Any] | bool) -> Any:
+    """A flag alone is True, a flag with one value that value, with several a list."""
+    if isinstance(values, bool) or len(values) > 1:
+        return values
+    return values[0] if values else True
 
 
 def _value(word: str) -> Any:

@@ -52,13 +52,24 @@ def _builtin(name: str) -> Path:
 def _snapshot(repo_id: str, revision: str, download: bool) -> Path:
     """The local folder of a Hub model at a revision, downloaded (and resumed) with huggingface_hub's own progress."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
+        GatedRepoError,
+        HFValidationError,
+        HTTPError,  # the base of what its HTTP library raises, whichever that is
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     def fetch(local_only: bool) -> Path:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=_FILES, local_files_only=local_only))
 
     try:
         return fetch(local_only=True)
+    except HFValidationError as error:
+        raise CheckpointError(
+            f"{repo_id!r} is neither a folder here nor a Hub id such as Qwen/Qwen3-VL-2B-Instruct."
+        ) from error
     except LocalEntryNotFoundError as error:
         if not download:
             raise HubError(
@@ -71,8 +82,14 @@ def _snapshot(repo_id: str, revision: str, download: bool) -> Path:
             f"{repo_id} is gated: accept its licence on the hub's page, then `hf auth login` or set HF_TOKEN."
         ) from error
     except RepositoryNotFoundError as error:
-        raise HubError(f"The hub has no model {repo_id!r} (or it is private and needs HF_TOKEN).") from error
-    except (HfHubHTTPError, OSError) as error:
+        raise HubError(
+            f"The hub has no model {repo_id!r} (or it is private and needs HF_TOKEN), and there is no such folder here."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise HubError(
+            f"The hub's {repo_id} has no revision {revision!r}: mend `source.revision` in its YAML."
+        ) from error
+    except (HTTPError, OSError, ValueError) as error:  # ValueError: an answer that is no JSON, such as a portal's page
         if getattr(error, "errno", None) == 28:  # ENOSPC
             raise DiskFullError(
                 f"No space is left to download {repo_id}. Free some, or set HF_HOME to a larger disk."

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from serving import memory
 from serving.checkpoint import Checkpoint
+from serving.engine_args import count, names
 from serving.errors import HardwareError
 from serving.hardware import Gpu, Hardware
 from serving.memory import MIB
@@ -17,6 +18,8 @@ from serving.profile import GpuFacts, Limits, Model, PartsMib, Profile
 
 # Bandwidth is never reached in full; this share of the bound is a convention until it is measured on the card.
 _DECODE_EFFICIENCY = 0.7
+# What the plan counts with, and the user may have given.
+_COUNTS = frozenset({"max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes"})
 
 
 class _Frozen(BaseModel):
@@ -81,6 +84,9 @@ def make_plan(
     Raises HardwareError when the profile is for a larger card than is present.
     """
     own = {**profile.engine_args.model_dump(), "max_model_len": _context(profile, checkpoint), **(user_args or {})}
+    own |= {name: count(name, own[name]) for name in _COUNTS.intersection(own)}
+    if "served_model_name" in own:
+        own["served_model_name"] = names(own["served_model_name"])
     limits = profile.limits.model_copy(
         update={"max_image_pixels": min(profile.limits.max_image_pixels, checkpoint.max_pixels)}
     )
@@ -92,7 +98,7 @@ def make_plan(
     if profile.kv_cache_mib is not None:
         kv_mib = min(kv_mib, profile.kv_cache_mib)
     if "kv_cache_memory_bytes" in own:
-        kv_mib = int(own["kv_cache_memory_bytes"]) // MIB
+        kv_mib = own["kv_cache_memory_bytes"] // MIB
     kv_tokens = kv_mib * MIB // memory.kv_bytes_per_token(checkpoint)
     image_tokens = limits.max_image_pixels // memory.pixels_per_token(checkpoint)
     total = weights + others + kv_mib
@@ -107,8 +113,8 @@ def make_plan(
         engine_args=_engine_args(profile, model, checkpoint, limits, hardware, kv_mib, total) | own,
         capacity=Capacity(
             kv_tokens=kv_tokens,
-            max_model_len=int(own["max_model_len"]),
-            max_num_seqs=int(own["max_num_seqs"]),
+            max_model_len=own["max_model_len"],
+            max_num_seqs=own["max_num_seqs"],
             image_tokens=image_tokens,
             concurrent_images=kv_tokens // max(1, image_tokens),
         ),
@@ -146,7 +152,7 @@ def _planned_gpu(profile: Profile, hardware: Hardware, gpu_memory_mib: int | Non
     return PlannedGpu(
         name=hardware.gpus[0].name if hardware.gpus else profile.gpu.names[0],
         total_mib=total,
-        usable_mib=total - profile.gpu.reserved_mib,
+        usable_mib=max(0, total - profile.gpu.reserved_mib),
     )
 
 
@@ -162,10 +168,12 @@ def check_hardware(profile_name: str, profile: Profile, hardware: Hardware, plan
         )
     card: Gpu = hardware.gpus[0]
     if plan.memory_mib.total > card.free_mib:
+        smaller = card.free_mib - 256
+        needed = plan.memory_mib.total - plan.memory_mib.kv_cache + profile.gpu.reserved_mib
         raise HardwareError(
             f"The plan takes {plan.memory_mib.total:,} MiB, but {card.name} has {card.free_mib:,} of {card.total_mib:,} MiB "
-            f"free: other programs hold {card.used_mib:,} MiB. Close them (nvidia-smi lists them), or plan for less with "
-            f"--gpu-memory-mib {card.free_mib - 256}."
+            f"free: other programs hold {card.used_mib:,} MiB. Close them (nvidia-smi lists them)"
+            + (f", or plan for less with --gpu-memory-mib {smaller}." if smaller > needed else ".")
         )
 
 
@@ -177,10 +185,12 @@ def _why_not(
             f"the weights take {weights:,} MiB and everything else but the KV cache {others:,} MiB, "
             f"and {gpu.name} has {gpu.usable_mib:,} MiB to use: choose a smaller model or precision"
         )
-    if kv_tokens < int(own["max_model_len"]):
+    if kv_tokens < own["max_model_len"]:
+        shorter = kv_tokens // 1024 * 1024
+        way_out = f"choose --max-model-len {shorter} or less" if shorter else "choose a smaller model or precision"
         return (
             f"{kv_mib:,} MiB are left for the KV cache, which is {kv_tokens:,} tokens, fewer than one conversation of "
-            f"max_model_len={own['max_model_len']}: choose --max-model-len {kv_tokens // 1024 * 1024} or less"
+            f"max_model_len={own['max_model_len']}: {way_out}"
         )
     return None
 
@@ -204,7 +214,8 @@ def _engine_args(
         "served_model_name": list(model.served_model_name),
         "limit_mm_per_prompt": {"image": limits.max_images_per_request, "video": 0},
         "mm_processor_kwargs": {"size": size},
-        "override_generation_config": {**model.sampling, "max_new_tokens": model.largest_max_tokens},
+        "override_generation_config": model.sampling.model_dump(exclude_none=True)
+        | {"max_new_tokens": model.largest_max_tokens},
         "api_server_count": 1,
         # By bytes: a fraction would be one of whatever memory is present.
         "kv_cache_memory_bytes": kv_mib * MIB,
@@ -229,7 +240,7 @@ def _context(profile: Profile, checkpoint: Checkpoint) -> int:
 def _expected(facts: GpuFacts | None, bytes_per_token: int) -> Expected:
     if facts is None:
         return Expected(decode_tokens_per_s=None, source="no bandwidth bound is known for this CPU")
-    bound = facts.bandwidth_gb_s * 1e9 / bytes_per_token
+    bound = facts.bandwidth_gb_s * 1e9 / max(1, bytes_per_token)
     return Expected(
         decode_tokens_per_s=round(bound * _DECODE_EFFICIENCY, 1),
         source=f"derived, not measured: {facts.bandwidth_gb_s:g} GB/s over {bytes_per_token / 1e6:,.0f} MB of language model "

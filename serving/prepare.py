@@ -130,10 +130,12 @@ def _owner(port: int) -> str:
 
     try:
         for connection in psutil.net_connections("tcp"):
-            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
+            at_port = connection.laddr and connection.laddr.port == port
+            # A process of another user's has no number here.
+            if at_port and connection.status == psutil.CONN_LISTEN and connection.pid:
                 return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
     except psutil.Error:
-        pass  # another user's process: its name is not ours to see
+        pass  # it has ended meanwhile, or its name is not ours to see
     return "another program"
 
 

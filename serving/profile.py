@@ -84,11 +84,24 @@ class ModelSource(_Strict):
     licence: str
 
 
+class Sampling(_Strict):
+    """The publisher's recommended sampling, by vLLM's names; what is left out keeps vLLM's default."""
+
+    temperature: float | None = Field(default=None, ge=0)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    # vLLM refuses every request with "top_k must be an integer" where this is 20.0.
+    top_k: int | None = Field(default=None, ge=0)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: float | None = Field(default=None, gt=0)
+    presence_penalty: float | None = Field(default=None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
+
+
 class Model(_Strict):
     title: str
     source: ModelSource
     served_model_name: tuple[str, ...] = Field(min_length=1)
-    sampling: dict[str, float] = Field(default_factory=dict, description="the publisher's recommended sampling")
+    sampling: Sampling = Sampling()
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
     default_max_tokens: int = Field(gt=0)
@@ -160,6 +173,8 @@ def _read(path: Path, kind: type[T]) -> T:
 
 def _explain(path: Path, kind: type[BaseModel], problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        return f"{path}: `{where}` is missing."
     if problem["type"] != "extra_forbidden":
         return f"{path}: `{where}`: {problem['msg']} (it is {problem['input']!r})."
     owner: Any = kind

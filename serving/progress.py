@@ -4,6 +4,7 @@ vLLM announces its steps in its log only; the patterns below are those of 0.26 t
 matches costs a line of progress and nothing else.
 """
 
+import contextlib
 import re
 import time
 from pathlib import Path
@@ -88,5 +89,7 @@ def read_typical(folder: Path, what: str) -> dict[str, float]:
 
 
 def keep_typical(folder: Path, what: str, durations_s: dict[str, float]) -> None:
+    """Keeps them for the next start. A full disk costs the estimate and nothing else."""
     timings = read_json(folder / "timings.json")
-    write_json(folder / "timings.json", (timings if isinstance(timings, dict) else {}) | {what: durations_s})
+    with contextlib.suppress(OSError):
+        write_json(folder / "timings.json", (timings if isinstance(timings, dict) else {}) | {what: durations_s})

@@ -13,6 +13,9 @@ from serving.errors import NotRunningError, OnecardError, UsageError
 from serving.processes import STOP_GRACE_S
 from serving.state_dir import log_file, read_json, run_dir
 
+# By name, since the SDK's HTTP library is httpx or httpx2, by its version.
+_BROKEN_OFF = frozenset({"RemoteProtocolError", "ReadError", "ReadTimeout"})
+
 
 def fetch_status(port: int) -> dict[str, Any]:
     """The JSON of `/onecard/status`. Raises NotRunningError when nobody, or somebody else, answers there."""
@@ -23,7 +26,7 @@ def fetch_status(port: int) -> dict[str, Any]:
         # A proxy has no business with loopback.
         reply = httpx.get(url, headers=headers, timeout=10, trust_env=False)
         reply.raise_for_status()
-        return dict(reply.json())
+        status = reply.json()
     except httpx.HTTPStatusError as error:
         if error.response.status_code == 401:
             raise OnecardError("The server needs a key: set ONECARD_API_KEY to one that it knows.") from error
@@ -32,6 +35,9 @@ def fetch_status(port: int) -> dict[str, Any]:
         raise NotRunningError(
             f"No onecard answers on port {port}. Start it with `onecard serve`, or name its port with --port."
         ) from error
+    if not isinstance(status, dict) or not {"state", "plan", "queue"} <= status.keys():
+        raise NotRunningError(f"Something answers on port {port}, but it is not onecard ({url}).")
+    return status
 
 
 def describe_status(status: dict[str, Any]) -> str:
@@ -52,11 +58,19 @@ def client_errors(url: str) -> Iterator[None]:
     try:
         yield
     except openai.APIConnectionError as error:
+        if type(error.__cause__).__name__ in _BROKEN_OFF:
+            raise _broke_off(error.__cause__) from error
         raise NotRunningError(f"No server answers at {url}. Start one with `onecard serve`.") from error
     except openai.APIStatusError as error:
         raise OnecardError(f"The server refused ({error.status_code}): {error.message}") from error
+    except (openai.APIError, httpx.HTTPError) as error:  # in the middle of a stream
+        raise _broke_off(error) from error
     except OSError as error:
         raise UsageError(f"{error.filename} cannot be read: {error.strerror}.") from error
+
+
+def _broke_off(cause: BaseException | None) -> OnecardError:
+    return OnecardError(f"The answer broke off ({cause}). `onecard status` says how the server is.")
 
 
 def stop_server(port: int) -> float:
@@ -65,7 +79,7 @@ def stop_server(port: int) -> float:
 
     facts = read_json(run_dir(port) / "server.json")
     pid = facts.get("pid") if isinstance(facts, dict) else None
-    if not isinstance(pid, int) or not psutil.pid_exists(pid):
+    if not isinstance(pid, int) or not _is_onecard(pid):
         raise NotRunningError(f"No onecard runs on port {port}. If it listens elsewhere, name its port with --port.")
     began = time.monotonic()
     os.kill(pid, signal.SIGTERM)
@@ -76,6 +90,17 @@ def stop_server(port: int) -> float:
     except psutil.TimeoutExpired as error:
         raise OnecardError(f"Process {pid} does not end. `kill -9 {pid}` ends it; its children die with it.") from error
     return time.monotonic() - began
+
+
+def _is_onecard(pid: int) -> bool:
+    """Whether the process is a `onecard serve`: what a killed one has written down may by now be somebody else's number."""
+    import psutil
+
+    try:
+        words = psutil.Process(pid).cmdline()
+    except (psutil.Error, ValueError):
+        return False
+    return "serve" in words and any(word == "serving" or word.endswith("onecard") for word in words)
 
 
 def log_lines(port: int, count: int, *, follow: bool) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -47,8 +48,9 @@ class Ask:
                 if not isinstance(image, UploadFile) or not isinstance(question, str):
                     return refuse(400, "The form needs a file `image`, and `question` as text.", param="image")
                 url = "data:;base64," + base64.b64encode(await image.read()).decode()
-        except MultiPartException as error:
-            return refuse(400, f"The form cannot be read: {error.message}", param="image")
+        except (MultiPartException, HTTPException) as error:  # the latter where an application is in the scope
+            reason = error.message if isinstance(error, MultiPartException) else error.detail
+            return refuse(400, f"The form cannot be read: {reason}", param="image")
         reply = await self._chat(request.scope, url, question)
         if reply.status_code != 200:
             return Response(reply.content, reply.status_code, media_type="application/json")

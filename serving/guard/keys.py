@@ -18,13 +18,16 @@ def read_keys(file: Path | None) -> dict[str, bytes]:
     keys: dict[str, bytes] = {}
     if file is not None:
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise ConfigError(f"The key file {file} cannot be read: {error.strerror}.") from error
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise ConfigError(f"The key file {file} cannot be read: {reason}.") from error
         for number, line in enumerate(lines, start=1):
-            name, _, key = line.strip().rpartition(":")
-            if key and not line.lstrip().startswith("#"):
-                keys[name or f"line-{number}"] = key.encode()
+            name, colon, key = line.partition(":")  # a key may have colons of its own, a name has none
+            if not colon:
+                name, key = f"line-{number}", line
+            if key.strip() and not line.lstrip().startswith("#"):
+                keys[name.strip()] = key.strip().encode()
         if not keys:
             raise ConfigError(f"The key file {file} holds no key. Write one a line, as in `alice:a-long-random-word`.")
     if single := os.environ.get("ONECARD_API_KEY"):

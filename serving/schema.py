@@ -1,0 +1,31 @@
+"""`python -m serving.schema`: the JSON schemas of `configs/`, made from the classes of profile.py, for editors to check with.
+
+An editor finds them by a first line such as `# yaml-language-server: $schema=../profiles.schema.json`.
+"""
+
+import json
+import sys
+
+from pydantic import BaseModel
+
+from serving.profile import Model, Profile, configs_dir
+
+SCHEMAS: dict[str, type[BaseModel]] = {"profiles.schema.json": Profile, "models.schema.json": Model}
+
+
+def as_json(kind: type[BaseModel]) -> str:
+    """The schema of one YAML file of that kind (JSON Schema, draft 2020-12)."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | kind.model_json_schema()
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    """Writes both beside the folders that they describe."""
+    for name, kind in SCHEMAS.items():
+        file = configs_dir() / name
+        file.write_text(as_json(kind), encoding="utf-8")
+        sys.stdout.write(f"{file}\n")
+
+
+if __name__ == "__main__":
+    main()

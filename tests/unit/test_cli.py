@@ -1,0 +1,191 @@
+"""The command as a person types it: what it prints where, and with which exit code it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from serving import __version__
+from tests.conftest import ONECARD, free_port
+
+COMMANDS = ("serve", "plan", "profiles", "doctor", "status", "stop", "logs", "ask")
+CPU_16_GB = ("--profile", "cpu", "--gpu-memory-mib", "16000")
+NO_WEIGHTS = ("--", "--load-format", "dummy")  # what is tested does not depend on them
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """With a state folder of the test's own, and without keys."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ONECARD_")}
+    return kept | {"ONECARD_STATE_DIR": str(tmp_path / "state")}
+
+
+def onecard(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*ONECARD, *arguments], capture_output=True, text=True, timeout=60, env=environment)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_the_version_is_the_packages(environment: dict[str, str]) -> None:
+    assert onecard(environment, "--version").stdout == f"{__version__}\n"
+
+
+def test_help_lists_every_command_and_what_to_do_first(environment: dict[str, str]) -> None:
+    text = onecard(environment, "--help").stdout
+    assert all(f"  {command} " in text for command in COMMANDS)
+    assert "onecard ask photo.jpg" in text
+    # Typed alone it says the same, and that something is missing.
+    alone = onecard(environment)
+    assert alone.returncode == 2
+    assert "Usage" in alone.stdout + alone.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("serve", "--profile --model --port --host --gpu-memory-mib --dry-run --allow-image-urls --api-keys-file"),
+        ("plan", "--profile --model --json --gpu-memory-mib"),
+        ("ask", "--port --url --max-tokens"),
+        ("logs", "--port --lines --follow"),
+    ],
+)
+def test_the_flags_of_the_contract_are_there_and_explained(
+    environment: dict[str, str], command: str, flags: str
+) -> None:
+    done = onecard(environment, command, "--help")
+    assert done.returncode == 0
+    assert [flag for flag in flags.split() if flag not in done.stdout] == []
+
+
+def test_a_plan_in_words(environment: dict[str, str]) -> None:
+    done = onecard(environment, "plan", *CPU_16_GB)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "demo on CPU (profile cpu)" in done.stdout
+    assert "conversations of 4,096" in done.stdout
+
+
+def test_a_plan_as_json_is_one_object_whether_it_fits_or_not(environment: dict[str, str]) -> None:
+    fitting = onecard(environment, "plan", *CPU_16_GB, "--json")
+    assert fitting.returncode == 0
+    assert json.loads(fitting.stdout)["fits"] is True
+    tight = onecard(environment, "plan", "--profile", "cpu", "--gpu-memory-mib", "100", "--json")
+    assert tight.returncode == 3
+    plan = json.loads(tight.stdout)
+    assert (plan["fits"], plan["gpu"]["total_mib"]) == (False, 100)
+    assert plan["reason"]
+
+
+def test_a_plan_takes_vllms_arguments_after_the_dashes(environment: dict[str, str]) -> None:
+    done = onecard(environment, "plan", *CPU_16_GB, "--json", "--", "--max-model-len", "2K", "--seed=7")
+    plan = json.loads(done.stdout)
+    assert (plan["capacity"]["max_model_len"], plan["engine_args"]["seed"]) == (2048, 7)
+
+
+def test_a_plan_needs_neither_torch_nor_vllm() -> None:
+    code = (
+        "import sys; from serving.prepare import prepare; prepare('rtx3060', 'demo', download=False)\n"
+        "print([name for name in ('torch', 'vllm', 'transformers', 'openai') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_dry_run_prints_the_plan_and_vllms_arguments_and_starts_nothing(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = onecard(environment, "serve", *CPU_16_GB, "--dry-run", "--", "--seed", "7")
+    assert (done.returncode, done.stderr) == (0, "")
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("vllm serve --served-model-name onecard-demo demo ")
+    assert "--seed 7" in last
+    assert not (tmp_path / "state").exists()
+
+
+def test_the_profiles_in_words_and_as_json(environment: dict[str, str]) -> None:
+    text = onecard(environment, "profiles").stdout
+    assert "rtx4060ti" in text
+    assert "alias rtx4060ti-16g" in text
+    assert "cyankiwi/Qwen3-VL-2B-Instruct-AWQ-4bit" in text
+    both = json.loads(onecard(environment, "profiles", "--json").stdout)
+    assert both["profiles"]["rtx3060"]["gpu"]["memory_mib"] == 12_288
+    assert both["models"]["demo"]["source"]["builtin"] == "demo"
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "says"),
+    [
+        (4, ["plan", "--profile", "rtx306"], "Did you mean `rtx3060`?"),
+        (4, ["doctor", "--profile", "./none.yaml"], "No such file"),
+        (5, ["plan", "--profile", "cpu", "--model", "./nowhere"], "There is no model folder"),
+        (2, ["plan", "--profil", "cpu"], "No such option"),
+        (2, ["status", "--port", "99999"], "65535"),
+        (2, ["serve", "--profile", "cpu", "--", "--max-model-len", "auto"], "--max-model-len is 'auto'"),
+        (2, ["ask", "What is this?"], "Name a picture and a question"),
+        (11, ["logs"], "no log"),
+        (11, ["stop"], "No onecard runs"),
+        (3, ["serve", "--profile", "cpu", "--gpu-memory-mib", "100"], "demo does not fit with the profile `cpu`"),
+    ],
+)
+def test_a_refusal_is_one_paragraph_with_its_exit_code(
+    environment: dict[str, str], code: int, arguments: list[str], says: str
+) -> None:
+    done = onecard(environment, *arguments)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    assert says in done.stderr
+
+
+def test_nobody_serves(environment: dict[str, str]) -> None:
+    done = onecard(environment, "status", "--port", str(free_port()))
+    assert (done.returncode, done.stdout) == (11, "")
+    assert "onecard serve" in done.stderr
+
+
+def test_without_a_key_the_server_stays_on_this_machine(environment: dict[str, str], tmp_path: Path) -> None:
+    serve = ["serve", *CPU_16_GB, "--host", "0.0.0.0"]
+    refused = onecard(environment, *serve, *NO_WEIGHTS)
+    assert refused.returncode == 2
+    assert "ONECARD_API_KEY" in refused.stderr
+    (tmp_path / "keys").write_text("# none yet\n")
+    empty = onecard(environment, *serve, "--api-keys-file", str(tmp_path / "keys"), *NO_WEIGHTS)
+    assert empty.returncode == 4
+    assert "holds no key" in empty.stderr
+
+
+def test_a_host_that_is_not_this_machines(environment: dict[str, str]) -> None:
+    for host in ("203.0.113.7", "no-such-host.invalid"):
+        done = onecard(environment | {"ONECARD_API_KEY": "x"}, "serve", *CPU_16_GB, "--host", host, *NO_WEIGHTS)
+        assert done.returncode == 2, done.stderr
+        assert "no address of this machine" in done.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error(environment: dict[str, str]) -> None:
+    """As `onecard profiles --json | head -1` does."""
+    with subprocess.Popen(
+        [*ONECARD, "profiles", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    ) as started:
+        assert started.stdout is not None
+        assert started.stderr is not None
+        started.stdout.close()
+        assert b"Traceback" not in started.stderr.read()
+
+
+def test_ctrl_c_ends_the_following_of_a_log_quietly(environment: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "state" / "8000"
+    folder.mkdir(parents=True)
+    (folder / "server.log").write_text("the last line\n")
+    with subprocess.Popen(
+        [*ONECARD, "logs", "--follow"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+    ) as following:
+        assert following.stdout is not None
+        assert following.stdout.readline() == "the last line\n"
+        time.sleep(0.1)
+        following.send_signal(signal.SIGINT)
+        _, errors = following.communicate(timeout=10)
+    assert following.returncode == 130
+    assert "Traceback" not in errors

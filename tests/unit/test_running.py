@@ -1,0 +1,278 @@
+"""The running server seen from outside: status, stop and logs, against real ports and real processes; what it keeps on disk."""
+
+import contextlib
+import itertools
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.responses import HTMLResponse, JSONResponse, Response
+
+from serving import running
+from serving.errors import NotRunningError, OnecardError
+from serving.launch import Launch, child_environment
+from serving.prepare import prepare
+from serving.running import describe_status, fetch_status, log_lines, stop_server
+from serving.state_dir import ipc_dir, make_run_dir, read_json, run_dir, state_dir, write_json
+from serving.status import status_body
+from serving.waiting import WaitingRoom
+from tests.conftest import free_port
+from tests.listening import listening
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The state folder of each test; no key, and a proxy that would swallow what is meant for loopback."""
+    monkeypatch.setenv("ONECARD_STATE_DIR", str(tmp_path))
+    monkeypatch.delenv("ONECARD_API_KEY", raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
+    plan = prepare("cpu", "demo", gpu_memory_mib=8192, download=False).plan
+    tmp = tmp_path_factory.mktemp("launch")
+    return Launch(plan=plan, model_folder=tmp, default_max_tokens=256, host="127.0.0.1", port=8123, run_dir=tmp)
+
+
+def waiting_room(launch: Launch, keys: dict[str, bytes] | None = None) -> WaitingRoom:
+    """What the supervisor answers while it starts a server."""
+    status = status_body(launch, state="starting", step="weights", seconds_left=12.3)
+    return WaitingRoom(lambda: status, lambda: "loading the weights", keys or {})
+
+
+# --- status ---
+
+
+def test_the_status_of_a_starting_server(launch: Launch) -> None:
+    with listening(waiting_room(launch)) as port:
+        status = fetch_status(port)
+    assert (status["state"], status["plan"]["profile"]) == ("starting", "cpu")
+    first, second, third = describe_status(status).splitlines()
+    assert first == "starting: http://127.0.0.1:8123/v1, model onecard-demo, profile cpu"
+    assert second == "step: weights, about 12 s left"
+    assert third == "requests: 0 running, 0 waiting; restarts: 0"
+
+
+def test_the_status_of_a_ready_server_has_no_step(launch: Launch) -> None:
+    text = describe_status(status_body(launch, state="ready", queue={"running": 2, "waiting": 1}))
+    assert text.splitlines()[1] == "requests: 2 running, 1 waiting; restarts: 0"
+
+
+def test_the_status_of_a_keyed_server_needs_its_key(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening(waiting_room(launch, {"a": b"secret"})) as port:
+        with pytest.raises(OnecardError, match="set ONECARD_API_KEY"):
+            fetch_status(port)
+        monkeypatch.setenv("ONECARD_API_KEY", "secret")
+        assert fetch_status(port)["state"] == "starting"
+
+
+def test_nobody_on_the_port() -> None:
+    with pytest.raises(NotRunningError, match="onecard serve") as caught:
+        fetch_status(free_port())
+    assert caught.value.exit_code == 11
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Response("no such page", 404),
+        Response(status_code=302, headers={"location": "/login"}),
+        HTMLResponse("<html>another program</html>"),
+        JSONResponse([]),
+        JSONResponse([1, 2]),
+        JSONResponse({"state": "fine"}),
+        JSONResponse("fine"),
+    ],
+)
+def test_another_program_on_the_port_is_not_taken_for_onecard(answer: Response) -> None:
+    with listening(answer) as port, pytest.raises(NotRunningError, match=f"port {port}"):
+        fetch_status(port)
+
+
+# --- stop ---
+
+
+@contextlib.contextmanager
+def process(folder: Path, *words: str, code: str = "import time; time.sleep(60)") -> Iterator[subprocess.Popen[bytes]]:
+    """A real process whose command line is that of a script in `folder` with those words; its number is written down
+    as that of the server on port 8000, as the supervisor does."""
+    script = folder / words[0]
+    script.write_text(f"print(1, flush=True)\n{code}\n")
+    with subprocess.Popen([sys.executable, str(script), *words[1:]], stdout=subprocess.PIPE) as started:
+        assert started.stdout is not None
+        started.stdout.readline()
+        write_json(make_run_dir(8000) / "server.json", {"pid": started.pid})
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+def test_stop_ends_the_server_and_waits_for_it(folder: Path) -> None:
+    slow = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), sys.exit()))\ntime.sleep(60)"
+    with process(folder, "onecard", "serve", code=slow) as server:
+        assert stop_server(8000) >= 0.2
+        assert server.poll() is not None
+
+
+def test_stop_says_how_to_end_what_does_not_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "STOP_GRACE_S", -13.7)  # a wait of 0.3 s
+    deaf = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint(2, flush=True)\ntime.sleep(60)"
+    with process(folder, "onecard", "serve", code=deaf) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        with pytest.raises(OnecardError, match=f"kill -9 {server.pid}"):
+            stop_server(8000)
+
+
+@pytest.mark.parametrize("words", [("other.py",), ("other.py", "serve"), ("onecard", "ask", "x.png", "?")])
+def test_a_process_that_has_come_by_the_number_is_left_alone(folder: Path, words: tuple[str, ...]) -> None:
+    """After a SIGKILL of the supervisor its number stays written down, and the kernel gives it to another process."""
+    with process(folder, *words) as innocent:
+        with pytest.raises(NotRunningError, match="No onecard runs on port 8000"):
+            stop_server(8000)
+        time.sleep(0.1)
+        assert innocent.poll() is None
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", '{"pid": "1"}', '{"pid": null}', '{"pid": -1}', '{"pid": 4194305}']
+)
+def test_stop_without_a_server_is_refused(content: str) -> None:
+    (make_run_dir(8000) / "server.json").write_text(content)
+    with pytest.raises(NotRunningError, match="No onecard runs on port 8000"):
+        stop_server(8000)
+
+
+# --- logs ---
+
+
+def test_the_last_lines_of_the_log() -> None:
+    (make_run_dir(8000) / "server.log").write_bytes(b"one\ntwo\xff\nthree\n")
+    assert list(log_lines(8000, 2, follow=False)) == ["two\ufffd\n", "three\n"]
+    assert len(list(log_lines(8000, 99, follow=False))) == 3
+    assert list(log_lines(8000, 0, follow=False)) == []
+    with pytest.raises(NotRunningError, match="no log for port 8001"):
+        list(log_lines(8001, 2, follow=False))
+
+
+def test_following_goes_on_with_what_is_added() -> None:
+    file = make_run_dir(8000) / "server.log"
+    file.write_text("old\n")
+
+    def add() -> None:
+        time.sleep(0.1)
+        with file.open("a") as stream:
+            stream.write("new\nnewer\n")
+
+    writer = threading.Thread(target=add)
+    writer.start()
+    assert list(itertools.islice(log_lines(8000, 1, follow=True), 3)) == ["old\n", "new\n", "newer\n"]
+    writer.join()
+
+
+# --- what is kept, and where ---
+
+
+def test_the_state_folder_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    assert run_dir(8000) == folder / "8000"
+    monkeypatch.delenv("ONECARD_STATE_DIR")
+    monkeypatch.setenv("XDG_STATE_HOME", "/xdg")
+    assert state_dir() == Path("/xdg/onecard")
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert state_dir() == Path("/home/someone/.local/state/onecard")
+
+
+def test_a_state_folder_that_cannot_be_made_is_refused_with_the_way_out(folder: Path) -> None:
+    (folder / "8000").write_text("a file where the folder should be")
+    with pytest.raises(OnecardError, match="Set ONECARD_STATE_DIR"):
+        make_run_dir(8000)
+
+
+def test_the_run_folder_is_its_owners_alone() -> None:
+    assert make_run_dir(8000).stat().st_mode & 0o777 == 0o700
+    assert list(make_run_dir(8000).iterdir()) == []
+
+
+def test_the_sockets_folder_is_short_and_gone_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    with ipc_dir(port) as folder:
+        (folder / "left-behind").write_text("x")
+        assert folder.stat().st_mode & 0o777 == 0o700
+        # A socket's path is 107 bytes at most, and vLLM's own names are a UUID.
+        assert len(str(folder)) + 40 < 107
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "of-a-killed-supervisor").write_text("x")
+    with ipc_dir(port) as again:
+        assert list(again.iterdir()) == []
+    monkeypatch.setattr("tempfile.tempdir", "/nonexistent")
+    with pytest.raises(OnecardError, match="set TMPDIR"), ipc_dir(port):
+        pass
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one_and_never_half(folder: Path) -> None:
+    file = folder / "facts.json"
+    write_json(file, {"number": 0, "padding": "x" * 100_000})
+    done = threading.Event()
+
+    def write() -> None:
+        for number in itertools.count(1):
+            write_json(file, {"number": number, "padding": "x" * 100_000})
+            if done.is_set():
+                return
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = [read_json(file) for _ in range(200)]
+    done.set()
+    writer.join()
+    assert None not in seen
+    numbers = [each["number"] for each in seen]
+    assert numbers == sorted(numbers)
+
+
+# --- what the server process is given ---
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8123"),
+        ("0.0.0.0", "http://127.0.0.1:8123"),
+        ("::", "http://[::1]:8123"),
+        ("::1", "http://[::1]:8123"),
+        ("localhost", "http://localhost:8123"),
+        ("192.168.1.5", "http://192.168.1.5:8123"),
+    ],
+)
+def test_the_url_that_is_printed_can_be_opened(launch: Launch, host: str, url: str) -> None:
+    assert launch.model_copy(update={"host": host}).url == url
+
+
+def test_the_launch_file_is_read_back_as_it_was_and_is_its_owners_alone(launch: Launch) -> None:
+    file = launch.write()
+    assert Launch.model_validate_json(file.read_text()) == launch
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_server_process_speaks_to_nobody_outside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    environment = child_environment(folder / "launch.json", folder, has_nvcc=False)
+    assert environment["PATH"] == os.environ["PATH"]
+    off = ("VLLM_NO_USAGE_STATS", "DO_NOT_TRACK", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY")
+    assert [environment[name] for name in off] == ["1"] * 4
+    # FlashInfer's sampler needs a compiler; what the user has set stays.
+    assert environment["VLLM_USE_FLASHINFER_SAMPLER"] == "0"
+    assert "VLLM_USE_FLASHINFER_SAMPLER" not in child_environment(folder / "x", folder, has_nvcc=True)
+    monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "1")
+    assert child_environment(folder / "x", folder, has_nvcc=False)["VLLM_USE_FLASHINFER_SAMPLER"] == "1"
