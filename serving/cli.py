@@ -59,7 +59,9 @@ def serve(
     from serving.engine_args import to_argv
     from serving.prepare import make_launch, open_socket, prepare
 
-    prepared = prepare(profile, model, gpu_memory_mib=gpu_memory_mib, user_argv=tuple(vllm_arguments or ()))
+    prepared = prepare(
+        profile, model, gpu_memory_mib=gpu_memory_mib, user_argv=tuple(vllm_arguments or ()), download=not dry_run
+    )
     typer.echo(describe_plan(prepared.plan), err=not dry_run)
     if dry_run:
         typer.echo("vllm serve " + " ".join(to_argv(prepared.plan.engine_args)))

@@ -12,6 +12,16 @@ REQUIRED = frozenset(
     {"served_model_name", "max_model_len", "max_num_seqs", "mm_processor_kwargs", "limit_mm_per_prompt"}
     | {"kv_cache_memory_bytes", "gpu_memory_utilization"}
 )
+# What onecard decides itself, or must not stand in a plan that others can read; and where it belongs.
+_NOT_AFTER_THE_DASHES = {
+    "model": "it is onecard's own --model",
+    "host": "it is onecard's own --host",
+    "port": "it is onecard's own --port",
+    "api_key": "keys come from ONECARD_API_KEY or --api-keys-file, where no process list shows them",
+    "hf_token": "the hub's token comes from HF_TOKEN, where no process list shows it",
+    "api_server_count": "guard and counters live in one API process",
+    "middleware": "the guard is the middleware",
+}
 _SHORT_FLAG = re.compile(r"-[A-Za-z]")
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)([kmgtKMGT])")
 _UNITS = {letter: 1000**power for power, letter in enumerate("kmgt", start=1)}
@@ -46,6 +56,8 @@ def from_argv(argv: Sequence[str]) -> dict[str, Any]:
         if word.startswith("--") and word != "--":
             flag, has_value, value = word[2:].partition("=")
             name = flag.replace("-", "_")
+            if name in _NOT_AFTER_THE_DASHES:
+                raise UsageError(f"--{flag} cannot follow `--`: {_NOT_AFTER_THE_DASHES[name]}.")
             if name.startswith("no_") and not has_value:
                 values, given[name[3:]] = None, False
             else:

@@ -76,13 +76,15 @@ class Server:
             self.process.wait(30)
 
 
-def start_server(folder: Path, *arguments: str, environment: dict[str, str] | None = None) -> Server:
+def start_server(
+    folder: Path, *arguments: str, profile: str = "cpu", environment: dict[str, str] | None = None
+) -> Server:
     """Starts `onecard serve` on a free port, with its state under `folder`; does not wait."""
     port = free_port()
     output = folder / "serve.out"
     with output.open("wb") as stream:
         process = subprocess.Popen(
-            [*ONECARD, "serve", "--profile", "cpu", "--port", str(port), *arguments],
+            [*ONECARD, "serve", "--profile", profile, "--port", str(port), *arguments],
             stdout=stream,
             stderr=subprocess.STDOUT,
             env=os.environ | {"ONECARD_STATE_DIR": str(folder / "state")} | (environment or {}),

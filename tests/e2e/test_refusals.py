@@ -112,6 +112,10 @@ def test_words_after_the_dashes_that_are_no_flag() -> None:
     refused(2, "serve", "-p", "cpu", "--", "fast", says="belongs to no flag")
 
 
+def test_a_key_after_the_dashes_would_be_seen_by_others() -> None:
+    refused(2, "serve", "-p", "cpu", "--", "--api-key", "secret", says="ONECARD_API_KEY")
+
+
 def test_ask_without_a_server_or_a_picture(tmp_path: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))

@@ -153,9 +153,15 @@ def test_the_plan_arrives_in_vllm_as_it_was_made(parser: ArgumentParser, tmp_pat
     assert (args.host, args.port) == ("127.0.0.1", 8000)
 
 
+@pytest.mark.parametrize("argument", ["--port", "--host=0.0.0.0", "--api-key", "--middleware=other.Guard"])
+def test_what_is_onecards_own_to_decide_is_refused_after_the_dashes(argument: str) -> None:
+    with pytest.raises(UsageError, match="cannot follow `--`"):
+        from_argv([argument])
+
+
 @pytest.mark.filterwarnings("ignore")
-def test_what_the_user_gives_wins_over_the_plan_but_not_over_the_guard(parser: ArgumentParser, tmp_path: Path) -> None:
-    user = ("--max-model-len", "1K", "--served-model-name", "gpt-4o", "--port", "9", "--host=0.0.0.0")
+def test_what_the_user_gives_wins_over_the_plan(parser: ArgumentParser, tmp_path: Path) -> None:
+    user = ("--max-model-len", "1K", "--served-model-name", "gpt-4o")
     launch = launch_of(tmp_path, *user)
     args = parsed(parser, launch)
     assert (args.max_model_len, launch.plan.capacity.max_model_len) == (1024, 1024)
