@@ -61,8 +61,13 @@ def detect() -> Hardware:
         nvml_problem=problem,
         ram_mib=psutil.virtual_memory().total // 2**20,
         cpu_count=len(os.sched_getaffinity(0)),
-        wsl="microsoft" in platform.release().lower(),
+        wsl=in_wsl(),
     )
+
+
+def in_wsl() -> bool:
+    """Whether this Linux runs inside Windows: its kernel says so."""
+    return "microsoft" in platform.release().lower()
 
 
 def driver_too_old(version: str | None) -> bool:

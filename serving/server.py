@@ -6,6 +6,7 @@ media connector come in through vLLM's extension points.
 
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 from serving import control
 from serving.engine_args import REQUIRED, split_unknown, to_argv
 from serving.errors import EngineArgsError, NotInstalledError, OnecardError, UsageError
+from serving.hardware import in_wsl
 from serving.launch import Launch, current_launch
 from serving.plugin import die_with_parent
 
@@ -56,6 +58,7 @@ def main() -> int:
 
 def _serve(launch: Launch, listening: socket.socket) -> None:
     run_server_worker, cli_args = _vllm()
+    _mend_wsl2()
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     parser = cli_args.make_arg_parser(FlexibleArgumentParser())
@@ -118,6 +121,15 @@ def _vllm() -> tuple[Callable[..., Coroutine[Any, Any, None]], Any]:
     raise NotInstalledError(
         "This vLLM has its API server in a place that onecard does not know. `make setup` mends it."
     )
+
+
+def _mend_wsl2() -> None:
+    """Inside WSL2 vLLM leaves pinned memory off, and its newer model runner then dies with "UVA is not available"
+    (vllm#47387, #54652). The variable is set only where this vLLM knows it, and never over the user's own value."""
+    from vllm import envs
+
+    if in_wsl() and "VLLM_WSL2_ENABLE_PIN_MEMORY" in envs.environment_variables:
+        os.environ.setdefault("VLLM_WSL2_ENABLE_PIN_MEMORY", "1")
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
