@@ -117,8 +117,13 @@ class Supervisor:
     async def _read_log(self, process: ServerProcess) -> None:
         if process.log is None:
             return
-        while line := await process.log.readline():
-            text = line.decode("utf-8", "replace")
+        while not process.log.at_eof():
+            try:
+                text = (await process.log.readline()).decode("utf-8", "replace")
+            except ValueError:  # a line longer than the reader's limit is left out; reading must go on
+                continue
+            if not text:
+                return
             self._log.write(text)
             if self._state in ("starting", "restarting") and self._progress.see_log_line(text):
                 self._console.step(self._progress)
@@ -151,7 +156,8 @@ class Supervisor:
                     self._process.remember_shared_memory()
                 self._console.ready(self._launch, seconds, keyed=bool(self._keys))
             case "failed":
-                self._refusal = (event["reason"], GaveUpError.exit_code)
+                if self._launch.restarts == 0:  # later, it may have been a passing trouble: that is a crash
+                    self._refusal = (event["reason"], GaveUpError.exit_code)
                 if self._process:
                     await self._process.clear()
             case "refused":

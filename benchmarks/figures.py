@@ -1,0 +1,190 @@
+"""Tables for the documents, in English and Chinese, from where their figures really live: `configs/`, the constants of
+setup, and the JSON under `results/`. Pure but for reading those files; readme.py puts them in place.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from serving.bootstrap import NEWEST, OLDEST
+from serving.profile import Profile, load_models, load_profiles
+from serving.setup.choose import MIN_DRIVER, NEEDED_MIB
+
+Language = Literal["en", "zh"]
+
+# The demo model's kinds of question (serving/demo/questions.py), as a reader would call them.
+KIND_NAMES: dict[str, dict[Language, str]] = {
+    "shape": {"en": "which shapes", "zh": "是什么形状"},
+    "color": {"en": "which colour", "zh": "是什么颜色"},
+    "where": {"en": "where", "zh": "在哪里"},
+    "count": {"en": "how many", "zh": "有几个"},
+    "yes_no": {"en": "yes or no", "zh": "是非题"},
+    "text": {"en": "what is printed", "zh": "写着什么"},
+    "describe": {"en": "description", "zh": "一句话描述"},
+    "json": {"en": "answer as JSON", "zh": "用 JSON 回答"},
+    "absent": {"en": "about what is not there", "zh": "问图中没有的东西"},
+    "tool": {"en": "tool call", "zh": "工具调用"},
+    "several": {"en": "several pictures", "zh": "多张图片"},
+    "follow_up": {"en": "second turn", "zh": "追问"},
+    "chat": {"en": "no picture, small talk", "zh": "无图闲聊"},
+}
+
+
+class Score(BaseModel):
+    right: int
+    of: int
+
+
+class Refused(BaseModel):
+    refused: int
+    of: int
+
+
+class Wrongly(BaseModel):
+    count: int
+    of: int
+
+
+class DemoResult(BaseModel):
+    """`results/demo.json`: kind of question → language → how many were right."""
+
+    date: str
+    vllm: str
+    command: str
+    questions: int
+    right: int
+    kinds: dict[str, dict[Language, Score]]
+    photographs: Refused
+    drawings_refused_wrongly: Wrongly
+
+
+def needs(language: Language, _results: Path) -> str:
+    """What must be there before the first `make serve`: the same constants that setup refuses by."""
+    python = f"{'.'.join(map(str, OLDEST))}–{'.'.join(map(str, NEWEST))}"
+    gpu, cpu = (f"{NEEDED_MIB[variant] / 1000:.0f} GB" for variant in ("gpu", "cpu"))
+    head = {"en": ("", "with a GPU", "without"), "zh": ("", "有 GPU", "无 GPU")}[language]
+    system = {"en": "Linux, or Windows with WSL2", "zh": "Linux，或 Windows 的 WSL2"}[language]
+    names = {
+        "en": ("system", "Python", "NVIDIA driver", "free disk"),
+        "zh": ("系统", "Python", "NVIDIA 驱动", "磁盘空间"),
+    }
+    driver = {"en": f"{MIN_DRIVER} or newer", "zh": f"{MIN_DRIVER} 或更新"}[language]
+    cells = ((system, system), (python, python), (driver, "–"), (gpu, cpu))
+    return _table(head, [(name, *pair) for name, pair in zip(names[language], cells, strict=True)])
+
+
+def profiles(language: Language, _results: Path) -> str:
+    """One row a shipped profile, cards first, the smaller one before the larger."""
+    heads = {
+        "en": ("card", "command", "model", "context", "largest picture", "pictures a request", "requests at once"),
+        "zh": ("显卡", "命令", "模型", "上下文", "单张图片上限", "每次请求图片数", "并发请求数"),
+    }
+    shipped = sorted(load_profiles().items(), key=lambda each: each[1].gpu.memory_mib if each[1].gpu else 1 << 40)
+    return _table(heads[language], (_profile_row(name, profile, language) for name, profile in shipped))
+
+
+def _profile_row(name: str, profile: Profile, language: Language) -> tuple[str, ...]:
+    pixels = profile.limits.max_image_pixels
+    return (
+        profile.title if profile.gpu else {"en": "none (CPU)", "zh": "无（CPU）"}[language],
+        f"`make serve PROFILE={name}`",
+        f"`{profile.model}`",
+        f"{profile.engine_args.max_model_len:,}",
+        {"en": f"{pixels / 1e6:.2f} MP", "zh": f"{pixels / 1e4:.0f} 万像素"}[language],
+        str(profile.limits.max_images_per_request),
+        str(profile.engine_args.max_num_seqs),
+    )
+
+
+def models(language: Language, _results: Path) -> str:
+    """One row a shipped model: what to say after MODEL=, and what is then downloaded."""
+    heads = {"en": ("model", "source", "licence"), "zh": ("模型", "来源", "许可证")}
+    built_in = {"en": "comes with onecard", "zh": "随 onecard 附带"}[language]
+    rows = ((f"`{name}`", model.source.hub or built_in, model.source.licence) for name, model in load_models().items())
+    return _table(heads[language], rows)
+
+
+def demo(language: Language, results: Path) -> str:
+    """The demo model's accuracy for each kind of question and each language; what `results/demo.json` says."""
+    file = results / "demo.json"
+    if not file.is_file():
+        return {"en": "Not measured yet.", "zh": "尚未测量。"}[language]
+    result = DemoResult.model_validate_json(file.read_text(encoding="utf-8"))
+    heads = {"en": ("question", "in English", "in Chinese"), "zh": ("问题类型", "英文提问", "中文提问")}
+    rows = (
+        (KIND_NAMES.get(kind, {language: kind})[language], *(_score(scores.get(each)) for each in ("en", "zh")))
+        for kind, scores in result.kinds.items()
+    )
+    right, share = f"{result.right:,}", _percent(result.right, result.questions)
+    photographs, drawings = result.photographs, result.drawings_refused_wrongly
+    said = {
+        "en": f"{right} of {result.questions:,} held-out questions right ({share}), measured on {result.date} with vLLM "
+        f"{result.vllm} by `{result.command}`. Photographs recognised as such: {photographs.refused} of {photographs.of}; "
+        f"drawings taken for one: {drawings.count} of {drawings.of}.",
+        "zh": f"{result.questions:,} 道未见过的题目中答对 {right} 道（{share}），{result.date} 用 vLLM {result.vllm} 测得，"
+        f"命令为 `{result.command}`。{photographs.of} 张照片认出了 {photographs.refused} 张；"
+        f"{drawings.of} 张图形中，误当成照片的有 {drawings.count} 张。",
+    }
+    return f"{said[language]}\n\n{_table(heads[language], rows)}"
+
+
+class ServeResult(BaseModel):
+    """`results/serve-*.json`: one start of a server on a machine, and what it answered. `right` is None for noise."""
+
+    date: str
+    machine: str
+    vllm: str
+    model: str
+    command: str
+    ready_s: float
+    answers: list[dict[str, str | float]]
+    right: int | None
+
+
+def tested(language: Language, results: Path) -> str:
+    """What was run on which GPU: one row a file `results/serve-*.json`."""
+    heads = {
+        "en": ("machine", "vLLM", "what was run", "ready after", "answers"),
+        "zh": ("机器", "vLLM", "运行了什么", "就绪用时", "回答"),
+    }
+    noise = {"en": "answers (noise: random weights)", "zh": "有回答（随机权重，内容无意义）"}[language]
+    right = {"en": "{} of {} right", "zh": "{} 个对，共 {} 个"}[language]
+    runs = [
+        ServeResult.model_validate_json(file.read_text(encoding="utf-8"))
+        for file in sorted(results.glob("serve-*.json"))
+    ]
+    rows = (
+        (
+            f"{run.machine}, {run.date}",
+            run.vllm,
+            f"`{run.command}`",
+            f"{run.ready_s:.0f} s",
+            noise if run.right is None else right.format(run.right, len(run.answers)),
+        )
+        for run in runs
+    )
+    return _table(heads[language], rows)
+
+
+def _score(score: Score | None) -> str:
+    return "–" if score is None or not score.of else f"{_percent(score.right, score.of)} ({score.right}/{score.of})"
+
+
+def _percent(part: int, whole: int) -> str:
+    """Rounded down to a tenth: 97.99% must not read as 98."""
+    return f"{part * 1000 // whole / 10:.1f}%"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
+TABLES: dict[str, Callable[[Language, Path], str]] = {
+    "needs": needs,
+    "profiles": profiles,
+    "models": models,
+    "demo": demo,
+    "tested": tested,
+}
