@@ -18,6 +18,7 @@ from serving.demo.questions.conversations import KINDS, Conversation, photograph
 from serving.demo.vocabulary import Language
 
 SEED = 20_26
+_ATTEMPTS = 60  # until a question has the phrasing that is wanted; about one in seven is unseen
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,18 @@ class Example:
         return messages
 
 
-def heldout(count: int = 2000, seed: int = SEED) -> Iterator[Example]:
-    """`count` questions, every kind and both languages equally often."""
+def heldout(count: int = 2000, seed: int = SEED, *, unseen_phrasings: bool = False) -> Iterator[Example]:
+    """`count` questions, every kind and both languages equally often. Their phrasings are those of training; or, with
+    `unseen_phrasings`, ones that are kept out of it (kinds that have none are left out)."""
     cells = [(kind, language) for kind in KINDS for language in get_args(Language)]
     for index in range(count):
         kind, language = cells[index % len(cells)]
-        rng = random.Random(f"heldout {seed} {index}")
-        yield _example(rng, question(rng, kind, language, "eval"))
+        for attempt in range(_ATTEMPTS):
+            rng = random.Random(f"heldout {seed} {index} {attempt}")
+            asked = question(rng, kind, language, "eval")
+            if asked.turns[-1].unseen_phrasing == unseen_phrasings:
+                yield _example(rng, asked)
+                break
 
 
 def photographs(count: int = 100, seed: int = SEED) -> Iterator[Example]:

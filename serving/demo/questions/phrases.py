@@ -18,7 +18,7 @@ from serving.demo.vocabulary import Language
 
 _ALTERNATIVES = re.compile(r"\[([^\[\]]*)\]")
 _MACRO = re.compile(r"\?<in>|<in>|<pic>")
-_UNSEEN_SHARE = 0.04
+_UNSEEN_SHARE = 0.15
 
 _BEFORE: dict[Language, tuple[str, ...]] = {
     "en": ("Please tell me: ", "Hi! ", "Hello, ", "Look at the picture. ", "Quick question: ", "Please answer: "),
