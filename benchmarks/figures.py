@@ -125,7 +125,8 @@ def demo(language: Language, results: Path) -> str:
         "en": f"{right} of {result.questions:,} held-out questions right ({share}), measured on {result.date} with vLLM "
         f"{result.vllm} by `{result.command}`. Fonts, textures and seeds were unseen in training; of questions that were "
         f"also phrased as never there, {unseen} were right. "
-        f"Photographs recognised as such: {photographs.refused} of {photographs.of}; drawings taken for one: {drawings.count} of {drawings.of}.",
+        f"Photographs recognised as such: {photographs.refused} of {photographs.of}; "
+        f"drawings taken for one: {drawings.count} of {drawings.of}.",
         "zh": f"{result.questions:,} 道未见过的题目中答对 {right} 道（{share}），{result.date} 用 vLLM {result.vllm} 测得，"
         f"命令为 `{result.command}`。字体、纹理和随机种子都没有在训练中出现过；换成训练中没有的问法，答对 {unseen}。"
         f"{photographs.of} 张照片认出了 {photographs.refused} 张；"
