@@ -181,6 +181,7 @@ def test_demo_table_has_every_kind_and_rounds_down(tmp_path: Path) -> None:
         "accuracy": 0.9795,
         "kinds": dict.fromkeys(KINDS, score),
         "photographs": {"refused": 97, "of": 100},
+        "unseen_phrasings": {"right": 3, "of": 4},
         "drawings_refused_wrongly": {"count": 1, "of": 1900},
     }
     assert figures.demo("en", tmp_path) == "Not measured yet."
