@@ -94,6 +94,16 @@ def plan(
 
 
 @app.command()
+def pull(
+    model: Annotated[str, typer.Argument(help="A Hub id, or a name that `onecard profiles` lists.")],
+) -> None:
+    """Download a model ahead of time; goes on where it was interrupted, and prints the folder."""
+    from serving.hub import resolve_model
+
+    typer.echo(resolve_model(model).folder)
+
+
+@app.command()
 def profiles(as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False) -> None:
     """List the cards that are known, and the models that can be served."""
     from serving.describe import describe_profiles, profiles_json

@@ -72,9 +72,7 @@ def _snapshot(repo_id: str, revision: str, download: bool) -> Path:
         ) from error
     except LocalEntryNotFoundError as error:
         if not download:
-            raise HubError(
-                f"{repo_id} is not on this machine yet: `onecard serve --model {repo_id}` downloads it."
-            ) from error
+            raise HubError(f"{repo_id} is not on this machine yet: `onecard pull {repo_id}` downloads it.") from error
     try:
         return fetch(local_only=False)
     except GatedRepoError as error:

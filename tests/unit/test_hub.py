@@ -1,6 +1,6 @@
 """From a name to a folder, with a hub on this machine: downloads as a user starts them, and everything that can go wrong.
 
-Each download is a `onecard serve --dry-run` in a process of its own, which resolves the model and starts nothing.
+Each download is a `onecard pull` in a process of its own.
 """
 
 import os
@@ -51,11 +51,10 @@ def environment(home: Path, endpoint: str) -> dict[str, str]:
 
 
 def command(model: str) -> list[str]:
-    arguments = ["--profile", "cpu", "--gpu-memory-mib", "16000", "--model", model, "--dry-run"]
-    return [sys.executable, "-m", "serving", "serve", *arguments]
+    return [sys.executable, "-m", "serving", "pull", model]
 
 
-def serve(home: Path, endpoint: str, model: str = "someone/model") -> subprocess.CompletedProcess[str]:
+def pull(home: Path, endpoint: str, model: str = "someone/model") -> subprocess.CompletedProcess[str]:
     done = subprocess.run(command(model), env=environment(home, endpoint), capture_output=True, text=True, timeout=60)
     assert "Traceback" not in done.stderr
     return done
@@ -74,16 +73,15 @@ def files_in(home: Path) -> dict[str, bytes]:
 
 
 def test_a_model_is_downloaded_once_and_then_needs_no_hub(hub: Hub, tmp_path: Path) -> None:
-    first = serve(tmp_path, hub.url)
+    first = pull(tmp_path, hub.url)
     assert first.returncode == 0, first.stderr
-    assert "someone/model on CPU" in first.stdout
-    assert "vllm serve --" in first.stdout
+    assert first.stdout.strip() == str(tmp_path / "hub" / "models--someone--model" / "snapshots" / COMMIT)
     # Pickles and code are not even asked for: they could run.
     assert files_in(tmp_path) == WANTED
     assert not any(name in path for _, path, _ in hub.asked for name in UNWANTED)
 
     hub.asked.clear()
-    second = serve(tmp_path, hub.url)
+    second = pull(tmp_path, hub.url)
     assert (second.returncode, second.stdout) == (0, first.stdout)
     assert hub.asked == []
 
@@ -91,7 +89,7 @@ def test_a_model_is_downloaded_once_and_then_needs_no_hub(hub: Hub, tmp_path: Pa
 def test_a_download_that_is_cut_off_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
     hub.files["model.safetensors"] = weights = save({"weight": np.arange(6_000_000, dtype=np.float32)})
     hub.cuts = 2
-    assert serve(tmp_path, hub.url).returncode == 0
+    assert pull(tmp_path, hub.url).returncode == 0
     assert files_in(tmp_path)["model.safetensors"] == weights
     ranges = [given for method, path, given in hub.asked if method == "GET" and path == "/cdn/model.safetensors"]
     starts = [int(given.removeprefix("bytes=").partition("-")[0] or 0) for given in ranges]
@@ -112,26 +110,26 @@ def test_a_killed_download_is_taken_up_by_the_next_start(hub: Hub, tmp_path: Pat
         assert hub.weights_asked.wait(30)
         killed.kill()
     hub.weights_given.set()
-    assert serve(tmp_path, hub.url).returncode == 0
+    assert pull(tmp_path, hub.url).returncode == 0
     assert files_in(tmp_path) == WANTED
 
 
 def test_a_hub_that_hangs_up_in_the_middle_is_reported(hub: Hub, tmp_path: Path) -> None:
     hub.hangs_up = True
-    message = refusal(serve(tmp_path, hub.url))
+    message = refusal(pull(tmp_path, hub.url))
     assert "The model hub cannot be reached" in message
     assert "HF_ENDPOINT" in message
 
 
 def test_a_network_that_asks_for_a_login_is_reported(hub: Hub, tmp_path: Path) -> None:
     hub.portal = True
-    message = refusal(serve(tmp_path, hub.url))
+    message = refusal(pull(tmp_path, hub.url))
     assert "cannot be reached" in message
     assert "the proxy" in message
 
 
 def test_no_connection_names_the_ways_out(tmp_path: Path) -> None:
-    message = refusal(serve(tmp_path, f"http://127.0.0.1:{free_port()}"))
+    message = refusal(pull(tmp_path, f"http://127.0.0.1:{free_port()}"))
     assert "someone/model is not on this machine" in message
     assert "Connection refused" in message
     for way_out in ("the proxy", "HF_ENDPOINT to a mirror", "give its path to --model", "MODEL=demo"):
@@ -139,14 +137,14 @@ def test_no_connection_names_the_ways_out(tmp_path: Path) -> None:
 
 
 def test_a_model_that_the_hub_does_not_have(hub: Hub, tmp_path: Path) -> None:
-    message = refusal(serve(tmp_path, hub.url, "someone/modle"))
+    message = refusal(pull(tmp_path, hub.url, "someone/modle"))
     assert "no model 'someone/modle'" in message
     assert "no such folder here" in message
 
 
 def test_a_gated_model_says_how_to_get_in(hub: Hub, tmp_path: Path) -> None:
     hub.gated = True
-    message = refusal(serve(tmp_path, hub.url))
+    message = refusal(pull(tmp_path, hub.url))
     assert "someone/model is gated: accept its licence" in message
     assert "HF_TOKEN" in message
 
@@ -157,7 +155,7 @@ def test_a_revision_that_the_hub_does_not_have(hub: Hub, tmp_path: Path) -> None
         "title: mine\nsource: {hub: someone/model, revision: v9, publisher: someone, licence: MIT}\n"
         "served_model_name: [mine]\ndefault_max_tokens: 16\nlargest_max_tokens: 16\n"
     )
-    message = refusal(serve(tmp_path, hub.url, str(yaml)))
+    message = refusal(pull(tmp_path, hub.url, str(yaml)))
     assert "no revision 'v9'" in message
     assert "source.revision" in message
 
@@ -168,9 +166,8 @@ def test_a_model_of_ones_own_yaml_is_downloaded_at_its_commit(hub: Hub, tmp_path
         f'title: mine\nsource: {{hub: someone/model, revision: "{COMMIT}", publisher: someone, licence: MIT}}\n'
         "served_model_name: [my-model]\ndefault_max_tokens: 16\nlargest_max_tokens: 16\n"
     )
-    done = serve(tmp_path, hub.url, str(yaml))
+    done = pull(tmp_path, hub.url, str(yaml))
     assert done.returncode == 0, done.stderr
-    assert "--served-model-name my-model" in done.stdout
     assert files_in(tmp_path) == WANTED
 
 
@@ -185,7 +182,7 @@ def test_a_plan_downloads_nothing_and_says_what_would(tmp_path: Path) -> None:
         [sys.executable, "-m", "serving", "plan", "--profile", "rtx3060", "--model", "someone/model"],
         env=environment(tmp_path, "http://127.0.0.1:9"), capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert "onecard serve --model someone/model" in refusal(done)
+    assert "onecard pull someone/model" in refusal(done)
 
 
 def test_names_folders_and_the_built_in_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,4 +205,4 @@ def test_a_shipped_model_that_is_not_here_is_named_with_its_command(tmp_path: Pa
         [sys.executable, "-c", code], env=environment(tmp_path, "http://127.0.0.1:9"), capture_output=True, text=True
     )
     assert HubError.__name__ in done.stderr
-    assert "onecard serve --model cyankiwi/Qwen3-VL-2B-Instruct-AWQ-4bit" in done.stderr
+    assert "onecard pull cyankiwi/Qwen3-VL-2B-Instruct-AWQ-4bit" in done.stderr
