@@ -6,6 +6,8 @@ import time
 
 from clients.client import Client
 
+_MEASURABLE_S = 0.02
+
 
 def ask(images: list[str], question: str, url: str, max_tokens: int | None) -> None:
     """Streams the answer to stdout, then time to first token and speed to stderr. Raises OSError and openai.APIError."""
@@ -27,6 +29,9 @@ def ask(images: list[str], question: str, url: str, max_tokens: int | None) -> N
     if not first:
         sys.stderr.write("[the answer is empty]\n")
         return
-    decoding = time.monotonic() - first
-    speed = f", {(tokens - 1) / decoding:.0f} tokens/s" if tokens > 1 and decoding > 0 else ""
-    sys.stderr.write(f"[first token after {first - began:.2f} s{speed}]\n")
+    now = time.monotonic()
+    if tokens > 1 and now - first > _MEASURABLE_S:
+        speed = f"{(tokens - 1) / (now - first):.0f} tokens/s"
+    else:  # it came in one piece: what can be told is the speed of the whole
+        speed = f"{tokens / (now - began):.0f} tokens/s in all"
+    sys.stderr.write(f"[first token after {first - began:.2f} s, {speed}]\n")

@@ -1,7 +1,10 @@
 """What `onecard serve` says while it works: one line a step, a sign of life on long ones, a banner when ready."""
 
+import os
+import shutil
 import sys
 import time
+from pathlib import Path
 
 from serving.launch import Launch
 from serving.progress import Progress
@@ -53,10 +56,15 @@ class Console:
         self.say(
             f"\nReady after {seconds:.0f} s: {launch.url}/v1   model: {names[0]}"
             + (f" (also {', '.join(names[1:])})" if names[1:] else "")
-            + f"\n\n  onecard ask{port} photo.jpg 'What is in the picture?'"
+            + f"\n\n  {_command()} ask{port} photo.jpg 'What is in the picture?'"
             + f"\n  curl{key} -F image=@photo.jpg -F question='What is in the picture?' {launch.url}/ask"
             + f"\n  OpenAI(base_url='{launch.url}/v1', api_key='{'YOUR_KEY' if keyed else 'none'}')   # Python, openai SDK"
-            + f"\n\nLog: {launch.run_dir / 'server.log'}   Stop: Ctrl-C or `onecard stop{port}`"
+            + f"\n\nLog: {launch.run_dir / 'server.log'}   Stop: Ctrl-C or `{_command()} stop{port}`"
         )
         if not keyed:
             self.say("No API key is set, so only this machine can reach it (set ONECARD_API_KEY to open it to others).")
+
+
+def _command() -> str:
+    """What this user types for `onecard`: the word alone where it is on the PATH, else its path from here."""
+    return "onecard" if shutil.which("onecard") else os.path.relpath(Path(sys.executable).parent / "onecard")
