@@ -81,7 +81,8 @@ def make_plan(
 ) -> Plan:
     """Plans. `user_args` are vLLM's arguments that the user gave; they win over the profile's and are planned with.
 
-    Raises HardwareError when the profile is for a larger card than is present.
+    Raises UsageError for one of them that should be a number above 0 and is not. Whether this machine has what is
+    planned is `check_hardware`'s to say: a plan can be made anywhere.
     """
     own = {**profile.engine_args.model_dump(), "max_model_len": _context(profile, checkpoint), **(user_args or {})}
     own |= {name: count(name, own[name]) for name in _COUNTS.intersection(own)}
