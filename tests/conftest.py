@@ -25,6 +25,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def pytest_configure() -> None:
+    """A shell that starts the tests in the background has them ignore Ctrl-C, and every process of theirs inherits it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that end the shared server come last."""
     items.sort(key=lambda item: item.get_closest_marker("ends_server") is not None)
