@@ -15,6 +15,7 @@ from serving.hub import resolve_model
 from serving.plan import auto_profile
 from serving.prepare import open_socket
 from serving.profile import Profile, load_profile, load_profiles
+from serving.setup.choose import MIN_DRIVER
 from serving.state_dir import state_dir
 
 State = Literal["good", "note", "broken"]
@@ -73,14 +74,14 @@ def _gpu(name: str, profile: Profile, found: Hardware) -> list[Check]:
     if not found.gpus:
         if profile.device == "cpu":
             return [Check("gpu", "note", f"none ({found.nvml_problem}): the CPU serves the built-in demo model")]
-        mend = f"install the NVIDIA driver {hardware.MINIMUM_DRIVER} or newer; without a GPU: PROFILE=cpu"
+        mend = f"install the NVIDIA driver {MIN_DRIVER} or newer; without a GPU: PROFILE=cpu"
         return [Check("gpu", "broken", f"the profile {name} needs one, and {found.nvml_problem}", mend)]
     card = found.gpus[0]
     checks = [
         Check("gpu", "good", f"{card.name}, {card.total_mib:,} MiB, compute capability {card.compute_capability}")
     ]
     if hardware.driver_too_old(found.driver_version):
-        mend = f"vLLM is built for CUDA 13: update the driver to {hardware.MINIMUM_DRIVER} or newer"
+        mend = f"vLLM is built for CUDA 13: update the driver to {MIN_DRIVER} or newer"
         checks.append(Check("driver", "broken", str(found.driver_version), mend))
     else:
         checks.append(Check("driver", "good", str(found.driver_version)))

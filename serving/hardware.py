@@ -6,8 +6,7 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# CUDA 13 builds, which vLLM 0.32 and 0.33 are, need this driver branch or a newer one.
-MINIMUM_DRIVER = 580
+from serving.setup.choose import MIN_DRIVER, driver_branch
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def in_wsl() -> bool:
 
 def driver_too_old(version: str | None) -> bool:
     """Whether a driver version such as "550.90.07" is older than what vLLM's CUDA 13 builds need."""
-    return version is not None and int(version.split(".")[0]) < MINIMUM_DRIVER
+    return version is not None and driver_branch(version) < MIN_DRIVER
 
 
 @contextlib.contextmanager

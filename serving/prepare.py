@@ -24,6 +24,7 @@ from serving.hub import ResolvedModel, resolve_model
 from serving.launch import Launch
 from serving.plan import Plan, auto_profile, check_hardware, make_plan
 from serving.profile import Profile, load_profile, load_profiles
+from serving.setup.choose import MIN_DRIVER
 from serving.state_dir import make_run_dir
 
 
@@ -77,7 +78,7 @@ def make_launch(
     check_hardware(plan.profile, prepared.profile, prepared.hardware, plan)
     if prepared.profile.device == "cuda" and hardware.driver_too_old(prepared.hardware.driver_version):
         raise HardwareError(
-            f"The NVIDIA driver is {prepared.hardware.driver_version}, and vLLM needs {hardware.MINIMUM_DRIVER} or newer "
+            f"The NVIDIA driver is {prepared.hardware.driver_version}, and vLLM needs {MIN_DRIVER} or newer "
             "(it is built for CUDA 13). Update the driver, or take PROFILE=cpu."
         )
     dummy = from_argv(prepared.user_argv).get("load_format") == "dummy"

@@ -5,8 +5,6 @@ from typing import Any
 
 from serving.launch import Launch
 
-STATES = ("starting", "warming", "ready", "draining", "restarting", "stopped")
-
 
 def status_body(
     launch: Launch,

@@ -11,9 +11,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.guard.keys import Keys
-from serving.guard.respond import refuse
+from serving.guard.respond import alive, not_ready, readiness
 from serving.guard.routes import Routes
-from serving.status import not_ready_message, retry_after
 
 
 class WaitingRoom:
@@ -27,10 +26,9 @@ class WaitingRoom:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path")
         if scope["type"] == "http" and path == "/health":
-            await JSONResponse({"status": "alive"})(scope, receive, send)
+            await alive()(scope, receive, send)
         elif scope["type"] == "http" and path == "/ready":
-            body = {"ready": False, "state": self._status()["state"]}
-            await JSONResponse(body, 503)(scope, receive, send)
+            await readiness(self._status()["state"], ready=False)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -39,10 +37,8 @@ class WaitingRoom:
         if scope["path"] == "/onecard/status":
             await JSONResponse(status)(scope, receive, send)
             return
-        left = status["seconds_left"]
-        message = not_ready_message(status["state"], self._doing(), left)
-        headers = {"Retry-After": str(retry_after(left)), "Connection": "close"}
-        await refuse(503, message, "server_error", code="not_ready", headers=headers)(scope, receive, send)
+        answer = not_ready(status["state"], self._doing(), status["seconds_left"], close=True)
+        await answer(scope, receive, send)
 
 
 class _QuietServer(uvicorn.Server):

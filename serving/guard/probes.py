@@ -3,11 +3,11 @@
 import asyncio
 import logging
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import control
 from serving.guard import in_process
+from serving.guard.respond import alive, readiness
 from serving.guard.state import ServerState
 from serving.warmup import warm_up
 
@@ -27,11 +27,9 @@ class Probes:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, self._after_startup(scope, send))
         elif scope["type"] == "http" and scope["path"] == "/health":
-            await JSONResponse({"status": "alive"})(scope, receive, send)
+            await alive()(scope, receive, send)
         elif scope["type"] == "http" and scope["path"] == "/ready":
-            ready = self._state.state == "ready"
-            body = {"ready": ready, "state": self._state.state}
-            await JSONResponse(body, 200 if ready else 503)(scope, receive, send)
+            await readiness(self._state.state, ready=self._state.state == "ready")(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 

@@ -12,7 +12,7 @@ _QUEUE = {"vllm:num_requests_running": "running", "vllm:num_requests_waiting": "
 
 
 class ServerState:
-    """`state` is one of status.STATES; the supervisor is told of every change (control.py)."""
+    """`state` is "warming" until it is "ready"; the supervisor is told of the change (control.py)."""
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch

@@ -3,10 +3,9 @@
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.guard.respond import refuse
+from serving.guard.respond import not_ready
 from serving.guard.state import ServerState
 from serving.progress import TITLES
-from serving.status import not_ready_message, retry_after
 
 
 class Status:
@@ -18,9 +17,7 @@ class Status:
         if scope["type"] == "http" and scope["path"] == "/onecard/status":
             await JSONResponse(self._state.status())(scope, receive, send)
         elif scope["type"] == "http" and self._state.state != "ready" and scope["path"] != "/metrics":
-            left = self._state.seconds_left()
-            message = not_ready_message(self._state.state, TITLES["warmup"], left)
-            headers = {"Retry-After": str(retry_after(left))}
-            await refuse(503, message, "server_error", code="not_ready", headers=headers)(scope, receive, send)
+            answer = not_ready(self._state.state, TITLES["warmup"], self._state.seconds_left())
+            await answer(scope, receive, send)
         else:
             await self.app(scope, receive, send)

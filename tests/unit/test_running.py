@@ -101,11 +101,12 @@ def test_another_program_on_the_port_is_not_taken_for_onecard(answer: Response) 
 
 
 @contextlib.contextmanager
-def process(folder: Path, *words: str, code: str = "import time; time.sleep(60)") -> Iterator[subprocess.Popen[bytes]]:
+def process(folder: Path, *words: str, setup: str = "") -> Iterator[subprocess.Popen[bytes]]:
     """A real process whose command line is that of a script in `folder` with those words; its number is written down
     as that of the server on port 8000, as the supervisor does."""
     script = folder / words[0]
-    script.write_text(f"print(1, flush=True)\n{code}\n")
+    # It says that it runs only when its signal handlers are in place.
+    script.write_text(f"import signal, sys, time\n{setup}\nprint(1, flush=True)\ntime.sleep(60)\n")
     with subprocess.Popen([sys.executable, str(script), *words[1:]], stdout=subprocess.PIPE) as started:
         assert started.stdout is not None
         started.stdout.readline()
@@ -117,8 +118,8 @@ def process(folder: Path, *words: str, code: str = "import time; time.sleep(60)"
 
 
 def test_stop_ends_the_server_and_waits_for_it(folder: Path) -> None:
-    slow = "import signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), sys.exit()))\ntime.sleep(60)"
-    with process(folder, "onecard", "serve", code=slow) as server:
+    slow = "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), sys.exit()))"
+    with process(folder, "onecard", "serve", setup=slow) as server:
         assert stop_server(8000) >= 0.2
         assert server.poll() is not None
 
