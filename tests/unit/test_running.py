@@ -126,12 +126,12 @@ def test_stop_ends_the_server_and_waits_for_it(folder: Path) -> None:
 
 def test_stop_says_how_to_end_what_does_not_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "STOP_GRACE_S", -13.7)  # a wait of 0.3 s
-    deaf = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint(2, flush=True)\ntime.sleep(60)"
-    with process(folder, "onecard", "serve", code=deaf) as server:
-        assert server.stdout is not None
-        server.stdout.readline()
-        with pytest.raises(OnecardError, match=f"kill -9 {server.pid}"):
-            stop_server(8000)
+    deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    with (
+        process(folder, "onecard", "serve", setup=deaf) as server,
+        pytest.raises(OnecardError, match=f"kill -9 {server.pid}"),
+    ):
+        stop_server(8000)
 
 
 @pytest.mark.parametrize("words", [("other.py",), ("other.py", "serve"), ("onecard", "ask", "x.png", "?")])
