@@ -18,6 +18,7 @@ from serving.errors import (
     PortInUseError,
     UsageError,
 )
+from serving.files import Folder
 from serving.guard.keys import read_keys
 from serving.hardware import Hardware
 from serving.hub import ResolvedModel, resolve_model
@@ -54,7 +55,7 @@ def prepare(
         profile_name = auto_profile(load_profiles(), found)
     name, profile = load_profile(profile_name)
     resolved = resolve_model(model_name or profile.model, download=download)
-    checkpoint = read_checkpoint(resolved.folder)
+    checkpoint = read_checkpoint(Folder(resolved.folder))
     plan = make_plan(
         profile_name=name,
         profile=profile,

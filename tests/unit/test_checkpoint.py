@@ -13,7 +13,9 @@ from safetensors.numpy import save
 
 from serving.checkpoint import Checkpoint, read_checkpoint
 from serving.errors import CheckpointError
+from serving.files import Folder
 from serving.hub import resolve_model
+from serving.tensors import Tensor, read_header
 
 DEMO = resolve_model("demo").folder
 CONFIG: dict[str, Any] = {"architectures": ["Qwen3VLForConditionalGeneration"], "vision_config": {}, "text_config": {}}
@@ -43,7 +45,7 @@ def with_header(header: Any, data: bytes = b"") -> bytes:
 
 def refusal(folder: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
-        read_checkpoint(folder)
+        read_checkpoint(Folder(folder))
     assert caught.value.exit_code == 5
     assert str(folder) in str(caught.value)
     return str(caught.value)
@@ -52,19 +54,38 @@ def refusal(folder: Path) -> str:
 def outcome(folder: Path) -> Checkpoint | CheckpointError:
     """What reading it comes to; any other exception is a failure."""
     try:
-        return read_checkpoint(folder)
+        return read_checkpoint(Folder(folder))
     except CheckpointError as error:
         return error
 
 
 def test_the_size_is_that_of_the_tensors_and_the_vision_encoder_is_known_apart(folder: Path) -> None:
-    found = read_checkpoint(folder)
+    found = read_checkpoint(Folder(folder))
     assert (found.weight_bytes, found.vision_weight_bytes) == (8 * 4 * 2 + 2 * 3 * 4, 2 * 3 * 4)
     assert (found.architecture, found.min_pixels, found.max_pixels) == (CONFIG["architectures"][0], 4096, 65536)
 
 
+def test_each_tensor_is_known_by_its_type_shape_and_bytes(folder: Path) -> None:
+    assert read_header(Folder(folder), "model.safetensors") == {
+        "lm_head.weight": Tensor("F16", (8, 4), 64),
+        "visual.patch.weight": Tensor("F32", (2, 3), 24),
+    }
+
+
+def test_a_header_longer_than_the_first_read_is_read_to_its_end(tmp_path: Path) -> None:
+    entries = {f"{'x' * 100}{n}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for n in range(5_000)}
+    checkpoint_in(tmp_path, with_header(entries))
+    assert (tmp_path / "model.safetensors").stat().st_size > 2 * 256 * 1024
+    assert len(read_header(Folder(tmp_path), "model.safetensors")) == 5_000
+
+
+def test_a_type_newer_than_this_project_counts_by_its_bytes(tmp_path: Path) -> None:
+    checkpoint_in(tmp_path, with_header({"a": {"dtype": "F3", "shape": [8], "data_offsets": [0, 3]}}, b"123"))
+    assert read_checkpoint(Folder(tmp_path)).weight_bytes == 3
+
+
 def test_the_built_in_model_is_within_what_it_promises() -> None:
-    found = read_checkpoint(DEMO)
+    found = read_checkpoint(Folder(DEMO))
     assert found.architecture == "Qwen3VLForConditionalGeneration"
     assert found.weight_bytes is not None
     assert 0 < found.vision_weight_bytes < found.weight_bytes < 20_000_000
@@ -78,7 +99,7 @@ def test_shards_are_added_up_and_a_missing_one_is_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(save({tensor: np.zeros(100, np.float32)}))
     index = {"metadata": {}, "weight_map": dict(zip("ab", names, strict=True))}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    assert read_checkpoint(tmp_path).weight_bytes == 800
+    assert read_checkpoint(Folder(tmp_path)).weight_bytes == 800
     (tmp_path / names[1]).unlink()
     assert f"{names[1]} is missing" in refusal(tmp_path)
 
@@ -90,7 +111,7 @@ def test_a_broken_index_is_refused(folder: Path, weight_map: Any) -> None:
 
 
 def test_a_folder_without_weights_is_known_as_such(tmp_path: Path) -> None:
-    assert read_checkpoint(checkpoint_in(tmp_path, None)).weight_bytes is None
+    assert read_checkpoint(Folder(checkpoint_in(tmp_path, None))).weight_bytes is None
 
 
 def test_what_is_no_folder_is_refused_with_what_model_takes(tmp_path: Path) -> None:
@@ -138,7 +159,7 @@ def test_a_processor_without_pixel_bounds_is_refused(folder: Path, size: Any) ->
 )
 def test_an_odd_architecture_is_no_reason_to_crash(folder: Path, config: Any) -> None:
     (folder / "config.json").write_text(json.dumps(config))
-    assert isinstance(read_checkpoint(folder), Checkpoint)
+    assert isinstance(read_checkpoint(Folder(folder)), Checkpoint)
 
 
 def test_a_text_config_that_is_no_object_is_refused(folder: Path) -> None:
@@ -203,6 +224,11 @@ def test_a_header_of_any_json_is_refused_or_means_what_it_says(
         with_header({"a": {"data_offsets": [-4, 4]}}, b"1234"),
         with_header({"a": {"data_offsets": [0.0, 4.0]}}, b"1234"),
         with_header({"a": {"data_offsets": [0, 4, 4]}}, b"1234"),
+        with_header({"a": {"data_offsets": [0, 4]}}, b"1234"),
+        with_header({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"1234"),
+        with_header({"a": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}}, b"1234"),
+        with_header({"a": {"dtype": "F32", "shape": ["1"], "data_offsets": [0, 4]}}, b"1234"),
+        with_header({"a": {"dtype": 32, "shape": [1], "data_offsets": [0, 4]}}, b"1234"),
     ],
 )
 def test_headers_that_lie_are_refused(tmp_path: Path, weights: bytes) -> None:

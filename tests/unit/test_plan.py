@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from serving import memory
 from serving.checkpoint import Checkpoint, read_checkpoint
 from serving.describe import describe_plan
 from serving.errors import CheckpointError, HardwareError, UsageError
+from serving.files import Folder
 from serving.hardware import Gpu, Hardware, driver_too_old
 from serving.hub import resolve_model
 from serving.memory import MIB
@@ -24,7 +24,6 @@ CARDS = [name for name, profile in PROFILES.items() if profile.device == "cuda"]
 NO_GPU = Hardware(gpus=(), driver_version=None, nvml_problem="no driver", ram_mib=24_000, cpu_count=2, wsl=False)
 # Of the published config.json and preprocessor_config.json of Qwen/Qwen3-VL-2B-Instruct.
 QWEN = Checkpoint(
-    folder=Path("/models/qwen"),
     architecture="Qwen3VLForConditionalGeneration",
     config={
         "text_config": {
@@ -67,7 +66,7 @@ def test_the_sizes_of_qwen3_vl_2b() -> None:
 
 
 def test_the_size_without_weights_is_that_of_the_weights_when_they_come() -> None:
-    demo = read_checkpoint(resolve_model("demo").folder)
+    demo = read_checkpoint(Folder(resolve_model("demo").folder))
     assert demo.weight_bytes is not None
     assert memory.weight_bytes(replace(demo, weight_bytes=None)) == demo.weight_bytes
 
