@@ -62,7 +62,9 @@ def read_checkpoint(files: Files) -> Checkpoint:
         raise CheckpointError(
             f"{files.where}/preprocessor_config.json has no usable `size` (pixels as shortest_edge and longest_edge)."
         )
-    tensors = _tensors(files)
+    tensors: dict[str, Tensor] = {}
+    for name in weight_files(files):
+        tensors |= read_header(files, name)
     return Checkpoint(
         architecture=str(architectures[0]),
         config=config,
@@ -73,22 +75,23 @@ def read_checkpoint(files: Files) -> Checkpoint:
     )
 
 
-def _tensors(files: Files) -> dict[str, Tensor]:
-    """Each tensor by its name; empty when there is no safetensors file at all."""
+def weight_files(files: Files) -> list[str]:
+    """The safetensors files that make up the model; none where there are no weights.
+
+    Raises CheckpointError when the index is broken, or names a file that is missing.
+    """
     names = files.names()
-    if _INDEX in names:
-        weight_map = _read_json(files, _INDEX, files.remedy).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-            raise CheckpointError(f"{files.where}/{_INDEX} is broken: it has no usable `weight_map`. {files.remedy}")
-        shards = sorted(set(weight_map.values()))
-        if missing := [name for name in shards if name not in names]:
-            raise CheckpointError(
-                f"{files.where} is incomplete: {', '.join(missing)} is missing. Download the model again; what is there "
-                "is kept."
-            )
-    else:
-        shards = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
-    return {name: tensor for shard in shards for name, tensor in read_header(files, shard).items()}
+    if _INDEX not in names:
+        return sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
+    weight_map = _read_json(files, _INDEX, files.remedy).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{files.where}/{_INDEX} is broken: it has no usable `weight_map`. {files.remedy}")
+    shards = sorted(set(weight_map.values()))
+    if missing := [name for name in shards if name not in names]:
+        raise CheckpointError(
+            f"{files.where} is incomplete: {', '.join(missing)} is missing. Download the model again; what is there is kept."
+        )
+    return shards
 
 
 def _read_json(files: Files, name: str, hint: str) -> dict[str, Any]:

@@ -59,9 +59,7 @@ def serve(
     from serving.engine_args import to_argv
     from serving.prepare import make_launch, open_socket, prepare
 
-    prepared = prepare(
-        profile, model, gpu_memory_mib=gpu_memory_mib, user_argv=tuple(vllm_arguments or ()), download=not dry_run
-    )
+    prepared = prepare(profile, model, gpu_memory_mib=gpu_memory_mib, user_argv=tuple(vllm_arguments or ()))
     typer.echo(describe_plan(prepared.plan), err=not dry_run)
     if dry_run:
         typer.echo("vllm serve " + " ".join(to_argv(prepared.plan.engine_args)))
@@ -85,9 +83,7 @@ def plan(
     from serving.describe import describe_plan
     from serving.prepare import prepare
 
-    prepared = prepare(
-        profile, model, gpu_memory_mib=gpu_memory_mib, user_argv=tuple(vllm_arguments or ()), download=False
-    )
+    prepared = prepare(profile, model, gpu_memory_mib=gpu_memory_mib, user_argv=tuple(vllm_arguments or ()))
     typer.echo(prepared.plan.model_dump_json(indent=2) if as_json else describe_plan(prepared.plan))
     if not prepared.plan.fits:
         raise typer.Exit(3)
@@ -97,10 +93,10 @@ def plan(
 def pull(
     model: Annotated[str, typer.Argument(help="A Hub id, or a name that `onecard profiles` lists.")],
 ) -> None:
-    """Download a model ahead of time; goes on where it was interrupted, and prints the folder."""
+    """Download a model ahead of time, every file checked; goes on where it was interrupted. Prints the folder."""
     from serving.hub import resolve_model
 
-    typer.echo(resolve_model(model).folder)
+    typer.echo(resolve_model(model).download())
 
 
 @app.command()

@@ -111,9 +111,11 @@ def _vllm(profile: Profile) -> Check:
 
 def _model(profile: Profile) -> Check:
     try:
-        folder = resolve_model(profile.model, download=False).folder
+        folder = resolve_model(profile.model).folder
     except OnecardError as error:
-        return Check("model", "note", f"{profile.model} is not here yet", str(error))
+        return Check("model", "broken", profile.model, str(error))
+    if folder is None:
+        return Check("model", "note", f"{profile.model} is not here yet", f"onecard pull {profile.model} downloads it")
     return Check("model", "good", f"{profile.model} in {folder}")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving import hardware
-from serving.checkpoint import Checkpoint, read_checkpoint
+from serving.checkpoint import Checkpoint
 from serving.engine_args import from_argv
 from serving.errors import (
     CheckpointError,
@@ -18,7 +18,6 @@ from serving.errors import (
     PortInUseError,
     UsageError,
 )
-from serving.files import Folder
 from serving.guard.keys import read_keys
 from serving.hardware import Hardware
 from serving.hub import ResolvedModel, resolve_model
@@ -47,15 +46,14 @@ def prepare(
     *,
     gpu_memory_mib: int | None = None,
     user_argv: tuple[str, ...] = (),
-    download: bool = True,
 ) -> Prepared:
-    """Profile, model, checkpoint and hardware, and the plan made of them. Starts nothing."""
+    """Profile, model, checkpoint and hardware, and the plan made of them. Starts nothing and downloads no weights."""
     found = hardware.detect()
     if profile_name == "auto":
         profile_name = auto_profile(load_profiles(), found)
     name, profile = load_profile(profile_name)
-    resolved = resolve_model(model_name or profile.model, download=download)
-    checkpoint = read_checkpoint(Folder(resolved.folder))
+    resolved = resolve_model(model_name or profile.model)
+    checkpoint = resolved.checkpoint()
     plan = make_plan(
         profile_name=name,
         profile=profile,
@@ -72,7 +70,8 @@ def prepare(
 def make_launch(
     prepared: Prepared, *, host: str, port: int, allow_image_urls: bool, api_keys_file: Path | None
 ) -> Launch:
-    """Checks everything that can be known to fail before anything is loaded, and describes the start."""
+    """Checks everything that can be known to fail before anything is loaded, downloads the model where it is not here,
+    and describes the start."""
     plan = prepared.plan
     if not plan.fits:
         raise DoesNotFitError(f"{plan.model} does not fit with the profile `{plan.profile}`: {plan.reason}.")
@@ -85,15 +84,15 @@ def make_launch(
     dummy = from_argv(prepared.user_argv).get("load_format") == "dummy"
     if prepared.checkpoint.weight_bytes is None and not dummy:
         raise CheckpointError(
-            f"{prepared.resolved.folder} holds no weights (no *.safetensors). Download the model whole; or, to measure "
-            "speed and memory with random weights, add `-- --load-format dummy`."
+            f"{prepared.resolved.folder or plan.model} holds no weights (no *.safetensors). Download the model whole; or, to "
+            "measure speed and memory with random weights, add `-- --load-format dummy`."
         )
     _check_exposure(host, api_keys_file)
     if importlib.util.find_spec("vllm") is None:
         raise NotInstalledError("vLLM is not installed in this environment. `make setup` installs the right one.")
     return Launch(
         plan=plan,
-        model_folder=prepared.resolved.folder,
+        model_folder=prepared.resolved.download(),
         default_max_tokens=prepared.resolved.model.default_max_tokens,
         host=host,
         port=port,

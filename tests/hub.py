@@ -1,7 +1,11 @@
-"""A model hub on this machine: the routes of the Hugging Face Hub that a download uses, with what can go wrong on the way."""
+"""A model hub on this machine: the routes of Hugging Face and of ModelScope that are used, with what can go wrong there.
+
+Large files are redirected to another host, as both hubs do; ranges are answered with 206.
+"""
 
 import hashlib
 import json
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -9,31 +13,52 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TOKEN = "hf_the-token-of-the-test"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request; `range` and `token` are empty where it has none."""
+
+    method: str
+    path: str
+    range: str
+    token: str
+    host: str
 
 
 @dataclass
 class Hub:
-    """One model, `someone/model`. Set a fault at any time; `asked` has each request as (method, path, Range)."""
+    """One model, `someone/model`. Set a fault at any time; `asked` has every request."""
 
     files: dict[str, bytes]
+    huggingface: bool = True  # whether each of the two has the model
+    modelscope: bool = False
     gated: bool = False
     portal: bool = False  # a page of HTML instead of every answer, as a hotel's network gives
     hangs_up: bool = False  # the connection is closed without an answer
+    has_ranges: bool = True  # otherwise a range is answered with 200 and the whole file
     cuts: int = 0  # how many downloads of the weights end in their middle
-    weights_asked: threading.Event = field(default_factory=threading.Event)
-    weights_given: threading.Event = field(default_factory=threading.Event)  # set unless a test holds the weights back
-    asked: list[tuple[str, str, str]] = field(default_factory=list)
+    stalls: bool = False  # the weights stop in their middle until `weights_given`
+    busy: int = 0  # how many requests for the weights are answered with 503
+    given: dict[str, bytes] = field(default_factory=dict)  # contents other than those listed
+    listed_sizes: dict[str, int] = field(default_factory=dict)  # sizes other than the true ones
+    weights_given: threading.Event = field(default_factory=threading.Event)
+    asked: list[Asked] = field(default_factory=list)
     url: str = ""
+
+    def ranges_of(self, name: str) -> list[str]:
+        """The ranges of the downloads of that file, in order."""
+        return [each.range for each in self.asked if each.method == "GET" and each.path == f"/cdn/{name}"]
 
 
 @contextmanager
 def hub_of(files: dict[str, bytes]) -> Iterator[Hub]:
     """Serves them on a free port of loopback."""
     hub = Hub(files)
-    hub.weights_given.set()
 
     class Handler(_Handler):
         served = hub
@@ -71,60 +96,116 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing on stderr."""
 
     def _answer(self) -> None:
-        hub, path = self.served, urlsplit(self.path).path
-        hub.asked.append((self.command, path, self.headers.get("Range", "")))
+        hub, url = self.served, urlsplit(self.path)
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        head = (self.headers.get(name, "") for name in ("Range", "Authorization", "Host"))
+        hub.asked.append(Asked(self.command, url.path, *head))
         if hub.hangs_up:
             self.close_connection = True
         elif hub.portal:
             self._send(200, b"<html>Please log in</html>", {"Content-Type": "text/html"})
-        elif path == "/api/models/someone/model/revision/main":
-            siblings = [{"rfilename": name} for name in hub.files]
-            self._json({"id": "someone/model", "sha": COMMIT, "siblings": siblings})
-        elif path == f"/api/models/someone/model/tree/{COMMIT}":
-            self._json([self._entry(name, content) for name, content in hub.files.items()])
-        elif path.startswith("/api/models/someone/model/"):
-            self._refuse(404, "RevisionNotFound")
-        elif path.startswith(place := f"/someone/model/resolve/{COMMIT}/") and path[len(place) :] in hub.files:
-            self._resolve(path[len(place) :])
-        elif path.startswith("/cdn/") and path[5:] in hub.files:
-            self._content(path[5:])
+        elif url.path.startswith("/cdn/") and url.path[5:] in hub.files:
+            self._from_cdn(url.path[5:])
+        elif hub.modelscope and url.path.startswith(place := "/api/v1/models/someone/model/"):
+            self._modelscope(url.path.removeprefix(place), query)
+        elif hub.huggingface and "someone/model" in url.path and not url.path.startswith("/api/v1/"):
+            self._huggingface(url.path, query)
         else:
             self._refuse(404, "RepoNotFound")
 
-    def _resolve(self, name: str) -> None:
-        """Small files are answered at once; the weights, as large files are, by a redirect to where they lie."""
-        content = self.served.files[name]
-        facts = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(content, usedforsecurity=False).hexdigest()}"'}
-        if self.served.gated:
-            self._refuse(401, "GatedRepo")
-        elif name.endswith(".safetensors"):
-            linked = {"X-Linked-Size": str(len(content)), "X-Linked-ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
-            elsewhere = self.served.url.replace("127.0.0.1", "localhost")
-            self._send(302, b"", facts | linked | {"Location": f"{elsewhere}/cdn/{name}"})
+    def _huggingface(self, path: str, query: dict[str, str]) -> None:
+        hub = self.served
+        resolved = re.fullmatch(f"/someone/model/resolve/(?:main|{COMMIT})/(.+)", path)
+        if path in (f"/api/models/someone/model/revision/{name}" for name in ("main", COMMIT)):
+            siblings = [self._sibling(name) if "blobs" in query else {"rfilename": name} for name in hub.files]
+            self._json({"id": "someone/model", "sha": COMMIT, "siblings": siblings})
+        elif path == f"/api/models/someone/model/tree/{COMMIT}":
+            self._json([self._entry(name) for name in hub.files])
+        elif path.startswith("/api/models/someone/model/"):
+            self._refuse(404, "RevisionNotFound")
+        elif resolved and resolved[1] in hub.files:
+            name = resolved[1]
+            linked = {"X-Linked-Size": str(self._size(name)), "X-Linked-ETag": f'"{_sha256(hub.files[name])}"'}
+            facts = {"X-Repo-Commit": COMMIT, "ETag": f'"{_git_sha1(hub.files[name])}"'}
+            if hub.gated:
+                self._refuse(401, "GatedRepo")
+            else:
+                self._give(name, facts | linked if _is_large(name) else facts)
         else:
-            self._send(200, content, facts)
+            self._refuse(404, "EntryNotFound")
 
-    def _content(self, name: str) -> None:
-        hub, content = self.served, self.served.files[name]
-        hub.weights_asked.set()
-        hub.weights_given.wait()
-        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
-        rest = content[start:]
-        status, headers = 200, {"Accept-Ranges": "bytes"}
-        if start:
-            status, headers["Content-Range"] = 206, f"bytes {start}-{len(content) - 1}/{len(content)}"
-        if hub.cuts:
+    def _modelscope(self, route: str, query: dict[str, str]) -> None:
+        hub = self.served
+        if route == "repo/files":
+            known = query["Revision"] == "master"
+            self._json({"Code": 200, "Success": True, "Data": {"Files": self._modelscope_files() if known else None}})
+        elif route == "repo" and query["Revision"] == COMMIT and query["FilePath"] in hub.files:
+            self._give(query["FilePath"], {})
+        else:
+            self._refuse(404, "")
+
+    def _modelscope_files(self) -> list[dict[str, object]]:
+        folder: dict[str, object] = {"Path": "figures", "Type": "tree", "Size": 0, "Sha256": "", "Revision": ""}
+        return [folder] + [
+            {
+                "Path": name, "Type": "blob", "Size": self._size(name), "Sha256": _sha256(content), "Revision": COMMIT,
+                "IsLFS": _is_large(name),
+            }
+            for name, content in self.served.files.items()
+        ]  # fmt: skip
+
+    def _give(self, name: str, facts: dict[str, str]) -> None:
+        """Small files are answered at once; the weights, as large files are, by a redirect to where they lie."""
+        if _is_large(name):
+            elsewhere = self.served.url.replace("127.0.0.1", "localhost")
+            self._send(302, b"", facts | {"Location": f"{elsewhere}/cdn/{name}"})
+        else:
+            self._content(name, facts)
+
+    def _from_cdn(self, name: str) -> None:
+        hub = self.served
+        if hub.busy:
+            hub.busy -= 1
+            self._send(503, b"", {})
+        else:
+            self._content(name, {"Accept-Ranges": "bytes"})
+
+    def _content(self, name: str, headers: dict[str, str]) -> None:
+        hub = self.served
+        content = hub.given.get(name, hub.files[name])
+        status, asked = 200, re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        body = content
+        if asked and hub.has_ranges:
+            start, end = int(asked[1]), int(asked[2] or len(content) - 1)
+            body = content[start : end + 1]
+            total = hub.listed_sizes.get(name, len(content))
+            status, headers = 206, headers | {"Content-Range": f"bytes {start}-{start + len(body) - 1}/{total}"}
+        if hub.cuts and _is_large(name):
             hub.cuts -= 1
             self.close_connection = True
-            self._send(status, rest[: len(rest) // 2], headers | {"Content-Length": str(len(rest))})
+            self._send(status, body[: len(body) // 2], headers | {"Content-Length": str(len(body))})
+        elif hub.stalls and _is_large(name):
+            self._send(status, body[: len(body) // 2], headers | {"Content-Length": str(len(body))})
+            hub.weights_given.wait()
+            self.wfile.write(body[len(body) // 2 :])
         else:
-            self._send(status, rest, headers)
+            self._send(status, body, headers)
 
-    def _entry(self, name: str, content: bytes) -> dict[str, object]:
-        entry: dict[str, object] = {"type": "file", "path": name, "size": len(content)}
-        entry["oid"] = hashlib.sha1(content, usedforsecurity=False).hexdigest()
-        if name.endswith(".safetensors"):
-            entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+    def _size(self, name: str) -> int:
+        return self.served.listed_sizes.get(name, len(self.served.files[name]))
+
+    def _sibling(self, name: str) -> dict[str, object]:
+        sibling: dict[str, object] = {"rfilename": name, "size": self._size(name)}
+        sibling["blobId"] = _git_sha1(self.served.files[name])
+        if _is_large(name):
+            sibling["lfs"] = {"sha256": _sha256(self.served.files[name]), "size": self._size(name), "pointerSize": 130}
+        return sibling
+
+    def _entry(self, name: str) -> dict[str, object]:
+        content = self.served.files[name]
+        entry: dict[str, object] = {"type": "file", "path": name, "size": len(content), "oid": _git_sha1(content)}
+        if _is_large(name):
+            entry["lfs"] = {"oid": _sha256(content), "size": len(content), "pointerSize": 130}
         return entry
 
     def _json(self, value: object) -> None:
@@ -140,3 +221,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(body)
+
+
+def _is_large(name: str) -> bool:
+    return name.endswith(".safetensors")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _git_sha1(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -91,7 +91,7 @@ def test_hub_not_reachable(tmp_path: Path) -> None:
         endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
         error = refused(
             6, "serve", "-p", "cpu", "--model", "someone/model",
-            says="hub cannot be reached", HF_ENDPOINT=endpoint, HF_HOME=str(tmp_path),
+            says="cannot be reached", HF_ENDPOINT=endpoint, MODELSCOPE_ENDPOINT=endpoint, HF_HOME=str(tmp_path),
         )  # fmt: skip
     assert "HF_ENDPOINT" in error
 

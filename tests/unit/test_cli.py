@@ -88,7 +88,7 @@ def test_a_plan_takes_vllms_arguments_after_the_dashes(environment: dict[str, st
 
 def test_a_plan_needs_neither_torch_nor_vllm() -> None:
     code = (
-        "import sys; from serving.prepare import prepare; prepare('rtx3060', 'demo', download=False)\n"
+        "import sys; from serving.prepare import prepare; prepare('rtx3060', 'demo')\n"
         "print([name for name in ('torch', 'vllm', 'transformers', 'openai') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -154,7 +154,7 @@ def test_a_model_that_is_not_here_is_noted_with_the_command(tmp_path: Path) -> N
     )  # fmt: skip
     (model,) = (check for check in json.loads(done.stdout)["checks"] if check["name"] == "model")
     assert model["state"] == "note"
-    assert "onecard pull cyankiwi/Qwen3-VL-2B-Instruct-AWQ-4bit" in model["mend"]
+    assert "onecard pull qwen3-vl-2b-awq" in model["mend"]
 
 
 def test_the_text_has_a_line_for_each_check_and_one_for_each_cure() -> None:

@@ -129,7 +129,7 @@ def parser() -> ArgumentParser:
 
 
 def launch_of(tmp_path: Path, *user_argv: str) -> Launch:
-    plan = prepare("cpu", "demo", gpu_memory_mib=8192, user_argv=user_argv, download=False).plan
+    plan = prepare("cpu", "demo", gpu_memory_mib=8192, user_argv=user_argv).plan
     return Launch(
         plan=plan, model_folder=tmp_path, default_max_tokens=256, host="127.0.0.1", port=8000, run_dir=tmp_path,
         user_argv=user_argv,

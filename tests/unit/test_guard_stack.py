@@ -70,7 +70,7 @@ def control_pipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 @pytest.fixture
 def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
     """A start of the built-in model on the CPU, as the supervisor writes it down for the server process."""
-    plan = prepare("cpu", "demo", gpu_memory_mib=8192, download=False).plan
+    plan = prepare("cpu", "demo", gpu_memory_mib=8192).plan
     made = Launch(
         plan=plan, model_folder=tmp_path, default_max_tokens=256, host="127.0.0.1", port=8123, run_dir=tmp_path
     )

@@ -37,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
-    plan = prepare("cpu", "demo", gpu_memory_mib=8192, download=False).plan
+    plan = prepare("cpu", "demo", gpu_memory_mib=8192).plan
     tmp = tmp_path_factory.mktemp("launch")
     return Launch(plan=plan, model_folder=tmp, default_max_tokens=256, host="127.0.0.1", port=8123, run_dir=tmp)
 
