@@ -34,13 +34,13 @@ _SYSTEMS = (
 def conversation(rng: random.Random, split: Split) -> Conversation:
     """One conversation of the training distribution."""
     kind = rng.random()
-    if kind < 0.76:
+    if kind < 0.74:
         made = about_one(rng, split)
-    elif kind < 0.86:
+    elif kind < 0.84:
         made = about_several(rng, split, random_language(rng), rng.randint(3, 5))
-    elif kind < 0.94:
+    elif kind < 0.92:
         made = _with_tools(rng, split, random_language(rng))
-    elif kind < 0.97:
+    elif kind < 0.95:
         made = photograph_question(rng, random_language(rng), split, turns=rng.randint(1, 3))
     else:
         made = _without_picture(rng, split, random_language(rng))

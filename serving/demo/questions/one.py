@@ -59,7 +59,7 @@ def about_one(rng: random.Random, split: Split) -> Conversation:
             break
         if rng.random() < 0.06:
             language = "zh" if language == "en" else "en"
-        if rng.random() < 0.04:
+        if rng.random() < 0.06:
             topic: Topic = rng.choice(("unknown", "unknown", "thanks", "who", "hello"))
             turns.append(talk(rng, topic, language, split))
             continue
