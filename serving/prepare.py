@@ -90,13 +90,15 @@ def make_launch(
     _check_exposure(host, api_keys_file)
     if importlib.util.find_spec("vllm") is None:
         raise NotInstalledError("vLLM is not installed in this environment. `make setup` installs the right one.")
+    folder = make_run_dir(port)
+    open_socket(host, port).close()  # known to be free before a download, and opened after it
     return Launch(
         plan=plan,
         model_folder=prepared.resolved.download(),
         default_max_tokens=prepared.resolved.model.default_max_tokens,
         host=host,
         port=port,
-        run_dir=make_run_dir(port),
+        run_dir=folder,
         user_argv=prepared.user_argv,
         allow_image_urls=allow_image_urls,
         api_keys_file=api_keys_file,

@@ -35,14 +35,16 @@ class Hub:
     """One model, `someone/model`. Set a fault at any time; `asked` has every request."""
 
     files: dict[str, bytes]
+    commit: str = COMMIT  # what `main` is; Hugging Face knows no other
     huggingface: bool = True  # whether each of the two has the model
     modelscope: bool = False
     gated: bool = False
+    knows_token: bool = True
     portal: bool = False  # a page of HTML instead of every answer, as a hotel's network gives
     hangs_up: bool = False  # the connection is closed without an answer
     has_ranges: bool = True  # otherwise a range is answered with 200 and the whole file
     cuts: int = 0  # how many downloads of the weights end in their middle
-    stalls: bool = False  # the weights stop in their middle until `weights_given`
+    stalls: int = 0  # how many downloads of the weights stop in their middle until `weights_given`
     busy: int = 0  # how many requests for the weights are answered with 503
     given: dict[str, bytes] = field(default_factory=dict)  # contents other than those listed
     listed_sizes: dict[str, int] = field(default_factory=dict)  # sizes other than the true ones
@@ -106,6 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, b"<html>Please log in</html>", {"Content-Type": "text/html"})
         elif url.path.startswith("/cdn/") and url.path[5:] in hub.files:
             self._from_cdn(url.path[5:])
+        elif not hub.knows_token and hub.asked[-1].token:
+            self._refuse(401, "", "Invalid credentials in Authorization header")
         elif hub.modelscope and url.path.startswith(place := "/api/v1/models/someone/model/"):
             self._modelscope(url.path.removeprefix(place), query)
         elif hub.huggingface and "someone/model" in url.path and not url.path.startswith("/api/v1/"):
@@ -115,18 +119,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _huggingface(self, path: str, query: dict[str, str]) -> None:
         hub = self.served
-        resolved = re.fullmatch(f"/someone/model/resolve/(?:main|{COMMIT})/(.+)", path)
-        if path in (f"/api/models/someone/model/revision/{name}" for name in ("main", COMMIT)):
+        resolved = re.fullmatch(f"/someone/model/resolve/(?:main|{hub.commit})/(.+)", path)
+        if path in (f"/api/models/someone/model/revision/{name}" for name in ("main", hub.commit)):
             siblings = [self._sibling(name) if "blobs" in query else {"rfilename": name} for name in hub.files]
-            self._json({"id": "someone/model", "sha": COMMIT, "siblings": siblings})
-        elif path == f"/api/models/someone/model/tree/{COMMIT}":
+            self._json({"id": "someone/model", "sha": hub.commit, "siblings": siblings})
+        elif path == f"/api/models/someone/model/tree/{hub.commit}":
             self._json([self._entry(name) for name in hub.files])
         elif path.startswith("/api/models/someone/model/"):
             self._refuse(404, "RevisionNotFound")
         elif resolved and resolved[1] in hub.files:
             name = resolved[1]
             linked = {"X-Linked-Size": str(self._size(name)), "X-Linked-ETag": f'"{_sha256(hub.files[name])}"'}
-            facts = {"X-Repo-Commit": COMMIT, "ETag": f'"{_git_sha1(hub.files[name])}"'}
+            facts = {"X-Repo-Commit": hub.commit, "ETag": f'"{_git_sha1(hub.files[name])}"'}
             if hub.gated:
                 self._refuse(401, "GatedRepo")
             else:
@@ -185,6 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self._send(status, body[: len(body) // 2], headers | {"Content-Length": str(len(body))})
         elif hub.stalls and _is_large(name):
+            hub.stalls -= 1
             self._send(status, body[: len(body) // 2], headers | {"Content-Length": str(len(body))})
             hub.weights_given.wait()
             self.wfile.write(body[len(body) // 2 :])
@@ -211,8 +216,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, value: object) -> None:
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-    def _refuse(self, status: int, code: str) -> None:
-        self._send(status, b"", {"X-Error-Code": code, "X-Error-Message": code})
+    def _refuse(self, status: int, code: str, message: str = "") -> None:
+        said = {"X-Error-Code": code, "X-Error-Message": message}
+        self._send(status, b"", {name: value for name, value in said.items() if value})
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)

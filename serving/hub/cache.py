@@ -85,12 +85,12 @@ class Cache:
         if listing and listing.commit == folder.name:
             return all((folder / file.name).exists() for file in listing.files)
         try:
-            needed = weight_files(Folder(folder))
+            weights = weight_files(Folder(folder))
         except CheckpointError:
             return False
-        needed += ["config.json", "preprocessor_config.json"] if needed else ["*.safetensors"]
+        is_there = [(folder / name).exists() for name in (*weights, "config.json", "preprocessor_config.json")]
         has_tokenizer = any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
-        return has_tokenizer and all((folder / name).exists() for name in needed)
+        return bool(weights) and all(is_there) and has_tokenizer
 
 
 def _ref(listing: Listing) -> str:

@@ -2,13 +2,12 @@
 
 import hashlib
 import os
-import time
 from pathlib import Path
 
 from serving.errors import HubError
 from serving.hub.listing import RemoteFile
 from serving.hub.meter import Meter
-from serving.hub.transport import PAUSES_S, InterruptedTransferError, Transport
+from serving.hub.transport import InterruptedTransferError, Patience, Transport
 
 _CHUNK_BYTES = 2**20
 
@@ -54,7 +53,7 @@ def _receive(hub: Transport, file: RemoteFile, partial: Path, meter: Meter) -> s
         while chunk := out.read(_CHUNK_BYTES):
             digest.update(chunk)
             have += len(chunk)
-        farthest, pauses = have, iter(PAUSES_S)
+        farthest, patience = have, Patience()
         while have < file.size:
             try:
                 with hub.open(file, have) as (begin, chunks):
@@ -71,12 +70,10 @@ def _receive(hub: Transport, file: RemoteFile, partial: Path, meter: Meter) -> s
                             break
                 if have < file.size:
                     raise InterruptedTransferError(f"{file.name} ended after {have:,} of its {file.size:,} bytes.")
-            except InterruptedTransferError:
+            except InterruptedTransferError as error:
                 if have > farthest:
-                    farthest, pauses = have, iter(PAUSES_S)
-                if (pause := next(pauses, None)) is None:
-                    raise
-                time.sleep(pause)
+                    farthest, patience = have, Patience()
+                patience.after(error)
         out.flush()
         os.fsync(out.fileno())  # a name in the cache must never stand for what a power cut has left
     return digest.hexdigest()

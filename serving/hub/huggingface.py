@@ -1,5 +1,6 @@
 """The Hugging Face Hub, or the mirror that HF_ENDPOINT names: what a model consists of and what refusals mean."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import httpx
@@ -8,7 +9,7 @@ from pydantic import ValidationError
 
 from serving.errors import CheckpointError, HubError
 from serving.hub.listing import Listing, RemoteFile, is_wanted
-from serving.hub.transport import UnreachableError, refuse_offline
+from serving.hub.transport import PASSING, UnreachableError, refuse_offline
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -28,10 +29,9 @@ class HuggingFace:
         refuse_offline()
         from huggingface_hub import HfApi
         from huggingface_hub.errors import (  # type: ignore[attr-defined]
-            GatedRepoError,
+            HfHubHTTPError,
             HFValidationError,
             HTTPError,  # the base of what its HTTP library raises, whichever that is
-            RepositoryNotFoundError,
             RevisionNotFoundError,
         )
 
@@ -46,15 +46,15 @@ class HuggingFace:
             raise CheckpointError(
                 f"{repo_id!r} is neither a folder here nor a Hub id such as Qwen/Qwen3-VL-2B-Instruct."
             ) from error
-        except GatedRepoError as error:
-            raise HubError(_gated(repo_id)) from error
-        except RepositoryNotFoundError as error:
-            raise HubError(_missing(repo_id)) from error
         except RevisionNotFoundError as error:
             raise HubError(f"{repo_id} has no revision {revision!r}.") from error
+        except HfHubHTTPError as error:
+            kind = UnreachableError if error.response.status_code in PASSING else HubError
+            raise kind(_refusal(repo_id, error.response.status_code, error.response.headers)) from error
         except ValidationError as error:
             raise HubError(f"its list of the files of {repo_id} is not what a hub sends.") from error
-        except (HTTPError, OSError, ValueError, KeyError, TypeError) as error:  # such as a login page instead of JSON
+        # A login page instead of JSON, an answer without what is needed, a SOCKS proxy that needs a package.
+        except (HTTPError, OSError, ValueError, KeyError, TypeError, ImportError) as error:
             raise UnreachableError(f"cannot be reached ({_cause(error)}).") from error
 
     def url(self, repo_id: str, file: RemoteFile) -> str:
@@ -69,12 +69,7 @@ class HuggingFace:
         return dict(build_hf_headers(library_name="onecard"))
 
     def refusal(self, repo_id: str, response: httpx.Response) -> str:
-        code = response.headers.get("X-Error-Code")
-        if code == "GatedRepo":
-            return _gated(repo_id)
-        if code == "RepoNotFound":
-            return _missing(repo_id)
-        return f"it answers {response.status_code}{f' ({code})' if code else ''} for {response.url.path}."
+        return _refusal(repo_id, response.status_code, response.headers)
 
 
 def _file(sibling: "RepoSibling", commit: str) -> RemoteFile:
@@ -90,12 +85,16 @@ def _file(sibling: "RepoSibling", commit: str) -> RemoteFile:
     )
 
 
-def _gated(repo_id: str) -> str:
-    return f"{repo_id} is gated: accept its licence on the hub's page, then `hf auth login` or set HF_TOKEN."
-
-
-def _missing(repo_id: str) -> str:
-    return f"there is no model {repo_id!r} (or it is private and needs HF_TOKEN)."
+def _refusal(repo_id: str, status: int, headers: Mapping[str, str]) -> str:
+    """What an answer means, as huggingface_hub's `hf_raise_for_status` reads it."""
+    code, message = headers.get("X-Error-Code"), headers.get("X-Error-Message")
+    if code == "GatedRepo":
+        return f"{repo_id} is gated: accept its licence on the hub's page, then `hf auth login` or set HF_TOKEN."
+    if status == 401 and message == "Invalid credentials in Authorization header":
+        return "it does not know the token that HF_TOKEN or `hf auth login` has set."
+    if code == "RepoNotFound" or status == 401:  # which it answers for what does not exist, too
+        return f"there is no model {repo_id!r} (or it is private and needs HF_TOKEN)."
+    return f"it answers {status}{f' ({message})' if message else ''}."
 
 
 def _cause(error: BaseException) -> str:

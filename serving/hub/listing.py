@@ -19,7 +19,7 @@ from serving.state_dir import state_dir
 # Weights as safetensors only (a pickle can run code), and what a processor and a tokenizer need. No code.
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 # What a hub says becomes a path on this machine, so it is held to what it can be.
-_NAME = r"^\w[\w.+ -]*$"
+_NAME = r"\w[\w.+ -]*"
 _COMMIT = r"^[0-9a-f]{40}$"
 _CHECKSUM = r"^([0-9a-f]{40}|[0-9a-f]{64})$"
 
@@ -30,7 +30,7 @@ class RemoteFile(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    name: Annotated[str, Field(pattern=_NAME)]
+    name: Annotated[str, Field(pattern=f"^{_NAME}$")]
     size: Annotated[int, Field(ge=0)]
     checksum: Annotated[str, Field(pattern=_CHECKSUM)]
     revision: str
@@ -50,7 +50,7 @@ class Listing(BaseModel):
 
 def is_wanted(name: str) -> bool:
     """Whether a file of that name belongs to what is served. Folders hold the same model for other programs."""
-    return re.match(_NAME, name) is not None and any(fnmatchcase(name, pattern) for pattern in _WANTED)
+    return re.fullmatch(_NAME, name) is not None and any(fnmatchcase(name, pattern) for pattern in _WANTED)
 
 
 def kept_listing(repo_id: str, revision: str) -> Listing | None:

@@ -75,7 +75,7 @@ class ModelScope:
 
 def _file(entry: _Entry, asked: str) -> RemoteFile:
     """`Revision` is the commit that last changed the file, under which the file can never change again."""
-    return RemoteFile(name=entry.Path, size=entry.Size, checksum=entry.Sha256, revision=entry.Revision or asked)
+    return RemoteFile(name=entry.Path, size=entry.Size, checksum=entry.Sha256.lower(), revision=entry.Revision or asked)
 
 
 def _commit(entries: list[_Entry]) -> str:

@@ -17,31 +17,38 @@ _SOURCES: dict[str, Source] = {"huggingface": HuggingFace(), "modelscope": Model
 def with_a_hub(repo_id: str, revision: str, work: Callable[[Transport], T]) -> T:
     """Does `work` with the first hub with which it succeeds, and pins the commit that it was done with.
 
-    A commit that was pinned before is taken as it is, from the hub that it was had from. Raises HubError with what
-    each hub said; anything else that `work` raises ends the search.
+    A commit that was pinned before comes first; the hubs are asked for the revision when it cannot be had any more.
+    Raises HubError with what each hub said; anything else that `work` raises ends the search.
     """
     kept = kept_listing(repo_id, revision)
-    refusals: list[str] = []
-    unreachable = False
-    for key in sorted(_SOURCES, key=lambda key: kept is not None and key != kept.source):
+    refusals: dict[str, HubError] = {}
+    for key in ([kept.source] if kept else []) + list(_SOURCES):
         source = _SOURCES[key]
+        pinned = kept if not refusals else None
         try:
-            listing = kept if kept and key == kept.source else source.listing(repo_id, revision)
+            listing = pinned or source.listing(repo_id, revision)
+            if listing == kept and not pinned:
+                continue  # it has been tried
             if refusals:
-                sys.stderr.write(f"{refusals[-1]}\nNow {source.title} is asked for {repo_id}.\n")
+                sys.stderr.write(
+                    f"{_said(refusals)}\nTaken from {source.title}: {repo_id} at commit {listing.commit}.\n"
+                )
             with Transport(source, listing) as transport:
                 done = work(transport)
         except HubError as error:
-            refusals.append(f"{source.title} ({source.endpoint}): {error}")
-            unreachable |= isinstance(error, UnreachableError)
+            refusals.setdefault(key, error)
         else:
-            if listing != kept:
+            if not pinned:
                 keep_listing(listing)
             return done
-    network = "Check the network or the proxy, or set HF_ENDPOINT to a mirror. " if unreachable else ""
+    network = any(isinstance(error, UnreachableError) for error in refusals.values())
     raise HubError(
-        f"{repo_id} is not on this machine, and no hub gives it.\n  "
-        + "\n  ".join(refusals)
-        + f"\n{network}A copy of the model's folder can be given by its path to --model; PROFILE=cpu MODEL=demo serves the "
-        "built-in model without any download."
+        f"{repo_id} is not on this machine, and no hub gives it.\n{_said(refusals)}\n"
+        + ("Check the network or the proxy, or set HF_ENDPOINT to a mirror. " if network else "")
+        + "A copy of the model's folder can be given by its path to --model; PROFILE=cpu MODEL=demo serves the built-in "
+        "model without any download."
     )
+
+
+def _said(refusals: dict[str, HubError]) -> str:
+    return "\n".join(f"  {_SOURCES[key].title} ({_SOURCES[key].endpoint}): {error}" for key, error in refusals.items())

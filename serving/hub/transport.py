@@ -15,9 +15,9 @@ from huggingface_hub import constants
 from serving.errors import HubError
 from serving.hub.listing import Listing, RemoteFile
 
-# Waits between tries that brought no new byte, in seconds; then it is given up.
-PAUSES_S = (0.5, 1.0, 2.0, 4.0)
-_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+# Answers that may be others when asked again.
+PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_PAUSES_S = (0.5, 1.0, 2.0, 4.0)
 
 
 class UnreachableError(HubError):
@@ -26,6 +26,20 @@ class UnreachableError(HubError):
 
 class InterruptedTransferError(UnreachableError):
     """It may go on where it stopped, when it is tried again."""
+
+
+class Patience:
+    """Waits longer after each failure, and gives up at the fifth in a row."""
+
+    def __init__(self) -> None:
+        self._pauses_s = iter(_PAUSES_S)
+
+    def after(self, error: InterruptedTransferError) -> None:
+        """Raises the error once it is time to give up."""
+        pause_s = next(self._pauses_s, None)
+        if pause_s is None:
+            raise error
+        time.sleep(pause_s)
 
 
 class Source(Protocol):
@@ -53,12 +67,12 @@ def refuse_offline() -> None:
 
 
 def new_client(headers: dict[str, str] | None = None) -> httpx.Client:
-    """Raises HubError offline, UnreachableError where the proxy's variables name what httpx cannot use."""
+    """Raises HubError offline, UnreachableError where the environment names a proxy or certificates that cannot be used."""
     refuse_offline()
     try:
         return httpx.Client(headers=headers, follow_redirects=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
-    except (ImportError, ValueError, httpx.InvalidURL) as error:  # a SOCKS proxy without its package, or no URL at all
-        raise UnreachableError(f"the proxy of the environment cannot be used: {error}") from error
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:  # ImportError: a SOCKS proxy needs a package
+        raise UnreachableError(f"the environment's proxy or certificates cannot be used ({error}).") from error
 
 
 class Transport:
@@ -78,14 +92,12 @@ class Transport:
 
     def read(self, file: RemoteFile, start: int, length: int) -> bytes:
         """Exactly these bytes, which the file must have. Raises HubError."""
-        for pause in (*PAUSES_S, None):
+        patience = Patience()
+        while True:
             try:
                 return self._read(file, start, length)
-            except InterruptedTransferError:
-                if pause is None:
-                    raise
-                time.sleep(pause)
-        raise AssertionError("the last try returns or raises")
+            except InterruptedTransferError as error:
+                patience.after(error)
 
     @contextmanager
     def open(self, file: RemoteFile, start: int, length: int | None = None) -> Iterator[tuple[int, Iterator[bytes]]]:
@@ -125,7 +137,7 @@ class Transport:
 
     def _begin(self, file: RemoteFile, start: int, response: httpx.Response) -> int:
         """Where the answer's bytes begin in the file. Raises as `open` does."""
-        if response.status_code in _PASSING:
+        if response.status_code in PASSING:
             raise InterruptedTransferError(f"it answers {response.status_code} for {file.name}.")
         if response.status_code == 206:
             said = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
@@ -133,8 +145,10 @@ class Transport:
                 raise HubError(f"it answers with other bytes of {file.name} than it was asked for.")
             return start
         if response.status_code == 200:
-            if response.headers.get("Content-Length", str(file.size)) != str(file.size):
-                raise HubError(f"{file.name} is not the {file.size:,} bytes that the hub lists.")
+            # Something else (a page of the network's) must not take the place of what was received.
+            length = response.headers.get("Content-Length")
+            if length != str(file.size) and (start or (length and "Content-Encoding" not in response.headers)):
+                raise HubError(f"what comes for {file.name} is not the {file.size:,} bytes that are listed.")
             return 0
         raise HubError(self.source.refusal(self.listing.repo_id, response))
 

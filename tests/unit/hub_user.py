@@ -1,8 +1,11 @@
 """`onecard` as someone uses it who knows one hub, on a machine without this one's tokens, proxies and caches."""
 
+import hashlib
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,13 +82,25 @@ class User:
         return self.home / "hub" / "models--someone--model"
 
     @property
-    def partial(self) -> Path | None:
-        """The download of the weights that is not finished."""
-        return next(iter(self.cache.glob("blobs/*.incomplete")), None)
+    def partial(self) -> Path:
+        """What has been received of the weights, until they are whole."""
+        return self.cache / "blobs" / f"{hashlib.sha256(WEIGHTS).hexdigest()}.onecard.incomplete"
+
+    def has_received(self) -> bool:
+        """Whether a part of the weights is here."""
+        return self.partial.exists() and self.partial.stat().st_size > 0
 
     def files(self, commit: str = COMMIT) -> dict[str, bytes]:
         """The model as it lies in the cache."""
         return {file.name: file.read_bytes() for file in (self.cache / "snapshots" / commit).iterdir()}
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Until it holds; a minute is longer than it can take."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def refusal(done: subprocess.CompletedProcess[str], code: int = 6) -> str:

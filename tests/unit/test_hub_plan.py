@@ -89,7 +89,7 @@ def test_what_hugging_face_does_not_give_is_planned_from_modelscope(hub: Hub, us
     assert done.returncode == 0, done.stderr
     assert weights_mib(json.loads(done.stdout)) == 6
     assert "someone/model is gated" in done.stderr
-    assert "Now ModelScope is asked" in done.stderr
+    assert "Taken from ModelScope" in done.stderr
     # It is not told the token of another.
     assert {each.token for each in hub.asked if each.path.startswith("/api/v1/")} == {""}
 
@@ -131,6 +131,20 @@ def test_a_hub_that_hangs_up_is_reported(hub: Hub, user: User) -> None:
     assert "cannot be reached (Server disconnected" in refusal(user.plan())
 
 
+def test_a_token_that_the_hub_does_not_know(hub: Hub, user: User) -> None:
+    hub.knows_token = False
+    assert "does not know the token that HF_TOKEN" in refusal(user.plan())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("SSL_CERT_FILE", "/no/such"), ("HTTP_PROXY", "x://y"), ("ALL_PROXY", "socks5://127.0.0.1:9")],
+)
+def test_an_environment_that_allows_no_connection(user: User, variable: str, value: str) -> None:
+    user.more = {variable: value, "no_proxy": ""}
+    assert refusal(user.plan()).count("cannot be") == 2
+
+
 def test_a_text_model_is_refused_whichever_hub_has_it(hub: Hub, user: User) -> None:
     hub.files["config.json"] = b'{"architectures": ["LlamaForCausalLM"]}'
     hub.modelscope = True
@@ -163,9 +177,9 @@ def test_weights_that_are_broken_on_the_hub(
 
 def test_a_file_that_is_not_what_the_hub_lists(hub: Hub, user: User) -> None:
     hub.given["config.json"] = b"{}"
-    assert "other bytes of config.json" in refusal(user.plan())
+    assert "other bytes of config.json than" in refusal(user.plan())
     hub.has_ranges = False
-    assert "config.json is not the" in refusal(user.plan())
+    assert "what comes for config.json is not the" in refusal(user.plan())
 
 
 def test_a_damaged_copy_of_what_was_read_is_read_again(user: User) -> None:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from tests.conftest import free_port
 from tests.hub import COMMIT, TOKEN, Hub, hub_of
-from tests.unit.hub_user import UNWANTED, WANTED, WEIGHTS, User, refusal, starts_of
+from tests.unit.hub_user import UNWANTED, WANTED, WEIGHTS, User, refusal, starts_of, wait_for
 
 
 @pytest.fixture
@@ -58,6 +57,15 @@ def test_what_was_planned_is_what_is_downloaded(hub: Hub, user: User) -> None:
     assert not any(each.path.startswith("/api/") for each in hub.asked)
 
 
+def test_a_commit_that_is_gone_is_replaced_by_what_its_branch_is_now(hub: Hub, user: User) -> None:
+    assert user.plan().returncode == 0
+    hub.commit = "f" * 40
+    done = user.pull()
+    assert succeeds(done) == user.cache / "snapshots" / hub.commit
+    assert "answers 404" in done.stderr
+    assert f"at commit {hub.commit}" in done.stderr
+
+
 def test_a_download_that_is_cut_off_goes_on_at_that_byte(hub: Hub, user: User) -> None:
     hub.cuts = 2
     succeeds(user.pull())
@@ -68,16 +76,12 @@ def test_a_download_that_is_cut_off_goes_on_at_that_byte(hub: Hub, user: User) -
 
 def test_a_killed_download_is_taken_up_where_it_was(hub: Hub, user: User) -> None:
     """Half a model must never be taken for the model."""
-    hub.stalls = True
+    hub.stalls = 1
     with user.start("pull", "someone/model") as killed:
-        deadline = time.monotonic() + 60
-        while not (user.partial and user.partial.stat().st_size) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_for(user.has_received)
         killed.kill()
-    assert user.partial
     received = user.partial.stat().st_size
     assert 0 < received < len(WEIGHTS)
-    hub.stalls = False
     hub.weights_given.set()
     user.more = {"HF_HUB_OFFLINE": "1"}
     assert "is not on this machine" in refusal(user.pull())
@@ -89,13 +93,21 @@ def test_a_killed_download_is_taken_up_where_it_was(hub: Hub, user: User) -> Non
     assert "of them here" in done.stderr
     assert user.files() == WANTED
     assert starts_of(hub) == [received]
-    assert user.partial is None
+    assert not user.partial.exists()
 
 
 def test_a_hub_that_knows_no_ranges_is_asked_from_the_start(hub: Hub, user: User) -> None:
     hub.has_ranges, hub.cuts = False, 1
     succeeds(user.pull())
     assert user.files() == WANTED
+
+
+def test_a_connection_over_which_nothing_comes_is_made_anew(hub: Hub, user: User) -> None:
+    hub.stalls = 1
+    user.more = {"HF_HUB_DOWNLOAD_TIMEOUT": "2"}
+    succeeds(user.pull())
+    assert user.files() == WANTED
+    assert starts_of(hub) == [0, len(WEIGHTS) // 2]
 
 
 def test_a_hub_that_is_busy_is_waited_for(hub: Hub, user: User) -> None:
@@ -117,22 +129,27 @@ def test_a_file_with_other_contents_than_listed_is_thrown_away(hub: Hub, user: U
     hub.given[name] = b"x" * len(WANTED[name])
     assert f"{name} arrived with other contents than it lists" in refusal(user.pull())
     assert not (user.cache / "snapshots").exists()
-    assert user.partial is None
+    assert not user.partial.exists()
     hub.given.clear()
     succeeds(user.pull())
     assert user.files() == WANTED
 
 
 def test_a_damaged_beginning_is_fetched_again(hub: Hub, user: User) -> None:
-    hub.busy = 100
-    user.pull()
-    assert user.partial
+    user.partial.parent.mkdir(parents=True)
     user.partial.write_bytes(b"x" * 1000)
-    hub.busy = 0
-    hub.asked.clear()
     succeeds(user.pull())
     assert user.files() == WANTED
     assert starts_of(hub) == [1000, 0]
+
+
+def test_a_login_page_does_not_take_the_place_of_what_came(hub: Hub, user: User) -> None:
+    assert user.plan().returncode == 0
+    user.partial.parent.mkdir(parents=True)
+    user.partial.write_bytes(WEIGHTS[:1000])
+    hub.portal = True
+    assert "what comes for" in refusal(user.pull())
+    assert user.partial.read_bytes() == WEIGHTS[:1000]
 
 
 def test_a_disk_that_is_too_small_is_known_beforehand(hub: Hub, user: User) -> None:
@@ -165,10 +182,9 @@ def test_a_cache_that_cannot_be_written_is_named(user: User) -> None:
 
 
 def test_two_at_once_download_once(hub: Hub, user: User) -> None:
-    hub.stalls = True
+    hub.stalls = 1
     with user.start("pull", "someone/model") as one:
-        while not user.partial:
-            time.sleep(0.05)
+        wait_for(user.has_received)
         with user.start("pull", "someone/model") as other:
             assert other.stderr
             assert "Another process downloads someone/model" in other.stderr.readline()
