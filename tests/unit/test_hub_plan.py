@@ -42,6 +42,8 @@ def test_a_plan_reads_the_headers_only_and_then_needs_no_hub(hub: Hub, user: Use
     assert hub.ranges_of("model.safetensors") == ["bytes=0-262143"]
     assert not any(name in each.path for each in hub.asked for name in ("tokenizer", "chat_template", *UNWANTED))
     assert not user.cache.exists()
+    # Nor is anything else asked for, or told: no statistics.
+    assert all("someone/model" in each.path or each.path.startswith("/cdn/") for each in hub.asked)
 
     hub.asked.clear()
     assert plan_of(user) == plan
