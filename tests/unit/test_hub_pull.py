@@ -1,5 +1,6 @@
 """Downloads as a user starts them, from a hub on this machine, and everything that can go wrong on the way."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -160,7 +161,35 @@ def test_a_disk_that_is_too_small_is_known_beforehand(hub: Hub, user: User) -> N
     assert starts_of(hub) == []
 
 
-def test_a_disk_that_fills_up_keeps_what_came(hub: Hub, user: User) -> None:
+_FILLS_UP = """
+mount -t tmpfs -o size=8m tmpfs "$HF_HOME" || exit 99
+( until [ -s "$PARTIAL" ]; do sleep 0.05; done; cat /dev/zero > "$HF_HOME/others"; touch "$FULL" ) 2> /dev/null &
+"$PYTHON" -m serving pull someone/model
+"""
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="util-linux is not installed")
+def test_a_disk_that_another_program_fills_up(hub: Hub, user: User, tmp_path: Path) -> None:
+    """A real one: 8 MB, which are enough for the model alone."""
+    home, full = tmp_path / "disk", tmp_path / "full"
+    home.mkdir()
+    user = User(home, hub.url)
+    user.more = {"PARTIAL": str(user.partial), "FULL": str(full), "PYTHON": sys.executable}
+    user.more["ONECARD_STATE_DIR"] = str(tmp_path / "state")
+    hub.stalls = 1
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", _FILLS_UP]
+    with subprocess.Popen(command, env=user.environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: full.exists() or process.poll() is not None)
+        hub.weights_given.set()
+        done = subprocess.CompletedProcess(command, process.wait(60), "", process.communicate()[1])
+    if done.returncode in (1, 99, 127) and "onecard: " not in done.stderr:
+        pytest.skip("this machine lets no user mount a file system")
+    message = refusal(done, 10)
+    assert "No space left on device" in message
+    assert "is kept" in message
+
+
+def test_what_came_before_the_disk_was_full_is_kept(hub: Hub, user: User) -> None:
     """A limit on the size of a file stands for the disk."""
     code = (
         "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000));"
