@@ -46,6 +46,7 @@ class Hub:
     cuts: int = 0  # how many downloads of the weights end in their middle
     stalls: int = 0  # how many downloads of the weights stop in their middle until `weights_given`
     busy: int = 0  # how many requests for the weights are answered with 503
+    api_busy: int = 0  # how many requests for the list of files
     given: dict[str, bytes] = field(default_factory=dict)  # contents other than those listed
     listed_sizes: dict[str, int] = field(default_factory=dict)  # sizes other than the true ones
     weights_given: threading.Event = field(default_factory=threading.Event)
@@ -108,6 +109,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, b"<html>Please log in</html>", {"Content-Type": "text/html"})
         elif url.path.startswith("/cdn/") and url.path[5:] in hub.files:
             self._from_cdn(url.path[5:])
+        elif hub.api_busy and url.path.startswith("/api/"):
+            hub.api_busy -= 1
+            self._send(503, b"", {})
         elif not hub.knows_token and hub.asked[-1].token:
             self._refuse(401, "", "Invalid credentials in Authorization header")
         elif hub.modelscope and url.path.startswith(place := "/api/v1/models/someone/model/"):

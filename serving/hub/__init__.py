@@ -1,9 +1,14 @@
 """From what `--model` says to a checkpoint: a folder, the built-in model, or a model of a hub, here already or not.
 
 `resolve_model` asks no hub. What it returns reads a checkpoint (of a model that is not here: its headers only) and
-downloads it. Below it: `sources.py` (whom to ask, in which order), `huggingface.py` and `modelscope.py` (what each says),
-`transport.py` (bytes over HTTP), `headers.py` (a checkpoint read from afar), `pull.py` (a download) and `cache.py` (where
-it lies).
+downloads it. Below it, in the order in which they call each other:
+
+    headers.py, pull.py             a checkpoint read from afar; a download (fetch.py: one file of it, meter.py: how far it is)
+    cache.py                        where downloads lie
+    sources.py                      whom to ask, in which order
+    huggingface.py, modelscope.py   what each of them says
+    transport.py                    bytes over HTTP
+    listing.py                      the files of a model at one commit, which is pinned
 """
 
 import re

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from serving.errors import CheckpointError, HubError
 from serving.hub.listing import Listing, RemoteFile, is_wanted
-from serving.hub.transport import PASSING, UnreachableError, refuse_offline
+from serving.hub.transport import PASSING, InterruptedTransferError, UnreachableError, refuse_offline
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
@@ -49,7 +49,7 @@ class HuggingFace:
         except RevisionNotFoundError as error:
             raise HubError(f"{repo_id} has no revision {revision!r}.") from error
         except HfHubHTTPError as error:
-            kind = UnreachableError if error.response.status_code in PASSING else HubError
+            kind = InterruptedTransferError if error.response.status_code in PASSING else HubError
             raise kind(_refusal(repo_id, error.response.status_code, error.response.headers)) from error
         except ValidationError as error:
             raise HubError(f"its list of the files of {repo_id} is not what a hub sends.") from error

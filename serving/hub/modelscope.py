@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from serving.errors import HubError
 from serving.hub.listing import Listing, RemoteFile, is_wanted
-from serving.hub.transport import UnreachableError, new_client
+from serving.hub.transport import PASSING, InterruptedTransferError, UnreachableError, new_client
 
 
 class _Entry(BaseModel):
@@ -46,7 +46,8 @@ class ModelScope:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise UnreachableError(f"cannot be reached ({str(error) or type(error).__name__}).") from error
         if response.status_code != 200:
-            raise HubError(self.refusal(repo_id, response))
+            kind = InterruptedTransferError if response.status_code in PASSING else HubError
+            raise kind(self.refusal(repo_id, response))
         try:
             entries = _Answer.model_validate_json(response.content).Data.Files
             if entries is None:  # so it answers, with 200, where there is no such revision

@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from serving.errors import HubError
 from serving.hub.huggingface import HuggingFace
 from serving.hub.listing import keep_listing, kept_listing
 from serving.hub.modelscope import ModelScope
-from serving.hub.transport import Source, Transport, UnreachableError
+from serving.hub.transport import Source, Transport, UnreachableError, patiently
 
 T = TypeVar("T")
 _SOURCES: dict[str, Source] = {"huggingface": HuggingFace(), "modelscope": ModelScope()}
@@ -26,7 +27,7 @@ def with_a_hub(repo_id: str, revision: str, work: Callable[[Transport], T]) -> T
         source = _SOURCES[key]
         pinned = kept if not refusals else None
         try:
-            listing = pinned or source.listing(repo_id, revision)
+            listing = pinned or patiently(partial(source.listing, repo_id, revision))
             if listing == kept and not pinned:
                 continue  # it has been tried
             if refusals:

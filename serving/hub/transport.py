@@ -5,9 +5,9 @@ The token goes to the hub's own host only: where a hub redirects to another (its
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import httpx
 from huggingface_hub import constants
@@ -15,6 +15,7 @@ from huggingface_hub import constants
 from serving.errors import HubError
 from serving.hub.listing import Listing, RemoteFile
 
+T = TypeVar("T")
 # Answers that may be others when asked again.
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0)
@@ -40,6 +41,16 @@ class Patience:
         if pause_s is None:
             raise error
         time.sleep(pause_s)
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """What it returns, once it is not interrupted any more."""
+    patience = Patience()
+    while True:
+        try:
+            return ask()
+        except InterruptedTransferError as error:
+            patience.after(error)
 
 
 class Source(Protocol):
@@ -92,12 +103,7 @@ class Transport:
 
     def read(self, file: RemoteFile, start: int, length: int) -> bytes:
         """Exactly these bytes, which the file must have. Raises HubError."""
-        patience = Patience()
-        while True:
-            try:
-                return self._read(file, start, length)
-            except InterruptedTransferError as error:
-                patience.after(error)
+        return patiently(lambda: self._read(file, start, length))
 
     @contextmanager
     def open(self, file: RemoteFile, start: int, length: int | None = None) -> Iterator[tuple[int, Iterator[bytes]]]:

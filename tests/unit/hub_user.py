@@ -103,6 +103,12 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
+def succeeds(done: subprocess.CompletedProcess[str]) -> Path:
+    """The folder that it prints."""
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
 def refusal(done: subprocess.CompletedProcess[str], code: int = 6) -> str:
     """The paragraph that `onecard` ends with."""
     assert done.returncode == code, done.stderr

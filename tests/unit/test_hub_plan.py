@@ -79,6 +79,12 @@ def test_a_fault_that_passes_is_not_noticed(hub: Hub, user: User, fault: str) ->
     assert len(hub.ranges_of("model.safetensors")) == 3
 
 
+def test_a_hub_that_is_busy_is_asked_again_before_another(hub: Hub, user: User) -> None:
+    hub.api_busy, hub.modelscope = 2, True
+    assert weights_mib(plan_of(user)) == 6
+    assert not any(each.path.startswith("/api/v1/") for each in hub.asked)
+
+
 def test_the_token_is_told_to_the_hub_and_never_to_where_it_redirects(hub: Hub, user: User) -> None:
     plan_of(user)
     tokens = {each.host.partition(":")[0]: each.token for each in hub.asked}

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import free_port
 from tests.hub import COMMIT, TOKEN, Hub, hub_of
-from tests.unit.hub_user import UNWANTED, WANTED, WEIGHTS, User, refusal, starts_of, wait_for
+from tests.unit.hub_user import UNWANTED, WANTED, WEIGHTS, User, refusal, starts_of, succeeds, wait_for
 
 
 @pytest.fixture
@@ -22,12 +22,6 @@ def hub() -> Iterator[Hub]:
 @pytest.fixture
 def user(hub: Hub, tmp_path: Path) -> User:
     return User(tmp_path, hub.url)
-
-
-def succeeds(done: subprocess.CompletedProcess[str]) -> Path:
-    """The folder that it prints."""
-    assert done.returncode == 0, done.stderr
-    return Path(done.stdout.strip())
 
 
 def test_a_model_is_downloaded_once_and_then_needs_no_hub(hub: Hub, user: User) -> None:
@@ -262,42 +256,3 @@ def test_a_model_of_ones_own_yaml_is_downloaded_at_its_commit(user: User, tmp_pa
     )
     succeeds(user.pull(str(yaml)))
     assert user.files() == WANTED
-
-
-@pytest.fixture
-def others(hub: Hub, user: User) -> User:
-    """The user of other programs, which take a hub's word for the names of its files."""
-    hub.files = dict(WANTED)
-    return user
-
-
-def test_other_programs_find_what_was_downloaded(hub: Hub, others: User) -> None:
-    folder = succeeds(others.pull())
-    hub.hangs_up = True
-    others.more = {"HF_HUB_OFFLINE": "1"}
-    print_folder = "from huggingface_hub import snapshot_download; print(snapshot_download('someone/model'))"
-    assert others.python(print_folder) == str(folder)
-
-
-def test_what_other_programs_downloaded_is_found(hub: Hub, others: User) -> None:
-    code = "from huggingface_hub import snapshot_download; print(snapshot_download('someone/model', allow_patterns={}))"
-    folder = others.python(code.format(["*.json", "*.safetensors"]))
-    hub.asked.clear()
-    assert succeeds(others.pull()) == Path(folder)
-    assert hub.asked == []
-
-
-def test_what_other_programs_downloaded_in_part_is_completed(hub: Hub, others: User) -> None:
-    """vLLM and transformers look at a model's config before anything else."""
-    others.python("from huggingface_hub import hf_hub_download; hf_hub_download('someone/model', 'config.json')")
-    hub.asked.clear()
-    succeeds(others.pull())
-    assert others.files() == WANTED
-
-
-def test_a_damaged_file_of_another_program_is_replaced(others: User) -> None:
-    others.python("from huggingface_hub import hf_hub_download; hf_hub_download('someone/model', 'model.safetensors')")
-    blob = (others.cache / "snapshots" / COMMIT / "model.safetensors").resolve()
-    blob.write_bytes(WEIGHTS[:-1] + b"x")
-    succeeds(others.pull())
-    assert others.files() == WANTED
