@@ -1,6 +1,7 @@
 """A model hub on this machine: the routes of Hugging Face and of ModelScope that are used, with what can go wrong there.
 
-Large files are redirected to another host, as both hubs do; ranges are answered with 206.
+Large files are redirected to another host, as both hubs do, small ones to another route of Hugging Face's own; ranges
+are answered with 206.
 """
 
 import hashlib
@@ -109,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, b"<html>Please log in</html>", {"Content-Type": "text/html"})
         elif url.path.startswith("/cdn/") and url.path[5:] in hub.files:
             self._from_cdn(url.path[5:])
-        elif hub.api_busy and url.path.startswith("/api/"):
+        elif hub.api_busy and url.path.startswith(("/api/models/", "/api/v1/")):
             hub.api_busy -= 1
             self._send(503, b"", {})
         elif not hub.knows_token and hub.asked[-1].token:
@@ -137,8 +138,13 @@ class _Handler(BaseHTTPRequestHandler):
             facts = {"X-Repo-Commit": hub.commit, "ETag": f'"{_git_sha1(hub.files[name])}"'}
             if hub.gated:
                 self._refuse(401, "GatedRepo")
+            elif _is_large(name):
+                self._give(name, facts | linked)
             else:
-                self._give(name, facts | linked if _is_large(name) else facts)
+                self._send(307, b"", facts | {"Location": f"/api/resolve-cache/models/someone/model/{name}"})
+        elif path.startswith(place := "/api/resolve-cache/models/someone/model/"):
+            name = path.removeprefix(place)
+            self._content(name, {"X-Repo-Commit": hub.commit, "ETag": f'"{_git_sha1(hub.files[name])}"'})
         else:
             self._refuse(404, "EntryNotFound")
 
