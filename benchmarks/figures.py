@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from serving.bootstrap import NEWEST, OLDEST
+from serving.policy import wished
 from serving.profile import Profile, load_models, load_profiles
 from serving.setup.choose import MIN_DRIVER, NEEDED_MIB
 
@@ -92,10 +93,10 @@ def _profile_row(name: str, profile: Profile, language: Language) -> tuple[str, 
         profile.title if profile.gpu else {"en": "none (CPU)", "zh": "无（CPU）"}[language],
         f"`make serve PROFILE={name}`",
         f"`{profile.model}`",
-        f"{profile.engine_args.max_model_len:,}",
+        f"{profile.context:,}",
         {"en": f"{pixels / 1e6:.2f} MP", "zh": f"{pixels / 1e4:.0f} 万像素"}[language],
         str(profile.limits.max_images_per_request),
-        str(profile.engine_args.max_num_seqs),
+        str(profile.engine_args.get("max_num_seqs") or wished(profile.policy, pixels).max_num_seqs),
     )
 
 

@@ -18,25 +18,14 @@ _LARGEST_JSON_BYTES = 100 * 1000 * 1000
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`weight_bytes` is None where the folder holds no weights (then only `--load-format dummy` can serve it);
-    `vision_weight_bytes` is the vision encoder's share of them.
+    """`tensors` is empty where the folder holds no weights (then only `--load-format dummy` can serve it).
     `min_pixels` and `max_pixels` are its processor's own bounds, between which every picture is resized."""
 
     architecture: str
     config: dict[str, Any]
-    weight_bytes: int | None
-    vision_weight_bytes: int
+    tensors: dict[str, Tensor]
     min_pixels: int
     max_pixels: int
-
-    @property
-    def text_config(self) -> dict[str, Any]:
-        text = self.config.get("text_config", self.config)
-        return dict(text)
-
-    @property
-    def vision_config(self) -> dict[str, Any]:
-        return dict(self.config["vision_config"])
 
 
 def read_checkpoint(files: Files) -> Checkpoint:
@@ -55,24 +44,31 @@ def read_checkpoint(files: Files) -> Checkpoint:
         )
     if not isinstance(config.get("text_config", {}), dict):
         raise CheckpointError(f"{files.where}/config.json is broken: its `text_config` is no object. {files.remedy}")
-    size = _read_json(files, "preprocessor_config.json", "It says how pictures are prepared.").get("size")
-    if not isinstance(size, dict) or not all(
-        isinstance(size.get(key), int) and size[key] > 0 for key in ("shortest_edge", "longest_edge")
-    ):
-        raise CheckpointError(
-            f"{files.where}/preprocessor_config.json has no usable `size` (pixels as shortest_edge and longest_edge)."
-        )
+    smallest, largest = _pixels(files)
     tensors: dict[str, Tensor] = {}
     for name in weight_files(files):
         tensors |= read_header(files, name)
     return Checkpoint(
         architecture=str(architectures[0]),
         config=config,
-        weight_bytes=sum(tensor.nbytes for tensor in tensors.values()) if tensors else None,
-        vision_weight_bytes=sum(tensor.nbytes for name, tensor in tensors.items() if "visual." in name),
-        min_pixels=size["shortest_edge"],
-        max_pixels=size["longest_edge"],
+        tensors=tensors,
+        min_pixels=smallest,
+        max_pixels=largest,
     )
+
+
+def _pixels(files: Files) -> tuple[int, int]:
+    """Between which sizes the processor resizes: `size` in newer checkpoints, `min_pixels` and `max_pixels` in older."""
+    processor = _read_json(files, "preprocessor_config.json", "It says how pictures are prepared.")
+    size = processor.get("size")
+    if not isinstance(size, dict) or not {"shortest_edge", "longest_edge"} <= size.keys():
+        size = {"shortest_edge": processor.get("min_pixels"), "longest_edge": processor.get("max_pixels")}
+    smallest, largest = size["shortest_edge"], size["longest_edge"]
+    if not (isinstance(smallest, int) and isinstance(largest, int) and 0 < smallest <= largest):
+        raise CheckpointError(
+            f"{files.where}/preprocessor_config.json has no usable `size` (pixels as shortest_edge and longest_edge)."
+        )
+    return smallest, largest
 
 
 def weight_files(files: Files) -> list[str]:

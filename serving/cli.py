@@ -77,14 +77,39 @@ def plan(
     model: ModelOption = None,
     gpu_memory_mib: MemoryOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    measured: Annotated[
+        bool, typer.Option("--measured", help="The running server's plan, beside what its parts really took.")
+    ] = False,
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="Every model on every card: what fits, and how well.")
+    ] = False,
+    port: PortOption = 8000,
     vllm_arguments: Annotated[list[str] | None, typer.Argument(metavar="[-- VLLM ARGUMENTS]")] = None,
 ) -> None:
-    """Say what fits before anything is loaded. Needs no GPU; exit 0 fits, 3 does not."""
-    from serving.describe import describe_plan
+    """Say what fits before anything is loaded. Needs no GPU and no download; exit 0 fits, 3 does not."""
+    if matrix:
+        from serving import matrix as every
+
+        typer.echo(every.as_json() if as_json else every.as_text())
+        return
+    if measured:
+        from serving.describe import describe_measured
+        from serving.running import fetch_status
+
+        current = fetch_status(port)
+        typer.echo(_json(current) if as_json else describe_measured(current))
+        return
+    from serving.describe import describe_plan, describe_steps
+    from serving.engine_args import from_argv
     from serving.prepare import prepare
 
-    prepared = prepare(profile, model, gpu_memory_mib=gpu_memory_mib, user_argv=tuple(vllm_arguments or ()))
-    typer.echo(prepared.plan.model_dump_json(indent=2) if as_json else describe_plan(prepared.plan))
+    argv = tuple(vllm_arguments or ())
+    prepared = prepare(profile, model, gpu_memory_mib=gpu_memory_mib, user_argv=argv)
+    if as_json:
+        typer.echo(prepared.plan.model_dump_json(indent=2))
+    else:
+        typer.echo(describe_plan(prepared.plan))
+        typer.echo(describe_steps(prepared.subject, prepared.plan, from_argv(argv)))
     if not prepared.plan.fits:
         raise typer.Exit(3)
 
@@ -132,9 +157,7 @@ def status(
 
     current = fetch_status(port)
     if as_json:
-        import json
-
-        typer.echo(json.dumps(current, indent=2, ensure_ascii=False))
+        typer.echo(_json(current))
     else:
         typer.echo(describe_status(current))
     if current["state"] != "ready":
@@ -179,6 +202,12 @@ def ask(
     server = url or f"http://127.0.0.1:{port}"
     with client_errors(server):
         ask_command(images[:-1], images[-1], server, max_tokens)
+
+
+def _json(value: object) -> str:
+    import json
+
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,49 +1,112 @@
 """Plans and profiles in words for a terminal. JSON is for machines; this is for people."""
 
 import json
+from typing import Any
 
-from serving.plan import Plan
+from serving.advice import Step, steps
+from serving.plan import Plan, Subject
 from serving.profile import load_models, load_profiles
 
 _BAR = 44
 _NAMES = {
     "weights": "weights",
-    "vision_encoder": "vision encoder",
+    "buffers": "buffers",
     "activations": "activations",
+    "vision_encoder": "vision encoder",
     "encoder_cache": "encoder cache",
     "logits": "logits",
     "cuda_graphs": "CUDA graphs",
-    "context": "context",
+    "context": "CUDA context",
+    "fragmentation": "fragmentation",
     "headroom": "headroom",
     "kv_cache": "KV cache",
 }
+_PHOTO_PIXELS = 1024 * 768
 
 
 def describe_plan(plan: Plan) -> str:
-    """The memory as a table with bars, then a sentence for each choice."""
+    """The memory as a picture and a table, then a sentence for each choice."""
     memory = plan.memory_mib
     lines = [
-        f"{plan.model} on {plan.gpu.name} (profile {plan.profile}): "
+        f"{plan.model} ({plan.precision}) on {plan.gpu.name}, profile {plan.profile}: "
         f"{memory.total:,} of {plan.gpu.usable_mib:,} MiB planned, {plan.gpu.total_mib:,} in all"
     ]
     for key, title in _NAMES.items():
         mib = getattr(memory, key)
-        share = round(_BAR * mib / max(1, plan.gpu.usable_mib))
+        share = round(_BAR * mib / max(1, plan.gpu.usable_mib, memory.total))
         lines.append(f"  {title:<15}{mib:>8,} MiB  {'█' * share or '▏'}")
+    lines += _choices(plan)
+    if plan.reason:
+        lines.append("It does not fit: " + why_not(plan))
+    return "\n".join(lines)
+
+
+def why_not(plan: Plan) -> str:
+    """Why a plan does not fit, and what would."""
+    said = f"{plan.model} does not fit with the profile `{plan.profile}`: {plan.reason}."
+    if plan.alternatives:
+        return "\n".join((said, "What would fit:", *(f"  {each}" for each in plan.alternatives)))
+    return f"{said} Nothing that is known fits here: a larger card is needed."
+
+
+def _choices(plan: Plan) -> list[str]:
     capacity, limits = plan.capacity, plan.limits
-    lines += [
-        f"KV cache: {capacity.kv_tokens:,} tokens, that is {capacity.kv_tokens // capacity.max_model_len} conversations of "
-        f"{capacity.max_model_len:,}; at most {capacity.max_num_seqs} requests run at once.",
+    if not plan.predicted:
+        return [
+            "This architecture's parts are not known: vLLM measures them itself at start, with "
+            f"{plan.memory_mib.headroom:,} MiB left to them, and then sizes the KV cache."
+        ]
+    kv = f"KV cache: {capacity.kv_tokens:,} tokens, that is {_times(capacity.kv_tokens, capacity.max_model_len)} "
+    kv += f"conversations of {capacity.max_model_len:,}"
+    if capacity.image_tokens:
+        photo = capacity.image_tokens * min(_PHOTO_PIXELS, limits.max_image_pixels) // limits.max_image_pixels
+        kv += f", or {capacity.kv_tokens // (photo + 256)} questions about a 1024×768 photo at once"
+    lines = [
+        f"{kv}; at most {capacity.max_num_seqs} requests run at once.",
         f"Pictures: at most {limits.max_image_pixels:,} pixels ({capacity.image_tokens:,} tokens), larger ones are shrunk; "
-        f"{limits.max_images_per_request} a request.",
+        f"{limits.max_images_per_request} a request. One step sends up to {capacity.encoder_tokens:,} tokens of them through "
+        "the vision encoder.",
     ]
+    lines += [f"Given up so that it fits: {'; '.join(plan.given_up)}."] if plan.given_up else []
     if plan.expected.decode_tokens_per_s is not None:
         lines.append(
             f"Expected: {plan.expected.decode_tokens_per_s:.0f} tokens/s for one client ({plan.expected.source})."
         )
-    if plan.reason:
-        lines.append(f"It does not fit: {plan.reason}.")
-    return "\n".join(lines)
+    return lines
+
+
+def _times(whole: int, part: int) -> str:
+    return f"{whole // part}" if whole >= part else f"{whole / part:.1f}"
+
+
+def describe_steps(subject: Subject, plan: Plan, user_args: dict[str, Any]) -> str:
+    """What one step in each direction would change."""
+    if not (plan.fits and plan.predicted):
+        return ""
+    return "\n".join(("One step otherwise:", *(_step(plan, step) for step in steps(subject, user_args))))
+
+
+def _step(plan: Plan, step: Step) -> str:
+    other = step.plan
+    if not other.fits:
+        return f"  {step.flag:<34} does not fit: {other.reason}"
+    changed = other.capacity.kv_tokens - plan.capacity.kv_tokens
+    return f"  {step.flag:<34} {other.capacity.kv_tokens:,} KV tokens ({changed:+,})"
+
+
+def describe_measured(status: dict[str, Any]) -> str:
+    """What the parts of a running server took, beside what was predicted; `status` is its `/onecard/status`."""
+    predicted, measured = status["plan"]["memory_mib"], status["measured"].get("memory_mib")
+    if not measured:
+        return "Nothing was measured: " + (
+            f"the server is still {status['state']}." if status["state"] != "ready" else "it runs on no GPU."
+        )
+    lines = [f"  {'':<15}{'predicted':>10}{'measured':>10}  MiB"]
+    for key, title in _NAMES.items():
+        if key in measured:
+            lines.append(f"  {title:<15}{predicted[key]:>10,}{measured[key]:>10,}  {measured[key] - predicted[key]:+,}")
+    both = [sum(each[key] for key in _NAMES if key in measured) for each in (predicted, measured)]
+    return "\n".join((*lines, f"  {'together':<15}{both[0]:>10,}{both[1]:>10,}  {both[1] - both[0]:+,}"))
 
 
 def describe_profiles() -> str:
@@ -51,7 +114,7 @@ def describe_profiles() -> str:
     lines = ["Profiles (make serve PROFILE=…, onecard serve --profile …):"]
     for name, profile in load_profiles().items():
         aliases = f", alias {', '.join(profile.aliases)}" if profile.aliases else ""
-        lines.append(f"  {name:<12}{profile.title}: serves {profile.model}{aliases}")
+        lines.append(f"  {name:<16}{profile.title}: serves {profile.model}{aliases}")
     lines += ["", "Models (MODEL=…, --model …):"]
     for name, model in load_models().items():
         source = model.source.hub or "comes with onecard"

@@ -12,8 +12,8 @@ from serving import hardware
 from serving.errors import OnecardError
 from serving.hardware import Hardware
 from serving.hub import resolve_model
-from serving.plan import auto_profile
 from serving.prepare import open_socket
+from serving.present import auto_profile
 from serving.profile import Profile, load_profile, load_profiles
 from serving.setup.choose import MIN_DRIVER
 from serving.state_dir import state_dir
@@ -38,7 +38,7 @@ class Check:
 def run_checks(profile_name: str, port: int) -> list[Check]:
     """All checks for serving that profile on that port. Raises ConfigError for a profile that does not exist."""
     found = hardware.detect()
-    name, profile = load_profile(auto_profile(load_profiles(), found) if profile_name == "auto" else profile_name)
+    name, profile = auto_profile(load_profiles(), found) if profile_name == "auto" else load_profile(profile_name)
     return [
         _python(),
         *_gpu(name, profile, found),

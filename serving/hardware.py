@@ -11,13 +11,15 @@ from serving.setup.choose import MIN_DRIVER, driver_branch
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU as NVML sees it. Memory in MiB; `used_mib` includes what other programs hold."""
+    """One GPU as NVML sees it. Memory in MiB; `used_mib` includes what other programs hold. `bandwidth_gb_s` is the
+    memory's, from its highest clock and its bus width; None where the driver does not tell."""
 
     index: int
     name: str
     total_mib: int
     used_mib: int
     compute_capability: str
+    bandwidth_gb_s: float | None = None
 
     @property
     def free_mib(self) -> int:
@@ -97,4 +99,17 @@ def _read_gpu(index: int) -> Gpu:
         total_mib=int(memory.total) // 2**20,
         used_mib=int(memory.used) // 2**20,
         compute_capability=f"{major}.{minor}",
+        bandwidth_gb_s=_bandwidth(handle),
     )
+
+
+def _bandwidth(handle: object) -> float | None:
+    """GB/s: two transfers a clock over the whole bus. (RTX 3060: 7,501 MHz × 2 × 192 bits = 360 GB/s.)"""
+    import pynvml
+
+    try:
+        clock_mhz = pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_MEM)
+        bits = pynvml.nvmlDeviceGetMemoryBusWidth(handle)
+    except pynvml.NVMLError:
+        return None
+    return round(clock_mhz * 1e6 * 2 * bits / 8 / 1e9, 1) or None

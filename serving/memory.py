@@ -1,71 +1,161 @@
-"""How many bytes things take: pure functions of a checkpoint's config. What does not depend on the config is the profile's."""
+"""How many bytes each part of the GPU's memory takes, as pure functions of a model's shape and of what the engine may be
+asked to carry at once. Which load a card can carry is `plan.py`'s question.
 
-from typing import Any
+What follows from vLLM's code has a formula with its source; what only a measurement can tell is a field of `Constants`.
+Vision encoder and language model run one after the other in the same memory: the parts are counted so that they sum to
+what is held at the worst moment (`peak`).
+"""
 
-from serving.checkpoint import Checkpoint
-from serving.errors import CheckpointError
+from dataclasses import dataclass
+
+from serving.architecture import Shape, Text, Vision
 
 MIB = 2**20
-_BYTES_16_BIT = 2
+_BYTES_16_BIT, _BYTES_32_BIT = 2, 4
 
 
-def weight_bytes(checkpoint: Checkpoint) -> int:
-    """Bytes of the weights: from the safetensors headers, or, without weights, 16 bits for each parameter of the shape."""
-    if checkpoint.weight_bytes is not None:
-        return checkpoint.weight_bytes
-    return _BYTES_16_BIT * (text_parameters(checkpoint.text_config) + vision_parameters(checkpoint.vision_config))
+@dataclass(frozen=True)
+class Load:
+    """The most that the engine may be given at once, by vLLM's names. `image_tokens` are those of the largest picture."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    image_tokens: int
+    cudagraph_sizes: int
+    max_loras: int = 0
+    max_lora_rank: int = 0
+
+    @property
+    def encoder_tokens(self) -> int:
+        """Tokens of pictures that one step can send through the vision encoder, and that its cache can hold: vLLM's
+        `compute_mm_encoder_budget` (v1/core/encoder_cache_manager.py)."""
+        return max(self.max_num_batched_tokens, self.image_tokens) if self.image_tokens else 0
 
 
-def text_weight_bytes(checkpoint: Checkpoint) -> int:
-    """What is read for each token that is decoded: the language model, and not the vision encoder."""
-    if checkpoint.weight_bytes is not None:
-        return checkpoint.weight_bytes - checkpoint.vision_weight_bytes
-    return _BYTES_16_BIT * text_parameters(checkpoint.text_config)
+@dataclass(frozen=True)
+class Constants:
+    """What no formula tells, in bytes. Measured on an H200 with vLLM 0.32 (benchmarks/results/memory-*.json); another card's
+    own are learned at its first start (`calibration.py`).
+
+    `context`: CUDA context, libraries and kernels. `workspace`: buffers of cuBLAS and of the engine. `graph_of_layer`: one
+    captured size of one layer. `fragments` and `fragments_share`: what the allocator holds beyond what is in use, fixed
+    and as a share of what comes and goes."""
+
+    context: int = 740 * MIB
+    workspace: int = 88 * MIB
+    graph_of_layer: float = 0.235 * MIB
+    fragments: int = 120 * MIB
+    fragments_share: float = 0.34
 
 
-def kv_bytes_per_token(checkpoint: Checkpoint) -> int:
-    """A key and a value of 16 bits for each layer and KV head: 2 × layers × KV heads × head size × 2 bytes."""
-    text = checkpoint.text_config
-    layers, heads, size = (_need(text, key) for key in ("num_hidden_layers", "num_key_value_heads", "head_dim"))
-    return 2 * layers * heads * size * _BYTES_16_BIT
+MEASURED = Constants()
 
 
-def pixels_per_token(checkpoint: Checkpoint) -> int:
-    """Pixels that become one token: (patch_size × spatial_merge_size)², 32 × 32 for Qwen3-VL."""
-    vision = checkpoint.vision_config
-    side = _need(vision, "patch_size") * _need(vision, "spatial_merge_size")
-    return side * side
+@dataclass(frozen=True)
+class Parts:
+    """Bytes of each part but the KV cache, as in the plan's `memory_mib`. `vision_encoder` and `logits` are what they need
+    beyond what the language model's activations leave them."""
+
+    weights: int
+    buffers: int
+    activations: int
+    vision_encoder: int
+    encoder_cache: int
+    logits: int
+    cuda_graphs: int
+    context: int
+    fragmentation: int
+
+    @property
+    def total(self) -> int:
+        return sum(vars(self).values())
 
 
-def text_parameters(text: dict[str, Any]) -> int:
-    """Parameters of the language model; the layer is that of transformers' `modeling_qwen3_vl.py`."""
-    d, layers, inner = (_need(text, key) for key in ("hidden_size", "num_hidden_layers", "intermediate_size"))
-    heads, kv_heads, size = (_need(text, key) for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
-    vocabulary = _need(text, "vocab_size") * d
-    attention = 2 * d * heads * size + 2 * d * kv_heads * size + 2 * size
-    layer = attention + 3 * d * inner + 2 * d
-    return layers * layer + d + vocabulary * (1 if text.get("tie_word_embeddings") else 2)
-
-
-def vision_parameters(vision: dict[str, Any]) -> int:
-    """Parameters of the vision encoder with its mergers; the layer is that of transformers' `modeling_qwen3_vl.py`."""
-    h, inner, out = (_need(vision, key) for key in ("hidden_size", "intermediate_size", "out_hidden_size"))
-    patch = 3 * _need(vision, "temporal_patch_size") * _need(vision, "patch_size") ** 2
-    merged = h * _need(vision, "spatial_merge_size") ** 2
-    block = 4 * h * h + 4 * h + 2 * h * inner + inner + h + 4 * h
-    merger = merged * merged + merged + merged * out + out
-    deepstack = len(vision.get("deepstack_visual_indexes", ()))
-    return (
-        (patch + 1) * h
-        + _need(vision, "num_position_embeddings") * h
-        + _need(vision, "depth") * block
-        + (merger + 2 * h)
-        + deepstack * (merger + 2 * merged)
+def parts(shape: Shape, weight_bytes: int, load: Load, constants: Constants) -> Parts:
+    """Everything but the KV cache. The transient parts follow one another within a step: the encoder works (its output
+    not yet kept), then the language model with that output in the encoder's cache, then the sampler."""
+    cache = encoder_cache(shape.vision, load)
+    working, seeing = activations(shape.text, load), vision_encoder(shape.vision, load)
+    sampling = sampler(shape.text, load)
+    together = max(cache + working, cache + sampling, seeing)
+    return Parts(
+        weights=weight_bytes + rotary_table(shape.text) + lora(shape.text, load),
+        buffers=input_buffers(shape, load) + penalties(shape.text, load) + constants.workspace,
+        activations=working,
+        vision_encoder=max(0, seeing - cache - max(working, sampling)),
+        encoder_cache=cache,
+        logits=max(0, sampling - working),
+        cuda_graphs=round(load.cudagraph_sizes * shape.text.layers * constants.graph_of_layer),
+        context=constants.context,
+        fragmentation=constants.fragments + round(constants.fragments_share * together),
     )
 
 
-def _need(config: dict[str, Any], key: str) -> int:
-    value = config.get(key)
-    if not isinstance(value, int) or value < 1:
-        raise CheckpointError(f"config.json has no usable `{key}` ({value!r}): the memory plan needs it.")
-    return value
+def activations(text: Text, load: Load) -> int:
+    """The language model's peak for one step: in a layer's feed-forward network the gate and up projections, their
+    product, and three hidden states, 16 bits each (2 × (3 × intermediate_size + 3 × hidden_size) a token; 49,152 bytes
+    for Qwen3-VL-2B, where vLLM 0.32 was measured at 49,152)."""
+    a_token = _BYTES_16_BIT * 3 * (text.intermediate_size + text.hidden_size)
+    return load.max_num_batched_tokens * a_token
+
+
+def input_buffers(shape: Shape, load: Load) -> int:
+    """Kept for the longest step: the input embeddings (vLLM's `EncoderRunner.inputs_embeds`) and, for each deepstack layer,
+    those to be added to it (`deepstack_input_embeds` in qwen3_vl.py)."""
+    a_token = _BYTES_16_BIT * shape.text.hidden_size * (1 + shape.vision.deepstack)
+    return load.max_num_batched_tokens * a_token
+
+
+def vision_encoder(vision: Vision, load: Load) -> int:
+    """The encoder's peak at the largest batch of pictures that the scheduler can give it, with the pixels themselves.
+
+    For each patch, 16 bits each: in a block's feed-forward network its inner values before and after the activation
+    (three times where it is gated), the block's input, residual and norm, the position embedding; the deepstack outputs
+    so far; and the pixels at 8 bits. 29,312 bytes for Qwen3-VL-2B; vLLM 0.32 was measured at 29,470."""
+    inner = (3 if vision.gated else 2) * vision.intermediate_size
+    outputs = vision.deepstack * vision.out_hidden_size // vision.patches_per_token
+    values = inner + 4 * vision.hidden_size + outputs
+    rotary = 2 * _BYTES_16_BIT * 32  # cosine and sine of half a head's dimensions
+    a_patch = _BYTES_16_BIT * values + rotary + vision.values_per_patch
+    return load.encoder_tokens * vision.patches_per_token * a_patch
+
+
+def encoder_cache(vision: Vision, load: Load) -> int:
+    """The encoder's outputs that wait for the language model: as many tokens as its budget, 16 bits a value."""
+    return load.encoder_tokens * vision.values_per_token * _BYTES_16_BIT
+
+
+def sampler(text: Text, load: Load) -> int:
+    """Logits of a full batch: once at 16 bits, and four copies at 32 (vLLM's sampler: the copy it works on, the masked
+    one, probabilities, and log probabilities where they are asked for)."""
+    return load.max_num_seqs * text.vocab_size * (_BYTES_16_BIT + 4 * _BYTES_32_BIT)
+
+
+def penalties(text: Text, load: Load) -> int:
+    """Counts of each sequence's tokens, kept all the time: 32 bits for each word of the vocabulary, and one bit for the
+    prompt's (vLLM's `PenaltiesState`, v1/worker/gpu/sample/penalties.py)."""
+    return load.max_num_seqs * text.vocab_size * _BYTES_32_BIT * 33 // 32
+
+
+def rotary_table(text: Text) -> int:
+    """Cosines and sines of every position that the model knows, 16 bits (vLLM's `cos_sin_cache`)."""
+    return text.max_positions * text.head_dim * _BYTES_16_BIT
+
+
+def lora(text: Text, load: Load) -> int:
+    """Adapters' slots: two thin matrices for each linear layer of the language model, at the largest rank, 16 bits."""
+    d, inner = text.hidden_size, text.intermediate_size
+    widths = (d + text.head_dim * text.kv_heads * 2 + d) + (d + d) + (d + 2 * inner) + (inner + d)
+    return load.max_loras * load.max_lora_rank * text.layers * widths * _BYTES_16_BIT
+
+
+def kv_bytes_per_token(text: Text) -> int:
+    """A key and a value of 16 bits for each layer that keeps them and each KV head: 2 × layers × KV heads × head size × 2."""
+    return 2 * text.kv_layers * text.kv_heads * text.head_dim * _BYTES_16_BIT
+
+
+def state_bytes_per_sequence(text: Text) -> int:
+    """The recurrent state that a sequence keeps in layers without keys and values: convolution inputs at 16 bits, the
+    state itself at 32 (vLLM's `gated_delta_net_state_shape` and `_dtype`, layers/mamba/mamba_utils.py)."""
+    short, long = text.state_elements
+    return short * _BYTES_16_BIT + long * _BYTES_32_BIT

@@ -4,11 +4,15 @@ import importlib.util
 import ipaddress
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serving import hardware
+from serving.advice import nearest
+from serving.architecture import read_shape
 from serving.checkpoint import Checkpoint
+from serving.describe import why_not
 from serving.engine_args import from_argv
 from serving.errors import (
     CheckpointError,
@@ -19,13 +23,14 @@ from serving.errors import (
     UsageError,
 )
 from serving.guard.keys import read_keys
-from serving.hardware import Hardware
 from serving.hub import ResolvedModel, resolve_model
 from serving.launch import Launch
-from serving.plan import Plan, auto_profile, check_hardware, make_plan
-from serving.profile import Profile, load_profile, load_profiles
+from serving.plan import Plan, Subject
+from serving.present import auto_profile, check_hardware
+from serving.profile import load_models, load_profile, load_profiles, shape_dir
 from serving.setup.choose import MIN_DRIVER
 from serving.state_dir import make_run_dir
+from serving.weights import measure_weights
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,8 @@ class Prepared:
     """A plan and everything that it was made from."""
 
     plan: Plan
-    profile: Profile
+    subject: Subject
     resolved: ResolvedModel
-    checkpoint: Checkpoint
-    hardware: Hardware
     user_argv: tuple[str, ...]
 
 
@@ -49,22 +52,41 @@ def prepare(
 ) -> Prepared:
     """Profile, model, checkpoint and hardware, and the plan made of them. Starts nothing and downloads no weights."""
     found = hardware.detect()
-    if profile_name == "auto":
-        profile_name = auto_profile(load_profiles(), found)
-    name, profile = load_profile(profile_name)
+    name, profile = auto_profile(load_profiles(), found) if profile_name == "auto" else load_profile(profile_name)
     resolved = resolve_model(model_name or profile.model)
-    checkpoint = resolved.checkpoint()
-    plan = make_plan(
+    subject = Subject(
         profile_name=name,
         profile=profile,
         model_name=resolved.name,
         model=resolved.model,
-        checkpoint=checkpoint,
+        checkpoint=resolved.checkpoint(),
         hardware=found,
         gpu_memory_mib=gpu_memory_mib,
-        user_args=from_argv(user_argv),
     )
-    return Prepared(plan, profile, resolved, checkpoint, found, user_argv)
+    return _planned(subject, resolved, user_argv)
+
+
+def _planned(subject: Subject, resolved: ResolvedModel, user_argv: tuple[str, ...]) -> Prepared:
+    user_args = from_argv(user_argv)
+    plan = subject.plan(user_args)
+    if not plan.fits:
+        plan = plan.model_copy(update={"alternatives": nearest(subject, user_args, _other_models(subject))})
+    return Prepared(plan, subject, resolved, user_argv)
+
+
+def _other_models(subject: Subject) -> Iterator[Subject]:
+    """The same card with other models: first other precisions of this one, then the largest others."""
+    models = {name: resolve_model(name) for name, model in load_models().items() if model.source.hub}
+    family = subject.model.family
+    others = [name for name in models if name != subject.model_name and shape_dir(name)]
+    sizes = {name: _size(models[name].checkpoint()) for name in others}
+    for name in sorted(others, key=lambda each: (models[each].model.family != family, -sizes[each])):
+        yield replace(subject, model_name=name, model=models[name].model, checkpoint=models[name].checkpoint())
+
+
+def _size(checkpoint: Checkpoint) -> int:
+    shape = read_shape(checkpoint.architecture, checkpoint.config)
+    return measure_weights(shape, checkpoint.config, checkpoint.tensors).total
 
 
 def make_launch(
@@ -72,37 +94,47 @@ def make_launch(
 ) -> Launch:
     """Checks everything that can be known to fail before anything is loaded, downloads the model where it is not here,
     and describes the start."""
-    plan = prepared.plan
-    if not plan.fits:
-        raise DoesNotFitError(f"{plan.model} does not fit with the profile `{plan.profile}`: {plan.reason}.")
-    check_hardware(plan.profile, prepared.profile, prepared.hardware, plan)
-    if prepared.profile.device == "cuda" and hardware.driver_too_old(prepared.hardware.driver_version):
-        raise HardwareError(
-            f"The NVIDIA driver is {prepared.hardware.driver_version}, and vLLM needs {MIN_DRIVER} or newer "
-            "(it is built for CUDA 13). Update the driver, or take PROFILE=cpu."
-        )
-    dummy = from_argv(prepared.user_argv).get("load_format") == "dummy"
-    if prepared.checkpoint.weight_bytes is None and not dummy:
-        raise CheckpointError(
-            f"{prepared.resolved.folder or plan.model} holds no weights (no *.safetensors). Download the model whole; or, to "
-            "measure speed and memory with random weights, add `-- --load-format dummy`."
-        )
+    _check_plan(prepared)
     _check_exposure(host, api_keys_file)
     if importlib.util.find_spec("vllm") is None:
         raise NotInstalledError("vLLM is not installed in this environment. `make setup` installs the right one.")
-    folder = make_run_dir(port)
+    run_dir = make_run_dir(port)
     open_socket(host, port).close()  # known to be free before a download, and opened after it
+    if prepared.resolved.folder is None:
+        # What was planned by its config alone is planned again by what came.
+        resolved = replace(prepared.resolved, folder=prepared.resolved.download())
+        prepared = _planned(replace(prepared.subject, checkpoint=resolved.checkpoint()), resolved, prepared.user_argv)
+        _check_plan(prepared)
     return Launch(
-        plan=plan,
+        plan=prepared.plan,
         model_folder=prepared.resolved.download(),
         default_max_tokens=prepared.resolved.model.default_max_tokens,
         host=host,
         port=port,
-        run_dir=folder,
+        run_dir=run_dir,
         user_argv=prepared.user_argv,
         allow_image_urls=allow_image_urls,
         api_keys_file=api_keys_file,
     )
+
+
+def _check_plan(prepared: Prepared) -> None:
+    """Whether it fits, whether this machine has what is planned, and whether a folder that is here holds weights."""
+    plan, subject, folder = prepared.plan, prepared.subject, prepared.resolved.folder
+    if not plan.fits:
+        raise DoesNotFitError(why_not(plan))
+    check_hardware(plan.profile, subject.profile, subject.hardware, plan)
+    if subject.profile.device == "cuda" and hardware.driver_too_old(subject.hardware.driver_version):
+        raise HardwareError(
+            f"The NVIDIA driver is {subject.hardware.driver_version}, and vLLM needs {MIN_DRIVER} or newer "
+            "(it is built for CUDA 13). Update the driver, or take PROFILE=cpu."
+        )
+    dummy = from_argv(prepared.user_argv).get("load_format") == "dummy"
+    if folder is not None and not subject.checkpoint.tensors and not dummy:
+        raise CheckpointError(
+            f"{folder} holds no weights (no *.safetensors). Download the model whole; or, to measure speed and memory with "
+            "random weights, add `-- --load-format dummy`."
+        )
 
 
 def open_socket(host: str, port: int) -> socket.socket:

@@ -30,7 +30,7 @@ class GpuFacts(_Strict):
     memory_mib: int = Field(gt=0)
     bandwidth_gb_s: float = Field(gt=0)
     compute_capability: str
-    reserved_mib: int = Field(default=0, ge=0, description="what the desktop and the driver usually hold")
+    reserved_mib: int = Field(default=0, ge=0, description="what desktop, browser and driver usually hold")
 
 
 class Limits(_Strict):
@@ -39,39 +39,20 @@ class Limits(_Strict):
     max_body_mib: int = Field(gt=0)
 
 
-class PartsMib(_Strict):
-    """MiB of each part of the memory but weights and KV cache: the profile's own figures."""
-
-    activations: int = Field(ge=0)
-    vision_encoder: int = Field(ge=0)
-    encoder_cache: int = Field(ge=0)
-    logits: int = Field(ge=0)
-    cuda_graphs: int = Field(ge=0)
-    context: int = Field(ge=0)
-    headroom: int = Field(ge=0)
-
-
-class EngineArgs(BaseModel):
-    """vLLM's arguments, by vLLM's names. The plan needs these three; any other is checked by vLLM's parser at start."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    max_model_len: int = Field(gt=0)
-    max_num_seqs: int = Field(gt=0)
-    max_num_batched_tokens: int = Field(gt=0)
-
-
 class Profile(_Strict):
+    """A card and what is asked of it. `engine_args` are vLLM's arguments by vLLM's names: each wins over the plan's own
+    choice and is planned with."""
+
     title: str
     aliases: tuple[str, ...] = ()
     device: Literal["cuda", "cpu"]
     gpu: GpuFacts | None = None
     model: str
     policy: Policy
+    context: int = Field(ge=256, description="tokens of one conversation, pictures included, that are wished for")
     limits: Limits
-    memory_mib: PartsMib
     kv_cache_mib: int | None = Field(default=None, gt=0, description="the most that the KV cache may take")
-    engine_args: EngineArgs
+    engine_args: dict[str, Any] = {}
 
 
 class ModelSource(_Strict):
@@ -98,7 +79,10 @@ class Sampling(_Strict):
 
 
 class Model(_Strict):
+    """`family` is shared by the precisions of one model."""
+
     title: str
+    family: str | None = None
     source: ModelSource
     served_model_name: tuple[str, ...] = Field(min_length=1)
     sampling: Sampling = Sampling()
@@ -114,6 +98,12 @@ def configs_dir() -> Path:
         return Path(override)
     in_repository = Path(__file__).parent.parent / "configs"
     return in_repository if in_repository.is_dir() else Path(sys.prefix) / "share" / "onecard" / "configs"
+
+
+def shape_dir(model_name: str) -> Path | None:
+    """The shipped folder with that model's config and without its weights, to plan with before anything is there."""
+    folder = Path(__file__).parent / "shapes" / model_name
+    return folder if folder.is_dir() else None
 
 
 def load_profile(name: str) -> tuple[str, Profile]:

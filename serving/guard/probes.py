@@ -9,6 +9,7 @@ from serving import control
 from serving.guard import in_process
 from serving.guard.respond import alive, readiness
 from serving.guard.state import ServerState
+from serving.measured import measure
 from serving.warmup import warm_up
 
 logger = logging.getLogger("vllm.onecard")
@@ -45,6 +46,8 @@ class Probes:
     async def _warm_up(self, lifespan: Scope) -> None:
         state = self._state
         try:
+            log = state.launch.run_dir / "server.log"
+            state.measured |= await measure(lifespan["app"], state.launch.plan, log)
             async with in_process.client(self._vllm, lifespan) as client:
                 state.measured |= await warm_up(client, state.launch.model_names[0])
         except Exception as error:  # whatever it is: a server that cannot answer must not be called ready

@@ -19,7 +19,7 @@ from serving.checkpoint import Checkpoint, read_checkpoint
 from serving.errors import CheckpointError
 from serving.files import Folder
 from serving.hub.cache import Cache
-from serving.profile import Model, ModelSource, find_model
+from serving.profile import Model, ModelSource, find_model, shape_dir
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -33,12 +33,15 @@ class ResolvedModel:
     folder: Path | None
 
     def checkpoint(self) -> Checkpoint:
-        """Reads it; of a model that is not here, the few bytes that a plan needs, which are kept for the next time.
+        """Reads it; of a model that is not here, its shipped config, or else the few bytes of the hub's that a plan needs,
+        which are kept for the next time.
 
         Raises CheckpointError for what is broken or no vision-language model, HubError when no hub gives it.
         """
         if self.folder is not None:
             return read_checkpoint(Folder(self.folder))
+        if shape := shape_dir(self.name):
+            return read_checkpoint(Folder(shape))
         from serving.hub.headers import read_remote_checkpoint
 
         return read_remote_checkpoint(*_hub_model(self.model.source))

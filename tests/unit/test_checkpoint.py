@@ -43,6 +43,10 @@ def with_header(header: Any, data: bytes = b"") -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
+def size_of(checkpoint: Checkpoint) -> int:
+    return sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+
+
 def refusal(folder: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         read_checkpoint(Folder(folder))
@@ -59,9 +63,12 @@ def outcome(folder: Path) -> Checkpoint | CheckpointError:
         return error
 
 
-def test_the_size_is_that_of_the_tensors_and_the_vision_encoder_is_known_apart(folder: Path) -> None:
+def test_each_tensor_is_known_with_its_size(folder: Path) -> None:
     found = read_checkpoint(Folder(folder))
-    assert (found.weight_bytes, found.vision_weight_bytes) == (8 * 4 * 2 + 2 * 3 * 4, 2 * 3 * 4)
+    assert {name: tensor.nbytes for name, tensor in found.tensors.items()} == {
+        "lm_head.weight": 8 * 4 * 2,
+        "visual.patch.weight": 2 * 3 * 4,
+    }
     assert (found.architecture, found.min_pixels, found.max_pixels) == (CONFIG["architectures"][0], 4096, 65536)
 
 
@@ -81,15 +88,14 @@ def test_a_header_longer_than_the_first_read_is_read_to_its_end(tmp_path: Path) 
 
 def test_a_type_newer_than_this_project_counts_by_its_bytes(tmp_path: Path) -> None:
     checkpoint_in(tmp_path, with_header({"a": {"dtype": "F3", "shape": [8], "data_offsets": [0, 3]}}, b"123"))
-    assert read_checkpoint(Folder(tmp_path)).weight_bytes == 3
+    assert size_of(read_checkpoint(Folder(tmp_path))) == 3
 
 
 def test_the_built_in_model_is_within_what_it_promises() -> None:
     found = read_checkpoint(Folder(DEMO))
     assert found.architecture == "Qwen3VLForConditionalGeneration"
-    assert found.weight_bytes is not None
-    assert 0 < found.vision_weight_bytes < found.weight_bytes < 20_000_000
-    assert found.weight_bytes <= (DEMO / "model.safetensors").stat().st_size
+    assert 0 < size_of(found) < 20_000_000
+    assert size_of(found) <= (DEMO / "model.safetensors").stat().st_size
 
 
 def test_shards_are_added_up_and_a_missing_one_is_named(tmp_path: Path) -> None:
@@ -99,7 +105,7 @@ def test_shards_are_added_up_and_a_missing_one_is_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(save({tensor: np.zeros(100, np.float32)}))
     index = {"metadata": {}, "weight_map": dict(zip("ab", names, strict=True))}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    assert read_checkpoint(Folder(tmp_path)).weight_bytes == 800
+    assert size_of(read_checkpoint(Folder(tmp_path))) == 800
     (tmp_path / names[1]).unlink()
     assert f"{names[1]} is missing" in refusal(tmp_path)
 
@@ -111,7 +117,7 @@ def test_a_broken_index_is_refused(folder: Path, weight_map: Any) -> None:
 
 
 def test_a_folder_without_weights_is_known_as_such(tmp_path: Path) -> None:
-    assert read_checkpoint(Folder(checkpoint_in(tmp_path, None))).weight_bytes is None
+    assert read_checkpoint(Folder(checkpoint_in(tmp_path, None))).tensors == {}
 
 
 def test_what_is_no_folder_is_refused_with_what_model_takes(tmp_path: Path) -> None:
@@ -188,8 +194,8 @@ def test_a_changed_byte_of_the_header_is_refused_or_harmless(
     folder = checkpoint_in(tmp_path_factory.mktemp("changed", numbered=True), changed)
     found = outcome(folder)
     if isinstance(found, Checkpoint):
-        assert found.weight_bytes is not None
-        assert 0 <= found.weight_bytes <= len(SHARD)
+        assert found.tensors
+        assert 0 <= size_of(found) <= len(SHARD)
     else:
         assert "model.safetensors" in str(found)
 
@@ -208,7 +214,7 @@ def test_a_header_of_any_json_is_refused_or_means_what_it_says(
     folder = checkpoint_in(tmp_path_factory.mktemp("json", numbered=True), with_header(header))
     found = outcome(folder)
     if isinstance(found, Checkpoint):
-        assert not found.weight_bytes  # there is no byte behind the header
+        assert size_of(found) == 0  # there is no byte behind the header
     else:
         assert "Download it again" in str(found)
 
@@ -243,3 +249,11 @@ def test_weights_that_cannot_be_read_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").rmdir()
     (folder / "model.safetensors").symlink_to(folder / "gone")
     assert "model.safetensors cannot be read: No such file" in refusal(folder)
+
+
+def test_older_processors_name_their_bounds_otherwise(tmp_path: Path) -> None:
+    checkpoint_in(tmp_path, None)
+    bounds = {"min_pixels": 3136, "max_pixels": 12_845_056}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(bounds), encoding="utf-8")
+    found = read_checkpoint(Folder(tmp_path))
+    assert (found.min_pixels, found.max_pixels) == (3136, 12_845_056)

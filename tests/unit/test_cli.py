@@ -62,10 +62,43 @@ def test_the_flags_of_the_contract_are_there_and_explained(
     assert [flag for flag in flags.split() if flag not in done.stdout] == []
 
 
+def test_every_model_on_every_card(environment: dict[str, str]) -> None:
+    cells = json.loads(onecard(environment, "plan", "--matrix", "--json").stdout)
+    of = {(cell["profile"], cell["model"]): cell for cell in cells}
+    assert not of["rtx3060", "qwen3-vl-8b"]["fits"]
+    assert of["rtx3060", "qwen3-vl-2b-awq"]["kv_tokens"] >= 62_000
+    table = onecard(environment, "plan", "--matrix").stdout
+    assert "rtx3060ti, rtx3070" in table  # the same memory and bandwidth
+    assert "qwen3-vl-8b-awq" in table
+
+
+def test_8b_in_16_bits_is_refused_on_12_gb_with_something_that_fits(environment: dict[str, str]) -> None:
+    done = onecard(environment, "plan", "-p", "rtx3060", "-m", "qwen3-vl-8b", "--json")
+    plan = json.loads(done.stdout)
+    assert (done.returncode, plan["fits"]) == (3, False)
+    assert plan["alternatives"][0].startswith("--model qwen3-vl-8b-awq fits")
+    words = onecard(environment, "serve", "-p", "rtx3060", "-m", "qwen3-vl-8b")
+    assert words.returncode == 3
+    assert "What would fit:" in words.stderr
+
+
+def test_what_one_step_would_change_is_said_with_the_plan(environment: dict[str, str]) -> None:
+    done = onecard(environment, "plan", "-p", "rtx3060")
+    assert done.returncode == 0
+    assert "One step otherwise:" in done.stdout
+    assert "--max-num-seqs 32" in done.stdout
+
+
+def test_measured_without_a_server_names_the_way_out(environment: dict[str, str]) -> None:
+    done = onecard(environment, "plan", "--measured", "--port", "1")
+    assert done.returncode == 11
+    assert "onecard serve" in done.stderr
+
+
 def test_a_plan_in_words(environment: dict[str, str]) -> None:
     done = onecard(environment, "plan", *CPU_16_GB)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "demo on CPU (profile cpu)" in done.stdout
+    assert "demo (16 bits) on CPU, profile cpu" in done.stdout
     assert "conversations of 4,096" in done.stdout
 
 

@@ -190,7 +190,7 @@ def test_a_vllm_without_a_needed_argument_is_not_started(parser: ArgumentParser,
 def test_every_argument_of_every_profile_and_model_is_one_of_vllms(parser: ArgumentParser) -> None:
     flags = parser._option_string_actions
     for profile in load_profiles().values():
-        assert split_unknown(profile.engine_args.model_dump(), flags)[1] == []
+        assert split_unknown(profile.engine_args, flags)[1] == []
     assert split_unknown(dict.fromkeys(REQUIRED), flags)[1] == []
     parsers = {model.tool_call_parser for model in load_models().values()} - {None}
     from vllm.tool_parsers import ToolParserManager

@@ -32,13 +32,17 @@ def plan_of(user: User) -> dict[str, Any]:
     return plan
 
 
+# 1.5 million parameters, of 4 bytes in the file and of 2 when they are loaded, and the table of the positions.
+WEIGHTS_MIB = 3 + 1
+
+
 def weights_mib(plan: dict[str, Any]) -> int:
     return int(plan["memory_mib"]["weights"])
 
 
 def test_a_plan_reads_the_headers_only_and_then_needs_no_hub(hub: Hub, user: User) -> None:
     plan = plan_of(user)
-    assert weights_mib(plan) == 6  # 1.5 million parameters of 4 bytes
+    assert weights_mib(plan) == WEIGHTS_MIB
     assert hub.ranges_of("model.safetensors") == ["bytes=0-262143"]
     assert not any(name in each.path for each in hub.asked for name in ("tokenizer", "chat_template", *UNWANTED))
     assert not user.cache.exists()
@@ -64,24 +68,24 @@ def test_a_model_in_shards_is_added_up(hub: Hub, user: User) -> None:
     shards = {f"model-0000{n}-of-00002.safetensors": save({str(n): np.zeros(2**20, np.float32)}) for n in (1, 2)}
     index = {"weight_map": {str(n): name for n, name in enumerate(shards, start=1)}}
     hub.files |= shards | {"model.safetensors.index.json": json.dumps(index).encode()}
-    assert weights_mib(plan_of(user)) == 8
+    assert weights_mib(plan_of(user)) == 4 + 1
 
 
 def test_a_hub_that_knows_no_ranges_gives_the_same_plan(hub: Hub, user: User) -> None:
     hub.has_ranges = False
-    assert weights_mib(plan_of(user)) == 6
+    assert weights_mib(plan_of(user)) == WEIGHTS_MIB
 
 
 @pytest.mark.parametrize("fault", ["cuts", "busy"])
 def test_a_fault_that_passes_is_not_noticed(hub: Hub, user: User, fault: str) -> None:
     setattr(hub, fault, 2)
-    assert weights_mib(plan_of(user)) == 6
+    assert weights_mib(plan_of(user)) == WEIGHTS_MIB
     assert len(hub.ranges_of("model.safetensors")) == 3
 
 
 def test_a_hub_that_is_busy_is_asked_again_before_another(hub: Hub, user: User) -> None:
     hub.api_busy, hub.modelscope = 2, True
-    assert weights_mib(plan_of(user)) == 6
+    assert weights_mib(plan_of(user)) == WEIGHTS_MIB
     assert not any(each.path.startswith("/api/v1/") for each in hub.asked)
 
 
@@ -95,7 +99,7 @@ def test_what_hugging_face_does_not_give_is_planned_from_modelscope(hub: Hub, us
     hub.gated = hub.modelscope = True
     done = user.plan("--json")
     assert done.returncode == 0, done.stderr
-    assert weights_mib(json.loads(done.stdout)) == 6
+    assert weights_mib(json.loads(done.stdout)) == WEIGHTS_MIB
     assert "someone/model is gated" in done.stderr
     assert "Taken from ModelScope" in done.stderr
     # It is not told the token of another.

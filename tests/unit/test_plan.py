@@ -9,66 +9,77 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving import memory
+from serving.advice import nearest, steps
+from serving.architecture import read_shape
 from serving.checkpoint import Checkpoint, read_checkpoint
-from serving.describe import describe_plan
+from serving.describe import describe_plan, describe_steps
 from serving.errors import CheckpointError, HardwareError, UsageError
 from serving.files import Folder
 from serving.hardware import Gpu, Hardware, driver_too_old
 from serving.hub import resolve_model
 from serving.memory import MIB
-from serving.plan import Plan, auto_profile, check_hardware, make_plan
-from serving.profile import load_models, load_profiles
+from serving.plan import Plan, Subject
+from serving.present import auto_profile, check_hardware
+from serving.profile import load_models, load_profiles, shape_dir
+from serving.tensors import Tensor
+from serving.weights import measure_weights
 
 PROFILES, MODELS = load_profiles(), load_models()
 CARDS = [name for name, profile in PROFILES.items() if profile.device == "cuda"]
+SHAPES = [name for name in MODELS if shape_dir(name)]
 NO_GPU = Hardware(gpus=(), driver_version=None, nvml_problem="no driver", ram_mib=24_000, cpu_count=2, wsl=False)
-# Of the published config.json and preprocessor_config.json of Qwen/Qwen3-VL-2B-Instruct.
-QWEN = Checkpoint(
-    architecture="Qwen3VLForConditionalGeneration",
-    config={
-        "text_config": {
-            "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28,
-            "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 262144,
-            "tie_word_embeddings": True,
-        },
-        "vision_config": {
-            "depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "out_hidden_size": 2048, "patch_size": 16,
-            "spatial_merge_size": 2, "temporal_patch_size": 2, "num_position_embeddings": 2304,
-            "deepstack_visual_indexes": [5, 11, 17],
-        },
-    },
-    weight_bytes=None,
-    vision_weight_bytes=0,
-    min_pixels=65_536,
-    max_pixels=16_777_216,
-)  # fmt: skip
 
 
-def with_card(name: str, total_mib: int, used_mib: int = 0) -> Hardware:
-    card = Gpu(0, name, total_mib, used_mib, "8.9")
+def shape(name: str) -> Checkpoint:
+    folder = shape_dir(name)
+    assert folder is not None
+    return read_checkpoint(Folder(folder))
+
+
+QWEN = shape("qwen3-vl-2b")
+AWQ = shape("qwen3-vl-2b-awq")
+
+
+def with_card(name: str, total_mib: int, used_mib: int = 0, capability: str = "8.9") -> Hardware:
+    card = Gpu(0, name, total_mib, used_mib, capability, bandwidth_gb_s=500.0)
     return replace(NO_GPU, gpus=(card,), driver_version="580.95.05", nvml_problem=None)
 
 
-def plan_of(
+def subject_of(
     profile: str = "rtx3060", checkpoint: Checkpoint = QWEN, hardware: Hardware = NO_GPU, **options: Any
-) -> Plan:
+) -> Subject:
     model = options.pop("model", "qwen3-vl-2b")
-    return make_plan(
+    return Subject(
         profile_name=profile, profile=PROFILES[profile], model_name=model, model=MODELS[model], checkpoint=checkpoint,
         hardware=hardware, **options,
     )  # fmt: skip
 
 
+def plan_of(*arguments: Any, user_args: dict[str, Any] | None = None, **options: Any) -> Plan:
+    return subject_of(*arguments, **options).plan(user_args)
+
+
+def weighing(size: int | None) -> Checkpoint:
+    """Qwen3-VL-2B with weights of that many bytes; None for a folder without weights."""
+    return replace(QWEN, tensors={} if size is None else {"model.layers": Tensor("BF16", (size // 2,), size)})
+
+
 def test_the_sizes_of_qwen3_vl_2b() -> None:
-    assert memory.kv_bytes_per_token(QWEN) == 112 * 1024
-    assert 1024 * 768 // memory.pixels_per_token(QWEN) == 768
-    assert memory.weight_bytes(QWEN) == 2 * 2_127_532_032  # parameters that the model's page on the hub names
+    known = read_shape(QWEN.architecture, QWEN.config)
+    assert known is not None
+    assert memory.kv_bytes_per_token(known.text) == 112 * 1024
+    assert 1024 * 768 // known.vision.pixels_per_token == 768
+    assert known.parameters == 2_127_532_032  # that the model's page on the hub names
 
 
 def test_the_size_without_weights_is_that_of_the_weights_when_they_come() -> None:
-    demo = read_checkpoint(Folder(resolve_model("demo").folder))
-    assert demo.weight_bytes is not None
-    assert memory.weight_bytes(replace(demo, weight_bytes=None)) == demo.weight_bytes
+    folder = resolve_model("demo").folder
+    assert folder is not None
+    demo = read_checkpoint(Folder(folder))
+    known = read_shape(demo.architecture, demo.config)
+    assert demo.tensors
+    read, told = (measure_weights(known, demo.config, tensors) for tensors in (demo.tensors, {}))
+    assert (read.total, read.read_per_token, read.precision) == (told.total, told.read_per_token, told.precision)
 
 
 def test_json_has_what_the_contract_names() -> None:
@@ -90,25 +101,35 @@ def test_json_has_what_the_contract_names() -> None:
 
 @pytest.mark.parametrize("card", CARDS)
 def test_every_card_holds_the_model_of_its_profile_with_a_conversation_of_full_length(card: str) -> None:
-    plan = plan_of(card)
+    profile = PROFILES[card]
+    plan = plan_of(card, shape(profile.model), model=profile.model)
     assert plan.fits
     assert plan.reason is None
-    assert plan.capacity.kv_tokens >= plan.capacity.max_model_len
+    assert plan.given_up == ()
+    assert plan.capacity.kv_tokens >= plan.capacity.max_model_len == profile.context
+
+
+def test_12_gb_hold_62_000_tokens_with_pictures_of_1280_by_960() -> None:
+    plan = plan_of("rtx3060", AWQ, model="qwen3-vl-2b-awq")
+    assert plan.limits.max_image_pixels == 1280 * 960
+    assert plan.capacity.kv_tokens >= 62_000
 
 
 _MEMORY = st.integers(1, 100_000)
 _WEIGHTS = st.none() | st.integers(1, 40_000 * MIB)
 _USER = st.fixed_dictionaries(
     {},
-    optional={"max_model_len": st.integers(1, 300_000), "kv_cache_memory_bytes": st.integers(1, 50_000 * MIB)},
+    optional={"max_model_len": st.integers(1, 262_144), "kv_cache_memory_bytes": st.integers(1, 50_000 * MIB)},
 )
+# Given by the user, nothing is conceded, so that one number can be followed.
+_FIXED = {"max_model_len": 4096, "max_num_seqs": 8, "max_num_batched_tokens": 2048}
 
 
 @given(st.sampled_from(sorted(PROFILES)), _MEMORY, _WEIGHTS, _USER)
 def test_the_parts_sum_to_the_total_and_a_plan_that_fits_is_within_the_card(
     profile: str, mib: int, weights: int | None, user: dict[str, int]
 ) -> None:
-    plan = plan_of(profile, replace(QWEN, weight_bytes=weights), gpu_memory_mib=mib, user_args=user)
+    plan = plan_of(profile, weighing(weights), gpu_memory_mib=mib, user_args=user)
     parts = plan.memory_mib.model_dump()
     assert parts.pop("total") == sum(parts.values())
     assert min(parts.values()) >= 0
@@ -120,32 +141,66 @@ def test_the_parts_sum_to_the_total_and_a_plan_that_fits_is_within_the_card(
     assert str(plan.capacity.max_num_seqs) in describe_plan(plan)
 
 
-@given(st.sampled_from(sorted(PROFILES)), _MEMORY, st.integers(0, 50_000), _WEIGHTS, _USER)
-def test_more_memory_never_means_fewer_tokens_and_what_fits_still_fits(
-    profile: str, mib: int, more: int, weights: int | None, user: dict[str, int]
+@given(st.sampled_from(sorted(PROFILES)), st.sampled_from(SHAPES), _MEMORY, st.integers(0, 50_000), _USER)
+def test_what_fits_still_fits_on_a_larger_card(
+    profile: str, model: str, mib: int, more: int, user: dict[str, int]
 ) -> None:
-    checkpoint = replace(QWEN, weight_bytes=weights)
-    small = plan_of(profile, checkpoint, gpu_memory_mib=mib, user_args=user)
-    large = plan_of(profile, checkpoint, gpu_memory_mib=mib + more, user_args=user)
-    assert large.capacity.kv_tokens >= small.capacity.kv_tokens
+    user = {name: min(value, 32_000) if name == "max_model_len" else value for name, value in user.items()}
+    small, large = (
+        plan_of(profile, shape(model), model=model, gpu_memory_mib=each, user_args=user) for each in (mib, mib + more)
+    )
     assert large.fits >= small.fits
+
+
+@given(st.sampled_from(CARDS), _MEMORY, st.integers(0, 50_000), _WEIGHTS)
+def test_more_memory_never_means_fewer_tokens(profile: str, mib: int, more: int, weights: int | None) -> None:
+    pixels = {"mm_processor_kwargs": {"size": {"shortest_edge": 65_536, "longest_edge": 1_048_576}}}
+    small, large = (
+        plan_of(profile, weighing(weights), gpu_memory_mib=each, user_args=_FIXED | pixels)
+        for each in (mib, mib + more)
+    )
+    assert large.capacity.kv_tokens >= small.capacity.kv_tokens
+
+
+_SIZES = {
+    "max_num_seqs": st.integers(1, 512),
+    "max_num_batched_tokens": st.integers(16, 65_536),
+    "image_tokens": st.integers(0, 16_384),
+    "cudagraph_sizes": st.integers(0, 64),
+}
+
+
+@given(st.sampled_from(SHAPES), st.fixed_dictionaries(_SIZES), st.sampled_from(sorted(_SIZES)), st.integers(1, 4096))
+def test_more_of_anything_never_needs_less_memory(model: str, sizes: dict[str, int], name: str, more: int) -> None:
+    checkpoint = shape(model)
+    known = read_shape(checkpoint.architecture, checkpoint.config)
+    assert known is not None
+    weights = measure_weights(known, checkpoint.config, {}).total
+    small, large = (
+        memory.parts(known, weights, memory.Load(**each), memory.MEASURED)
+        for each in (sizes, sizes | {name: sizes[name] + more})
+    )
+    assert large.total >= small.total
 
 
 @given(st.sampled_from(CARDS), _MEMORY, st.integers(1, 262_144))
 def test_the_shorter_context_that_a_refusal_names_fits(card: str, mib: int, wanted: int) -> None:
-    plan = plan_of(card, gpu_memory_mib=mib, user_args={"max_model_len": wanted})
-    _, named, rest = (plan.reason or "").partition("--max-model-len ")
-    if named:
-        shorter = int(rest.split()[0])
-        assert shorter > 0
-        assert plan_of(card, gpu_memory_mib=mib, user_args={"max_model_len": shorter}).fits
+    subject, user = subject_of(card, gpu_memory_mib=mib), {"max_model_len": wanted}
+    if subject.plan(user).fits:
+        return
+    for said in nearest(subject, user, ()):
+        _, named, rest = said.partition("--max-model-len ")
+        if named:
+            shorter = int(rest.split()[0])
+            assert 0 < shorter < wanted
+            assert subject.plan({"max_model_len": shorter}).fits
 
 
 @given(st.sampled_from(CARDS), st.integers(0, 24_564))
 def test_the_smaller_memory_that_a_refusal_names_is_free(card: str, used_mib: int) -> None:
     present = with_card("NVIDIA GeForce RTX 4090", 24_564, used_mib)
-    plan = plan_of(card, hardware=present)
-    if plan.memory_mib.total <= present.gpus[0].free_mib:
+    plan = plan_of(card, hardware=present, gpu_memory_mib=min(24_564, PROFILES[card].gpu.memory_mib))  # type: ignore[union-attr]
+    if plan.memory_mib.total - plan.memory_mib.headroom <= present.gpus[0].free_mib:
         check_hardware(card, PROFILES[card], present, plan)
         return
     with pytest.raises(HardwareError, match=f"other programs hold {used_mib:,} MiB") as caught:
@@ -157,13 +212,65 @@ def test_the_smaller_memory_that_a_refusal_names_is_free(card: str, used_mib: in
         check_hardware(card, PROFILES[card], present, smaller)
 
 
-def test_a_card_that_is_too_small_is_told_what_takes_the_room() -> None:
-    plan = plan_of(gpu_memory_mib=4096)
+def test_what_other_programs_hold_now_counts_on_the_card_that_is_here() -> None:
+    free, taken = (
+        plan_of("rtx4090", hardware=with_card("NVIDIA GeForce RTX 4090", 24_564, used)) for used in (300, 4000)
+    )
+    assert free.gpu.usable_mib == 24_564 - 900  # never less than a desktop is likely to take
+    assert taken.gpu.usable_mib == 24_564 - 4000
+    assert taken.capacity.kv_tokens < free.capacity.kv_tokens
+
+
+def test_a_card_that_is_too_small_is_told_what_takes_the_room_and_what_would_fit() -> None:
+    subject = subject_of("rtx3060", shape("qwen3-vl-8b"), model="qwen3-vl-8b")
+    others = [replace(subject, model_name=name, model=MODELS[name], checkpoint=shape(name)) for name in SHAPES]
+    plan = subject.plan()
     assert not plan.fits
     assert plan.reason is not None
-    assert "the weights take 4,058 MiB" in plan.reason
-    assert "choose a smaller model" in plan.reason
-    assert "It does not fit" in describe_plan(plan)
+    assert "the weights take 16,786 MiB (16 bits)" in plan.reason
+    said = nearest(subject, {}, others)
+    assert len(said) == 3
+    assert all("fits" in each for each in said)
+    assert said[0] in describe_plan(plan.model_copy(update={"alternatives": said}))
+
+
+def test_256k_of_context_names_what_it_needs_and_what_there_is() -> None:
+    plan = plan_of(user_args={"max_model_len": 262_144})
+    assert plan.reason is not None
+    assert "a conversation of 262,144 tokens needs 28," in plan.reason
+    assert any("--max-model-len" in each for each in nearest(subject_of(), {"max_model_len": 262_144}, ()))
+
+
+def test_a_small_card_gives_way_in_words_and_not_where_the_user_decided() -> None:
+    plan = plan_of("rtx4060", shape("qwen3-vl-4b-awq"), model="qwen3-vl-4b-awq", gpu_memory_mib=7000)
+    assert plan.fits
+    assert any("instead of" in each for each in plan.given_up)
+    assert plan.given_up[0] in describe_plan(plan)
+    fixed = plan_of(
+        "rtx4060", shape("qwen3-vl-4b-awq"), model="qwen3-vl-4b-awq", gpu_memory_mib=7000,
+        user_args={"max_num_batched_tokens": 2048, "max_num_seqs": 16},
+    )  # fmt: skip
+    assert (fixed.engine_args["max_num_batched_tokens"], fixed.capacity.max_num_seqs) == (2048, 16)
+
+
+def test_one_step_in_each_direction_is_a_plan_of_its_own() -> None:
+    subject = subject_of("rtx3060", AWQ, model="qwen3-vl-2b-awq")
+    found = {step.flag: step.plan for step in steps(subject, {})}
+    assert found["--max-num-seqs 32"].capacity.kv_tokens < subject.plan().capacity.kv_tokens
+    assert found["--max-model-len 4096"].fits
+    assert "KV tokens (-" in describe_steps(subject, subject.plan(), {})
+
+
+def test_an_architecture_that_is_not_known_is_left_to_vllms_own_profiling() -> None:
+    other = replace(weighing(3 * 2**30), architecture="SomeOtherForConditionalGeneration")
+    plan = plan_of("rtx3060", other)
+    assert plan.fits
+    assert not plan.predicted
+    assert "kv_cache_memory_bytes" not in plan.engine_args
+    assert plan.memory_mib.headroom > 3000
+    assert "vLLM measures them itself" in describe_plan(plan)
+    with pytest.raises(CheckpointError, match="cannot be told"):
+        plan_of("rtx3060", replace(other, tensors={}))
 
 
 def test_what_the_user_gives_wins_and_is_planned_with() -> None:
@@ -173,16 +280,53 @@ def test_what_the_user_gives_wins_and_is_planned_with() -> None:
     assert (plan.engine_args["max_model_len"], plan.engine_args["seed"]) == (16_384, 7)
 
 
-@pytest.mark.parametrize("value", ["auto", 0, True, "much", [8192, "-tp"]])
-def test_a_context_that_is_no_number_is_refused(value: Any) -> None:
-    with pytest.raises(UsageError, match="--max-model-len"):
-        plan_of(user_args={"max_model_len": value})
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ({"max_model_len": "auto"}, "--max-model-len"),
+        ({"max_model_len": 0}, "--max-model-len"),
+        ({"max_model_len": True}, "--max-model-len"),
+        ({"max_model_len": [8192, "-tp"]}, "--max-model-len"),
+        ({"max_num_seqs": -3}, "--max-num-seqs"),
+        ({"max_num_seqs": 10**6}, "far beyond what any card holds"),
+        ({"max_model_len": 300_000}, "more than the 262,144 tokens that the model knows"),
+        ({"tensor_parallel_size": 2}, "the plan is for one GPU"),
+        ({"quantization": "awq"}, "slow kernel"),
+        ({"kv_cache_dtype": "int3"}, "--kv-cache-dtype int3"),
+        ({"mm_processor_kwargs": {"max_pixels": 100}}, "without `size`"),
+        ({"mm_processor_kwargs": {"size": {"longest_edge": 99_999}}}, "`shortest_edge` and `longest_edge`"),
+        ({"mm_processor_kwargs": "{"}, "needs a JSON object"),
+        ({"limit_mm_per_prompt": {"image": -1}}, "a number from 0 to 1,000"),
+        ({"limit_mm_per_prompt": {"video": 1}}, "nothing is planned for video"),
+        (
+            {"max_model_len": 1024, "mm_processor_kwargs": {"size": {"shortest_edge": 65_536, "longest_edge": 2**22}}},
+            "is 4,096 tokens, and a conversation has 1,024",
+        ),
+    ],
+)
+def test_arguments_that_make_no_sense_or_break_the_plan_are_refused(args: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        plan_of(user_args=args)
+
+
+def test_pictures_and_precision_that_the_user_gives_are_planned_with() -> None:
+    size = {"size": {"shortest_edge": 65_536, "longest_edge": 4_194_304}}
+    plan = plan_of(user_args={"mm_processor_kwargs": size, "limit_mm_per_prompt": {"image": 1}})
+    assert (plan.capacity.image_tokens, plan.capacity.encoder_tokens) == (4096, 4096)
+    assert plan.limits.max_images_per_request == 1
+    assert plan.memory_mib.vision_encoder > plan_of().memory_mib.vision_encoder
+    assert plan_of(user_args={"limit_mm_per_prompt": {"image": 0}}).memory_mib.vision_encoder == 0
+    assert plan_of(user_args={"enforce_eager": True}).memory_mib.cuda_graphs == 0
+    assert plan_of(user_args={"kv_cache_dtype": "fp8"}).capacity.kv_tokens > 1.9 * plan_of().capacity.kv_tokens
+    graphs = plan_of(user_args={"compilation_config": {"cudagraph_capture_sizes": [1, 2]}})
+    assert graphs.engine_args["compilation_config"] == {"cudagraph_capture_sizes": [1, 2]}
+    assert graphs.memory_mib.cuda_graphs < plan_of().memory_mib.cuda_graphs
 
 
 def test_the_context_is_the_models_own_where_that_is_shorter() -> None:
-    text = QWEN.text_config | {"max_position_embeddings": 2048}
+    text = QWEN.config["text_config"] | {"max_position_embeddings": 4096}
     short = replace(QWEN, config=QWEN.config | {"text_config": text})
-    assert plan_of(checkpoint=short).capacity.max_model_len == 2048
+    assert plan_of(checkpoint=short).capacity.max_model_len == 4096
 
 
 def test_pictures_are_bounded_by_the_profile_and_by_the_models_processor() -> None:
@@ -208,13 +352,13 @@ def test_the_kernel_for_quantized_weights_is_left_to_vllm() -> None:
 def test_the_fraction_of_memory_is_one_of_the_card_that_is_present() -> None:
     plan = plan_of(hardware=with_card("NVIDIA H200", 143_771))
     assert plan.gpu.total_mib == 12_288
-    assert plan.engine_args["gpu_memory_utilization"] == pytest.approx(plan.memory_mib.total / 143_771, abs=1e-4)
+    wanted = plan.memory_mib.total - plan.memory_mib.headroom - plan.memory_mib.context
+    assert plan.engine_args["gpu_memory_utilization"] == pytest.approx(wanted / 143_771, abs=1e-4)
     assert "gpu_memory_utilization" not in plan_of().engine_args
 
 
 def test_fewer_bytes_a_token_are_expected_to_be_faster_and_a_cpu_promises_nothing() -> None:
-    quantized = replace(QWEN, weight_bytes=1_700_000_000, vision_weight_bytes=600_000_000)
-    slow, fast = (plan_of(checkpoint=each).expected for each in (QWEN, quantized))
+    slow, fast = plan_of().expected, plan_of("rtx3060", AWQ, model="qwen3-vl-2b-awq").expected
     assert slow.decode_tokens_per_s is not None
     assert fast.decode_tokens_per_s is not None
     assert 50 < slow.decode_tokens_per_s < 105 < fast.decode_tokens_per_s
@@ -224,11 +368,14 @@ def test_fewer_bytes_a_token_are_expected_to_be_faster_and_a_cpu_promises_nothin
 
 @pytest.mark.parametrize("section", ["text_config", "vision_config"])
 def test_a_config_without_what_the_plan_needs_is_refused_by_the_key(section: str) -> None:
-    for key in QWEN.config[section].keys() - {
-        "max_position_embeddings",
-        "tie_word_embeddings",
-        "deepstack_visual_indexes",
-    }:
+    needed = {
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "num_key_value_heads", "max_position_embeddings",
+    } if section == "text_config" else {
+        "depth", "hidden_size", "intermediate_size", "out_hidden_size", "patch_size", "spatial_merge_size",
+        "temporal_patch_size", "num_position_embeddings",
+    }  # fmt: skip
+    for key in needed:
         rest = {name: value for name, value in QWEN.config[section].items() if name != key}
         with pytest.raises(CheckpointError, match=f"no usable `{key}`"):
             plan_of(checkpoint=replace(QWEN, config=QWEN.config | {section: rest}))
@@ -239,22 +386,46 @@ def test_a_config_without_what_the_plan_needs_is_refused_by_the_key(section: str
     [
         ("NVIDIA GeForce RTX 3060", 12_288, "rtx3060"),
         ("NVIDIA GeForce RTX 4060 Ti", 16_380, "rtx4060ti"),
+        ("NVIDIA GeForce RTX 4060 Ti", 8_188, "rtx4060ti-8g"),
         ("NVIDIA GeForce RTX 4090", 24_564, "rtx4090"),
         ("NVIDIA GeForce RTX 4090", 24_200, "rtx4090"),
-        ("NVIDIA GeForce RTX 4070", 12_282, "rtx3060"),
-        ("NVIDIA H200", 143_771, "rtx4090"),
     ],
 )
-def test_auto_takes_the_profile_of_the_card_or_the_largest_that_it_holds(
-    card: str, total_mib: int, profile: str
-) -> None:
-    assert auto_profile(PROFILES, with_card(card, total_mib)) == profile
+def test_auto_takes_the_profile_of_the_card(card: str, total_mib: int, profile: str) -> None:
+    assert auto_profile(PROFILES, with_card(card, total_mib)) == (profile, PROFILES[profile])
 
 
-def test_auto_serves_the_demo_without_a_gpu_and_refuses_a_card_that_is_too_small() -> None:
-    assert auto_profile(PROFILES, NO_GPU) == "cpu"
-    with pytest.raises(HardwareError, match=r"4,096 MiB.*PROFILE=cpu"):
-        auto_profile(PROFILES, with_card("NVIDIA GeForce GTX 1650", 4096))
+@pytest.mark.parametrize(
+    ("card", "total_mib", "like"),
+    [
+        ("NVIDIA GeForce RTX 4070", 12_282, "rtx3060"),
+        ("NVIDIA H200", 143_771, "rtx5090"),
+        ("NVIDIA T600", 4096, "rtx4060"),
+    ],
+)
+def test_auto_plans_for_a_card_that_no_profile_names(card: str, total_mib: int, like: str) -> None:
+    hardware = with_card(card, total_mib, used_mib=100)
+    name, profile = auto_profile(PROFILES, hardware)
+    assert name == "auto"
+    assert profile.gpu is not None
+    assert (profile.gpu.names, profile.gpu.memory_mib, profile.gpu.bandwidth_gb_s) == ((card,), total_mib, 500.0)
+    assert profile.limits.max_images_per_request == PROFILES[like].limits.max_images_per_request
+    plan = replace(subject_of(hardware=hardware), profile=profile, profile_name=name).plan()
+    assert plan.gpu.usable_mib == total_mib - 100
+    assert plan.fits == (total_mib > 8000)
+
+
+def test_auto_serves_the_demo_without_a_gpu() -> None:
+    assert auto_profile(PROFILES, NO_GPU) == ("cpu", PROFILES["cpu"])
+
+
+def test_a_card_that_is_smaller_or_older_than_planned_for_is_refused_before_anything_is_loaded() -> None:
+    small = with_card("NVIDIA GeForce RTX 3060", 12_288)
+    with pytest.raises(HardwareError, match=r"for a card of 24,564 MiB.*has 12,288.*PROFILE=auto"):
+        check_hardware("rtx4090", PROFILES["rtx4090"], small, plan_of("rtx4090", hardware=small))
+    old = with_card("NVIDIA GeForce GTX 1080", 12_288, capability="6.1")
+    with pytest.raises(HardwareError, match=r"compute capability 6\.1"):
+        check_hardware("rtx3060", PROFILES["rtx3060"], old, plan_of(hardware=old))
 
 
 def test_a_gpu_profile_without_a_gpu_is_planned_and_not_started() -> None:

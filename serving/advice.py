@@ -1,0 +1,86 @@
+"""What else could be planned: the nearest thing that fits where something does not, and one step in each direction where it
+does. Each is a plan of its own, made by the same function; nothing is guessed.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from serving.errors import UsageError
+from serving.plan import Plan, Subject
+
+
+@dataclass(frozen=True)
+class Step:
+    """A choice made otherwise, the flag that makes it, and the plan that it would be."""
+
+    flag: str
+    plan: Plan
+
+
+def nearest(subject: Subject, user_args: dict[str, Any], others: Iterable[Subject]) -> tuple[str, ...]:
+    """What would fit, a sentence each: with a shorter context or smaller pictures, or another precision or model.
+
+    `others` are the same profile with other models, the ones nearest first."""
+    found = []
+    plan = subject.plan(user_args)
+    shorter = plan.capacity.kv_tokens // 1024 * 1024
+    if user_args.get("max_model_len") and shorter:
+        found += _one(subject, user_args | {"max_model_len": shorter}, f"--max-model-len {shorter}")
+    smaller = _pixels(plan.limits.max_image_pixels // 2)
+    if "mm_processor_kwargs" in user_args:
+        found += _one(subject, user_args | smaller, f"pictures of {plan.limits.max_image_pixels // 2:,} pixels")
+    for other in others:
+        if len(found) >= 3:
+            break
+        kept = {name: value for name, value in user_args.items() if name != "load_format"}
+        found += _one(other, kept, f"--model {other.model_name}") or _one(other, {}, f"--model {other.model_name}")
+    return tuple(found)
+
+
+def steps(subject: Subject, user_args: dict[str, Any]) -> list[Step]:
+    """The same plan with one choice taken one step in each direction."""
+    plan = subject.plan(user_args)
+    capacity, limits = plan.capacity, plan.limits
+    changes: list[tuple[str, dict[str, Any]]] = [
+        (f"--max-model-len {length}", {"max_model_len": length})
+        for length in (capacity.max_model_len // 2, capacity.max_model_len * 2)
+    ]
+    changes += [
+        (f"pictures of {pixels:,} pixels", _pixels(pixels))
+        for pixels in (limits.max_image_pixels // 2, limits.max_image_pixels * 2)
+    ]
+    changes += [
+        (f"--max-num-seqs {sequences}", {"max_num_seqs": sequences})
+        for sequences in (capacity.max_num_seqs // 2, capacity.max_num_seqs * 2)
+        if sequences
+    ]
+    tokens = int(plan.engine_args["max_num_batched_tokens"])
+    changes += [
+        (f"--max-num-batched-tokens {batch}", {"max_num_batched_tokens": batch}) for batch in (tokens // 2, tokens * 2)
+    ]
+    found = []
+    for flag, change in changes:
+        try:
+            found.append(Step(flag, subject.plan(user_args | change)))
+        except UsageError:
+            continue  # beyond what the model itself allows
+    return found
+
+
+def _pixels(pixels: int) -> dict[str, Any]:
+    size = {"shortest_edge": min(65_536, pixels), "longest_edge": pixels}
+    return {"mm_processor_kwargs": {"size": size}}
+
+
+def _one(subject: Subject, args: dict[str, Any], change: str) -> list[str]:
+    try:
+        plan = subject.plan(args)
+    except UsageError:
+        return []
+    if not plan.fits:
+        return []
+    return [
+        f"{change} fits: {plan.precision}, {plan.capacity.kv_tokens:,} tokens of KV cache, conversations of "
+        f"{plan.capacity.max_model_len:,}"
+    ]

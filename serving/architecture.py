@@ -1,0 +1,255 @@
+"""The shapes of the vision-language models that can be planned, read from `config.json`: Qwen2-VL, Qwen2.5-VL, Qwen3-VL
+and the dense Qwen3.5. Sizes and parameter counts only; bytes are `weights.py`'s and `memory.py`'s business.
+
+The layers are those of transformers' `modeling_qwen2_vl.py`, `modeling_qwen2_5_vl.py`, `modeling_qwen3_vl.py` and
+`modeling_qwen3_5.py`; the tests count the parameters of those very classes.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from serving.errors import CheckpointError
+
+QWEN2_VL = "Qwen2VLForConditionalGeneration"
+QWEN2_5_VL = "Qwen2_5_VLForConditionalGeneration"
+QWEN3_VL = "Qwen3VLForConditionalGeneration"
+QWEN3_5 = "Qwen3_5ForConditionalGeneration"
+KNOWN = (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_5)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """`linear`: matrices, which quantization can shrink. `other`: norms, biases, convolutions, tables."""
+
+    linear: int
+    other: int
+
+    @property
+    def total(self) -> int:
+        return self.linear + self.other
+
+
+@dataclass(frozen=True)
+class Text:
+    """The language model. `kv_layers` are those that keep keys and values; `state_elements` are (16-bit, 32-bit) numbers
+    of recurrent state that one sequence keeps in the other layers."""
+
+    layers: int
+    kv_layers: int
+    hidden_size: int
+    intermediate_size: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    tied: bool
+    max_positions: int
+    body: Parameters
+    state_elements: tuple[int, int] = (0, 0)
+
+    @property
+    def embedding(self) -> int:
+        """Parameters of the token embedding, and of an output head of its own where it is not tied."""
+        return self.vocab_size * self.hidden_size
+
+    @property
+    def parameters(self) -> int:
+        return self.body.total + self.embedding * (1 if self.tied else 2)
+
+
+@dataclass(frozen=True)
+class Vision:
+    """The vision encoder. A `patch` is patch_size² pixels; merge_size² patches become one token of `out_hidden_size`,
+    once at the end and once more for each of the `deepstack` layers."""
+
+    depth: int
+    hidden_size: int
+    intermediate_size: int
+    gated: bool
+    out_hidden_size: int
+    patch_size: int
+    merge_size: int
+    temporal_patch_size: int
+    deepstack: int
+    body: Parameters
+
+    @property
+    def pixels_per_token(self) -> int:
+        return (self.patch_size * self.merge_size) ** 2
+
+    @property
+    def patches_per_token(self) -> int:
+        return self.merge_size**2
+
+    @property
+    def values_per_patch(self) -> int:
+        """Numbers that the processor makes of one patch: three channels, `temporal_patch_size` times."""
+        return 3 * self.temporal_patch_size * self.patch_size**2
+
+    @property
+    def values_per_token(self) -> int:
+        """Numbers that the encoder hands to the language model for one token of a picture."""
+        return self.out_hidden_size * (1 + self.deepstack)
+
+
+@dataclass(frozen=True)
+class Shape:
+    architecture: str
+    text: Text
+    vision: Vision
+
+    @property
+    def parameters(self) -> int:
+        return self.text.parameters + self.vision.body.total
+
+
+def read_shape(architecture: str, config: dict[str, Any]) -> Shape | None:
+    """The shape that a `config.json` describes; None for an architecture that is not known here.
+
+    Raises CheckpointError naming the key where the config lacks one that the plan needs.
+    """
+    text = {key: value for key, value in config.items() if not isinstance(value, dict)} | config.get("text_config", {})
+    vision = config["vision_config"]
+    # The vision-language class decides at the top level, as vLLM reads it.
+    tied = bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
+    match architecture:
+        case "Qwen2VLForConditionalGeneration":
+            return Shape(architecture, _qwen2_text(text, tied), _qwen2_vision(vision))
+        case "Qwen2_5_VLForConditionalGeneration":
+            return Shape(architecture, _qwen2_text(text, tied), _qwen2_5_vision(vision))
+        case "Qwen3VLForConditionalGeneration":
+            return Shape(architecture, _qwen3_text(text, tied), _qwen3_vision(vision))
+        case "Qwen3_5ForConditionalGeneration":
+            return Shape(architecture, _qwen3_5_text(text, tied), _qwen3_vision(vision))
+    return None
+
+
+def _qwen2_text(text: dict[str, Any], tied: bool) -> Text:
+    """Qwen2: biases on query, key and value, no norms inside the attention."""
+    d, heads, kv_heads, size = _attention_sizes(text)
+    attention = 2 * d * heads * size + 2 * d * kv_heads * size
+    biases = (heads + 2 * kv_heads) * size
+    return _text(text, tied, linear=attention, other=biases + 2 * d)
+
+
+def _qwen3_text(text: dict[str, Any], tied: bool) -> Text:
+    """Qwen3: no biases, a norm over each query and key head."""
+    d, heads, kv_heads, size = _attention_sizes(text)
+    attention = 2 * d * heads * size + 2 * d * kv_heads * size
+    return _text(text, tied, linear=attention, other=2 * size + 2 * d)
+
+
+def _qwen3_5_text(text: dict[str, Any], tied: bool) -> Text:
+    """Qwen3.5: one layer in a few has full attention, with an output gate beside the query; the others are gated delta
+    networks, which keep a state of fixed size instead of keys and values."""
+    d, heads, kv_heads, size = _attention_sizes(text)
+    layers = _need(text, "num_hidden_layers")
+    kinds = text.get("layer_types")
+    full = kinds.count("full_attention") if kinds else layers // int(text.get("full_attention_interval", 4))
+    key_heads, value_heads = _need(text, "linear_num_key_heads"), _need(text, "linear_num_value_heads")
+    key_dim, value_dim = _need(text, "linear_key_head_dim"), _need(text, "linear_value_head_dim")
+    kernel = _need(text, "linear_conv_kernel_dim")
+    mixed = 2 * key_heads * key_dim + value_heads * value_dim
+    attention = 3 * d * heads * size + 2 * d * kv_heads * size
+    delta = d * (mixed + 2 * value_heads * value_dim + 2 * value_heads)
+    inner = 3 * d * _need(text, "intermediate_size")
+    linear = full * attention + (layers - full) * delta + layers * inner
+    small = full * 2 * size + (layers - full) * (mixed * kernel + 2 * value_heads + value_dim) + layers * 2 * d + d
+    state = ((layers - full) * mixed * (kernel - 1), (layers - full) * value_heads * value_dim * key_dim)
+    return _text(text, tied, body=Parameters(linear, small), kv_layers=full, state=state)
+
+
+def _text(
+    text: dict[str, Any],
+    tied: bool,
+    *,
+    linear: int = 0,
+    other: int = 0,
+    body: Parameters | None = None,
+    kv_layers: int | None = None,
+    state: tuple[int, int] = (0, 0),
+) -> Text:
+    """`linear` and `other` are the parameters of one layer besides its gated feed-forward network."""
+    d, _, kv_heads, size = _attention_sizes(text)
+    layers, inner = _need(text, "num_hidden_layers"), _need(text, "intermediate_size")
+    return Text(
+        layers=layers,
+        kv_layers=layers if kv_layers is None else kv_layers,
+        hidden_size=d,
+        intermediate_size=inner,
+        kv_heads=kv_heads,
+        head_dim=size,
+        vocab_size=_need(text, "vocab_size"),
+        tied=tied,
+        max_positions=_need(text, "max_position_embeddings"),
+        body=body or Parameters(layers * (linear + 3 * d * inner), layers * other + d),
+        state_elements=state,
+    )
+
+
+def _qwen2_vision(vision: dict[str, Any]) -> Vision:
+    """Qwen2-VL calls the width `embed_dim`; its `hidden_size` is the language model's."""
+    h, out = _need(vision, "embed_dim"), _need(vision, "hidden_size")
+    inner = int(h * float(vision.get("mlp_ratio", 4)))
+    block = Parameters(4 * h * h + 2 * h * inner, 4 * h + inner + h + 4 * h)
+    return _vision(vision, h, inner, out, block, gated=False, merger_norm=2 * h)
+
+
+def _qwen2_5_vision(vision: dict[str, Any]) -> Vision:
+    """Qwen2.5-VL: a gated feed-forward network with biases, and norms without."""
+    h, inner, out = (_need(vision, key) for key in ("hidden_size", "intermediate_size", "out_hidden_size"))
+    block = Parameters(4 * h * h + 3 * h * inner, 4 * h + 2 * inner + h + 2 * h)
+    return _vision(vision, h, inner, out, block, gated=True, merger_norm=h)
+
+
+def _qwen3_vision(vision: dict[str, Any]) -> Vision:
+    """Qwen3-VL and Qwen3.5: learned positions, and deepstack mergers where the config lists layers for them."""
+    h, inner, out = (_need(vision, key) for key in ("hidden_size", "intermediate_size", "out_hidden_size"))
+    block = Parameters(4 * h * h + 2 * h * inner, 4 * h + inner + h + 4 * h)
+    table = h + _need(vision, "num_position_embeddings") * h  # the patch convolution's bias, and the positions
+    return _vision(vision, h, inner, out, block, gated=False, merger_norm=2 * h, table=table)
+
+
+def _vision(
+    vision: dict[str, Any],
+    h: int,
+    inner: int,
+    out: int,
+    block: Parameters,
+    *,
+    gated: bool,
+    merger_norm: int,
+    table: int = 0,
+) -> Vision:
+    depth, patch, merge = (_need(vision, key) for key in ("depth", "patch_size", "spatial_merge_size"))
+    frames = _need(vision, "temporal_patch_size")
+    merged = h * merge**2
+    deepstack = len(vision.get("deepstack_visual_indexes") or ())
+    mergers = 1 + deepstack
+    linear = depth * block.linear + mergers * (merged * merged + merged * out)
+    other = depth * block.other + mergers * (merged + out) + merger_norm + deepstack * 2 * merged + table
+    return Vision(
+        depth=depth,
+        hidden_size=h,
+        intermediate_size=inner,
+        gated=gated,
+        out_hidden_size=out,
+        patch_size=patch,
+        merge_size=merge,
+        temporal_patch_size=frames,
+        deepstack=deepstack,
+        body=Parameters(linear, other + 3 * frames * patch**2 * h),
+    )
+
+
+def _attention_sizes(text: dict[str, Any]) -> tuple[int, int, int, int]:
+    """Hidden size, heads, KV heads, and the size of a head (Qwen2's configs leave it to be divided)."""
+    d, heads = _need(text, "hidden_size"), _need(text, "num_attention_heads")
+    kv_heads = _need(text, "num_key_value_heads")
+    return d, heads, kv_heads, _need(text, "head_dim") if "head_dim" in text else d // heads
+
+
+def _need(config: dict[str, Any], key: str) -> int:
+    value = config.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise CheckpointError(f"config.json has no usable `{key}` ({value!r}): the memory plan needs it.")
+    return value

@@ -1,0 +1,112 @@
+"""What the engine arguments that somebody gave (in a profile, or after `--`) mean for the plan. Reads and checks them;
+what follows from them is `plan.py`'s question.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from serving.engine_args import count, names
+from serving.errors import UsageError
+
+_COUNTS = frozenset({"max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes"})
+_KV_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
+# Numbers that are surely a slip of the finger, and would only fail much later.
+_LARGEST = {
+    "max_model_len": 10**7,
+    "max_num_seqs": 4096,
+    "max_num_batched_tokens": 10**6,
+    "kv_cache_memory_bytes": 2**50,
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """`args` by vLLM's names, the numbers among them as numbers; and what they say of pictures, precision and graphs. None
+    where nothing was asked."""
+
+    args: dict[str, Any]
+    max_image_pixels: int | None
+    max_images_per_request: int | None
+    kv_bytes_per_value: int
+    enforce_eager: bool
+
+    def number(self, name: str) -> int | None:
+        value = self.args.get(name)
+        return value if isinstance(value, int) else None
+
+
+def read_asked(args: dict[str, Any]) -> Asked:
+    """Raises UsageError for a value that makes no sense, and for an argument that would break the plan."""
+    args = dict(args)
+    for name in _COUNTS.intersection(args):
+        args[name] = count(name, args[name])
+        if args[name] > _LARGEST[name]:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {args[name]:,} is far beyond what any card holds. Was it meant?"
+            )
+    if "served_model_name" in args:
+        args["served_model_name"] = names(args["served_model_name"])
+    for name, value in {"tensor_parallel_size": 1, "pipeline_parallel_size": 1, "data_parallel_size": 1}.items():
+        if args.get(name, value) != value:
+            raise UsageError(f"--{name.replace('_', '-')} {args[name]}: the plan is for one GPU.")
+    if args.get("quantization") in ("awq", "gptq"):
+        raise UsageError(
+            f"--quantization {args['quantization']} would force vLLM's slow kernel. Leave it out: vLLM sees from the "
+            "checkpoint that it is quantized and takes the fast one."
+        )
+    kv_dtype = str(args.get("kv_cache_dtype", "auto"))
+    if kv_dtype not in _KV_BYTES:
+        raise UsageError(f"--kv-cache-dtype {kv_dtype}: the plan knows {', '.join(_KV_BYTES)}.")
+    return Asked(
+        args=args,
+        max_image_pixels=_pixels(args.get("mm_processor_kwargs")),
+        max_images_per_request=_images(args.get("limit_mm_per_prompt")),
+        kv_bytes_per_value=_KV_BYTES[kv_dtype],
+        enforce_eager=args.get("enforce_eager") is True,
+    )
+
+
+def _pixels(given: Any) -> int | None:
+    """`size.longest_edge` of `mm_processor_kwargs`; both edges are needed, since newer processors ignore one alone."""
+    if given is None:
+        return None
+    given = _object("mm_processor_kwargs", given)
+    size = given.get("size")
+    if size is None:
+        raise UsageError(
+            "--mm-processor-kwargs without `size` would let pictures grow to the model's own limit, for which nothing is "
+            'planned. Give both edges: \'{"size": {"shortest_edge": 65536, "longest_edge": 1048576}}\'.'
+        )
+    edges = [size.get(key) for key in ("shortest_edge", "longest_edge")] if isinstance(size, dict) else []
+    pixels = [edge for edge in edges if isinstance(edge, int) and edge >= 1024]
+    if len(pixels) != 2 or pixels[0] > pixels[1]:
+        raise UsageError(
+            "--mm-processor-kwargs: `size` needs `shortest_edge` and `longest_edge`, in pixels of the whole picture, 1,024 "
+            f"at least; it is {size!r}."
+        )
+    return pixels[1]
+
+
+def _images(given: Any) -> int | None:
+    if given is None:
+        return None
+    given = _object("limit_mm_per_prompt", given)
+    if given.get("video") or given.get("audio"):
+        raise UsageError("--limit-mm-per-prompt: nothing is planned for video and audio, only for `image`.")
+    images = given.get("image", 1)
+    images = images.get("count", 1) if isinstance(images, dict) else images
+    if not isinstance(images, int) or isinstance(images, bool) or not 0 <= images <= 1000:
+        raise UsageError(f"--limit-mm-per-prompt: `image` is {images!r}, and the plan needs a number from 0 to 1,000.")
+    return images
+
+
+def _object(name: str, given: Any) -> dict[str, Any]:
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError:
+            given = None
+    if not isinstance(given, dict):
+        raise UsageError(f"--{name.replace('_', '-')} needs a JSON object in quotes.")
+    return given

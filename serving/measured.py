@@ -1,0 +1,54 @@
+"""What the parts of the memory really took, in the plan's own terms, as the worker says before the first request."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from serving.errors import EngineArgsError
+from serving.memory import MIB
+from serving.plan import Plan
+
+# vLLM tells what the graphs took, driver's memory included, in its log alone.
+_GRAPHS = re.compile(r"Graph capturing finished in .* took ([\d.]+) GiB")
+
+
+async def measure(application: Any, plan: Plan, server_log: Path) -> dict[str, Any]:
+    """`memory_mib` by the plan's names, where the engine of vLLM's `application` runs our worker extension; empty elsewhere.
+
+    Raises EngineArgsError when one step may send more through the vision encoder than was planned for."""
+    if "worker_extension_cls" not in plan.engine_args:
+        return {}
+    engine = application.state.engine_client
+    transients = (await engine.collective_rpc("onecard_transients"))[0]
+    lasting = (await engine.collective_rpc("onecard_memory"))[0]
+    if plan.predicted and transients["encoder_tokens"] > plan.capacity.encoder_tokens:
+        raise EngineArgsError(
+            f"vLLM gives its vision encoder up to {transients['encoder_tokens']:,} tokens a step, and memory is planned for "
+            f"{plan.capacity.encoder_tokens:,}: this vLLM does not obey the picture size that the plan sets."
+        )
+    found = _GRAPHS.findall(server_log.read_text(errors="replace")) if server_log.is_file() else []
+    return {"memory_mib": in_parts(lasting, transients, round(float(found[-1]) * 2**30) if found else None)}
+
+
+def in_parts(lasting: dict[str, int], transients: dict[str, int], graphs: int | None) -> dict[str, int]:
+    """MiB by the plan's names. `graphs` are the bytes that vLLM says its CUDA graphs took; None where it captured none.
+
+    What is between what the allocator holds and what the process holds is the driver's: context and graphs."""
+    graphs = lasting["graph_pool"] if graphs is None else graphs
+    # Profiled at as many of the largest pictures as fit the budget; a full budget takes in proportion more.
+    full = transients["encoder_tokens"] / max(1, transients["profiled_tokens"])
+    cache = round(transients["encoder_output"] * full)
+    seeing = round(transients["vision_encoder"] * full)
+    found = {
+        "weights": lasting["weights"],
+        "kv_cache": lasting["kv_cache"],
+        "buffers": lasting["allocated"] - lasting["weights"] - lasting["kv_cache"] - lasting["graph_pool"],
+        "activations": transients["activations"],
+        "encoder_cache": cache,
+        "vision_encoder": max(0, seeing - cache - transients["activations"]),
+        "cuda_graphs": graphs,
+        "fragmentation": lasting["reserved_peak"] - lasting["allocated_peak"],
+    }
+    if lasting["process"]:
+        found["context"] = lasting["process"] - lasting["reserved"] - (graphs - lasting["graph_pool"])
+    return {name: round(value / MIB) for name, value in found.items()}

@@ -1,0 +1,70 @@
+"""The card that is here: which profile is its own, and whether what is planned can start on it."""
+
+from serving.errors import HardwareError
+from serving.hardware import Gpu, Hardware
+from serving.plan import Plan, is_card
+from serving.profile import GpuFacts, Profile
+
+# vLLM's kernels need Turing or newer.
+_OLDEST_CAPABILITY = (7, 5)
+
+
+def auto_profile(profiles: dict[str, Profile], hardware: Hardware) -> tuple[str, Profile]:
+    """The profile of the first GPU: the one that names it, with its memory; else `auto`, made of what NVML says of the card
+    and of the limits of the largest known card that is no larger. `cpu` where there is no GPU."""
+    if not hardware.gpus:
+        return "cpu", profiles["cpu"]
+    card = hardware.gpus[0]
+    by_size = sorted(
+        ((name, profile, profile.gpu) for name, profile in profiles.items() if profile.gpu is not None),
+        key=lambda each: each[2].memory_mib,
+    )
+    for name, profile, facts in by_size:
+        if card.name in facts.names and is_card(facts, card.total_mib):
+            return name, profile
+    fitting = [profile for _, profile, facts in by_size if facts.memory_mib <= card.total_mib * 1.05]
+    like = fitting[-1] if fitting else by_size[0][1]
+    facts = GpuFacts(
+        names=(card.name,),
+        memory_mib=card.total_mib,
+        bandwidth_gb_s=card.bandwidth_gb_s or like_bandwidth(like),
+        compute_capability=card.compute_capability,
+    )
+    return "auto", like.model_copy(update={"title": card.name, "aliases": (), "gpu": facts})
+
+
+def like_bandwidth(profile: Profile) -> float:
+    """The bandwidth of a known card, where the driver does not tell that of the one present."""
+    return profile.gpu.bandwidth_gb_s if profile.gpu else 1.0
+
+
+def check_hardware(profile_name: str, profile: Profile, hardware: Hardware, plan: Plan) -> None:
+    """Whether what is planned can start on what is here. Raises HardwareError with the way out."""
+    if profile.gpu is None:
+        return
+    if not hardware.gpus:
+        raise HardwareError(
+            f"The profile `{profile_name}` needs an NVIDIA GPU, and {hardware.nvml_problem}. "
+            "PROFILE=cpu (or `onecard serve --profile cpu`) serves the built-in demo model without one; "
+            "`onecard doctor` says what is missing."
+        )
+    card: Gpu = hardware.gpus[0]
+    if tuple(int(part) for part in card.compute_capability.split(".")) < _OLDEST_CAPABILITY:
+        raise HardwareError(
+            f"{card.name} is of compute capability {card.compute_capability}, and vLLM needs 7.5 or newer (RTX 20 and "
+            "later, GTX 16). PROFILE=cpu serves the built-in demo model without it."
+        )
+    if plan.gpu.total_mib > card.total_mib * 1.05:
+        raise HardwareError(
+            f"The profile `{profile_name}` is for a card of {plan.gpu.total_mib:,} MiB, and {card.name} has "
+            f"{card.total_mib:,} MiB. PROFILE=auto plans for this one, and so does --gpu-memory-mib {card.total_mib}."
+        )
+    needed = plan.memory_mib.total - plan.memory_mib.headroom
+    if needed > card.free_mib:
+        smaller = card.free_mib + profile.gpu.reserved_mib
+        least = needed - plan.memory_mib.kv_cache + plan.memory_mib.headroom
+        raise HardwareError(
+            f"The plan takes {needed:,} MiB, but {card.name} has {card.free_mib:,} of {card.total_mib:,} MiB "
+            f"free: other programs hold {card.used_mib:,} MiB. Close them (nvidia-smi lists them)"
+            + (f", or plan for less with --gpu-memory-mib {smaller}." if card.free_mib > least + 256 else ".")
+        )

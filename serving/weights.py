@@ -1,0 +1,139 @@
+"""How many bytes the weights take as vLLM holds them: from the safetensors headers, or, where there are none, from the shape
+and the quantization that `config.json` names.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from serving.architecture import Shape
+from serving.errors import CheckpointError
+from serving.tensors import Tensor
+
+_METHODS = ("awq", "gptq", "compressed-tensors", "fp8", "bitsandbytes")
+_SCALE_BITS = 16
+# bitsandbytes keeps one 32-bit maximum for each block of 64 weights (QLoRA, arXiv:2305.14314, section 3).
+_BNB_BLOCK, _BNB_SCALE_BITS = 64, 32
+
+
+@dataclass(frozen=True)
+class Weights:
+    """`total` bytes are held; `read_per_token` of them are read for each token that is decoded: the language model with
+    its output head, without the vision encoder and without an embedding table of which one row is read."""
+
+    total: int
+    read_per_token: int
+    precision: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Bits that one weight of a quantized matrix takes, its share of scales and zero points included."""
+
+    name: str
+    bits: float
+    vision: bool
+    head: bool
+
+
+def measure_weights(shape: Shape | None, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Weights:
+    """Raises CheckpointError where there are no tensors and shape or quantization are not known either."""
+    if tensors:
+        return _from_headers(config, tensors)
+    if shape is None:
+        raise CheckpointError("There are no weights here, and this architecture's size cannot be told from its config.")
+    return _from_shape(shape, quantization_of(config))
+
+
+def quantization_of(config: Mapping[str, Any]) -> Quantization | None:
+    """What `quantization_config` says; None for 16 bits. Raises CheckpointError for a method that is not known here."""
+    quantized = config.get("quantization_config") or config.get("text_config", {}).get("quantization_config")
+    if not quantized:
+        return None
+    if not isinstance(quantized, dict):
+        raise CheckpointError("config.json is broken: its `quantization_config` is no object.")
+    method = quantized.get("quant_method")
+    kept = quantized.get("modules_to_not_convert") or quantized.get("ignore") or []
+    vision = not any("visual" in str(name) for name in kept)
+    match method:
+        case "awq" | "gptq":
+            bits = _bits(quantized, "bits")
+            group = quantized.get("group_size", 128)
+            scales = (_SCALE_BITS + bits) / group if isinstance(group, int) and group > 0 else 0.0
+            return Quantization(f"{method} W{bits}", bits + scales, vision, quantized.get("lm_head") is True)
+        case "compressed-tensors":
+            return _compressed(quantized, kept, vision)
+        case "fp8":
+            return Quantization("FP8", 8.0, vision, head=False)
+        case "bitsandbytes":
+            if quantized.get("load_in_8bit"):
+                return Quantization("bitsandbytes 8-bit", 8.0, vision, head=False)
+            return Quantization("bitsandbytes 4-bit", 4 + _BNB_SCALE_BITS / _BNB_BLOCK, vision, head=False)
+    raise CheckpointError(
+        f"config.json names a quantization that the plan does not know: {method!r}. Known are {', '.join(_METHODS)}, and no "
+        "quantization at all."
+    )
+
+
+def _compressed(quantized: Mapping[str, Any], kept: Any, vision: bool) -> Quantization:
+    groups = quantized.get("config_groups")
+    group = next(iter(groups.values()), None) if isinstance(groups, dict) else None
+    scheme = group.get("weights") if isinstance(group, dict) else None
+    if not isinstance(scheme, dict):
+        raise CheckpointError("config.json is broken: compressed-tensors without a usable `config_groups`.")
+    bits = _bits(scheme, "num_bits")
+    size = scheme.get("group_size") if scheme.get("strategy") == "group" else None
+    scales = (_SCALE_BITS + (0 if scheme.get("symmetric", True) else bits)) / size if size else 0.0
+    kind = "FP" if scheme.get("type") == "float" else "W"
+    return Quantization(f"compressed-tensors {kind}{bits}", bits + scales, vision, "lm_head" not in kept)
+
+
+def _bits(scheme: Mapping[str, Any], key: str) -> int:
+    bits = scheme.get(key)
+    if not isinstance(bits, int) or not 1 <= bits <= 16:
+        raise CheckpointError(f"config.json is broken: its quantization has no usable `{key}` ({bits!r}).")
+    return bits
+
+
+def _from_shape(shape: Shape, quantized: Quantization | None) -> Weights:
+    text, vision = shape.text, shape.vision
+    bits = quantized.bits if quantized else 16
+    head_bits = bits if quantized and quantized.head and not text.tied else 16
+    body = text.body.linear * bits / 8 + text.body.other * 2
+    head = text.embedding * head_bits / 8
+    embedding = 0 if text.tied else text.embedding * 2
+    seeing = vision.body.linear * (bits if quantized and quantized.vision else 16) / 8 + vision.body.other * 2
+    return Weights(
+        total=round(body + head + embedding + seeing),
+        read_per_token=round(body + head),
+        precision=quantized.name if quantized else "16 bits",
+        source="the config's numbers",
+    )
+
+
+def _from_headers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Weights:
+    """What vLLM leaves out is left out: the head that repeats a tied embedding, and layers for speculation."""
+    method = quantization_of(config) if _known(config) else None
+    tied = bool(config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings", False)))
+    # Unquantized checkpoints in 32 bits are loaded in 16.
+    halved = {"F32": 2, "F64": 4} if not config.get("quantization_config") else {}
+    total = read = 0
+    for name, tensor in tensors.items():
+        if name.startswith("mtp.") or (tied and name.startswith("lm_head.")):
+            continue
+        size = tensor.nbytes // halved.get(tensor.dtype, 1)
+        total += size
+        if "visual." not in name and (tied or "embed_tokens" not in name):
+            read += size
+    if method is None and config.get("quantization_config"):
+        precision = str(config["quantization_config"].get("quant_method"))
+    else:
+        precision = method.name if method else "16 bits"
+    return Weights(total, read, precision, "the headers of the safetensors files")
+
+
+def _known(config: Mapping[str, Any]) -> bool:
+    """With headers the sizes are known, whatever the method is called."""
+    quantized = config.get("quantization_config")
+    return not quantized or (isinstance(quantized, dict) and quantized.get("quant_method") in _METHODS)

@@ -1,0 +1,140 @@
+"""What each part of the memory really takes, seen from inside vLLM's worker (`--worker-extension-cls`).
+
+vLLM mixes this class into its GPU worker; its methods are called by name through `collective_rpc`. It only measures.
+What the same parts were planned to take is `memory.py`'s to say.
+"""
+
+import os
+from typing import Any
+
+
+class WorkerMemory:
+    """Methods begin with `onecard_`, since vLLM refuses an extension whose names its worker has already."""
+
+    def onecard_memory(self) -> dict[str, int]:
+        """Bytes of what lasts: `weights` (parameters and tables), `kv_cache`, `graph_pool` (the allocator's private pools),
+        and of the whole: `allocated`, `allocated_peak`, `reserved`, `reserved_peak` (the allocator's), and `process`, what
+        the driver says that this process holds (0 where it does not tell, as in WSL2)."""
+        import torch
+
+        runner: Any = self.model_runner  # type: ignore[attr-defined]
+        model = runner.get_model()
+        torch.cuda.synchronize()
+        stats = torch.cuda.memory_stats()
+        private = (s for s in torch.cuda.memory_snapshot() if tuple(s["segment_pool_id"]) != (0, 0))
+        return {
+            "weights": sum(_storages([*model.parameters(), *model.buffers()]).values()),
+            "kv_cache": sum(_storages(runner.kv_caches).values()),
+            "graph_pool": sum(segment["total_size"] for segment in private),
+            "allocated": stats["allocated_bytes.all.current"],
+            "allocated_peak": stats["allocated_bytes.all.peak"],
+            "reserved": stats["reserved_bytes.all.current"],
+            "reserved_peak": stats["reserved_bytes.all.peak"],
+            "process": _held_by_this_process(),
+        }
+
+    def onecard_transients(self) -> dict[str, int]:
+        """Peak bytes of what comes and goes, by vLLM's own profiling run: `activations` (language model and sampler, at the
+        longest step), and of the vision encoder `vision_encoder` (pixels included) and `encoder_output`, both at a batch of
+        `profiled_tokens`. `encoder_tokens` is the largest batch that the scheduler can give it.
+
+        To be called before the first request: it empties the encoder's cache."""
+        import torch
+        from vllm.config import set_current_vllm_config
+        from vllm.multimodal import MULTIMODAL_REGISTRY
+
+        runner: Any = self.model_runner  # type: ignore[attr-defined]
+        multimodal: Any = self.model_config.multimodal_config  # type: ignore[attr-defined]
+        configured = multimodal.skip_mm_profiling
+        encoder = _PeakOf(runner.get_model().visual)
+        with set_current_vllm_config(self.vllm_config):  # type: ignore[attr-defined]
+            try:
+                multimodal.skip_mm_profiling = True
+                activations = _peak(runner.profile_run)
+                multimodal.skip_mm_profiling = False
+                runner.profile_run()
+            finally:
+                multimodal.skip_mm_profiling = configured
+                encoder.remove()
+        torch.cuda.synchronize()
+        budget = _budget_class()(self.vllm_config, MULTIMODAL_REGISTRY, enable_cache=False)  # type: ignore[attr-defined]
+        items = budget.mm_max_items_per_batch
+        return {
+            "activations": activations,
+            "vision_encoder": encoder.peak + encoder.input,
+            "encoder_output": encoder.output,
+            "encoder_tokens": budget.get_encoder_budget(),
+            "profiled_tokens": sum(items[kind] * tokens for kind, tokens in budget.mm_max_toks_per_item.items()),
+        }
+
+
+class _PeakOf:
+    """Bytes that a module's forward allocates at most over what was there when it began, by the allocator's own peak; and
+    of its first argument and its output."""
+
+    def __init__(self, module: Any) -> None:
+        self.peak = self.input = self.output = 0
+        self._before = 0
+        self._handles = (module.register_forward_pre_hook(self._begin), module.register_forward_hook(self._end))
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _begin(self, _module: Any, arguments: Any) -> None:
+        import torch
+
+        self.input = arguments[0].nbytes if arguments else 0
+        self._before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+
+    def _end(self, _module: Any, _arguments: Any, output: Any) -> None:
+        import torch
+
+        self.peak = max(self.peak, torch.cuda.max_memory_allocated() - self._before)
+        self.output = output.nbytes
+
+
+def _peak(run: Any) -> int:
+    import torch
+
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    torch.cuda.synchronize()
+    return int(torch.cuda.max_memory_allocated() - before)
+
+
+def _budget_class() -> Any:
+    """It moved between the versions that are served."""
+    try:
+        from vllm.multimodal.encoder_budget import MultiModalBudget  # 0.32
+    except ImportError:
+        from vllm.v1.worker.utils import MultiModalBudget
+    return MultiModalBudget
+
+
+def _held_by_this_process() -> int:
+    import pynvml
+    import torch
+
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+    except pynvml.NVMLError:
+        return 0
+    return int(sum(each.usedGpuMemory or 0 for each in processes if each.pid == os.getpid()))
+
+
+def _storages(tensors: Any) -> dict[int, int]:
+    """Bytes of each storage by its address, so that tensors that share one are counted once."""
+    found: dict[int, int] = {}
+    for tensor in tensors:
+        if isinstance(tensor, (list, tuple)):
+            found |= _storages(tensor)
+        else:
+            storage = tensor.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+    return found

@@ -1,0 +1,76 @@
+"""What a worker on an H200 said, in the plan's own terms: the figures of a real start (Qwen3-VL-2B, AWQ, vLLM 0.32)."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from serving.describe import describe_measured
+from serving.errors import EngineArgsError
+from serving.measured import in_parts, measure
+from serving.memory import MIB
+from serving.prepare import prepare
+
+LASTING = {
+    "weights": 2132 * MIB, "kv_cache": 3071 * MIB, "graph_pool": 22 * MIB, "allocated": 5325 * MIB,
+    "allocated_peak": 5442 * MIB, "reserved": 5560 * MIB, "reserved_peak": 5560 * MIB, "process": 6484 * MIB,
+}  # fmt: skip
+TRANSIENTS = {
+    "activations": 96 * MIB, "vision_encoder": 135 * MIB, "encoder_output": 19 * MIB, "encoder_tokens": 2048,
+    "profiled_tokens": 1200,
+}  # fmt: skip
+LOG = "INFO [model_runner.py:1127] Graph capturing finished in 4 secs, took 0.19 GiB\n"
+
+
+class Engine:
+    """Speaks the protocol of vLLM's engine client, as far as it is used."""
+
+    def __init__(self, transients: dict[str, int]) -> None:
+        self._answers = {"onecard_memory": LASTING, "onecard_transients": transients}
+
+    async def collective_rpc(self, method: str) -> list[Any]:
+        return [self._answers[method]]
+
+
+def measured(tmp_path: Path, transients: dict[str, int], profile: str = "rtx3060") -> dict[str, Any]:
+    log = tmp_path / "server.log"
+    log.write_text(LOG, encoding="utf-8")
+    application = SimpleNamespace(state=SimpleNamespace(engine_client=Engine(transients)))
+    return asyncio.run(measure(application, prepare(profile, None).plan, log))
+
+
+def test_the_parts_are_the_plans_and_lie_near_what_it_predicts(tmp_path: Path) -> None:
+    found = measured(tmp_path, TRANSIENTS)["memory_mib"]
+    plan = prepare("rtx3060", None).plan.memory_mib.model_dump()
+    assert found.keys() <= plan.keys()
+    assert (found["weights"], found["cuda_graphs"]) == (2132, 195)
+    # A full budget of pictures takes in proportion more than the one that was profiled.
+    assert found["vision_encoder"] == pytest.approx(135 * 2048 / 1200 - found["encoder_cache"] - 96, abs=2)
+    for name in ("weights", "buffers", "activations", "vision_encoder", "encoder_cache"):
+        assert abs(found[name] - plan[name]) <= max(100, 0.15 * plan[name])
+
+
+def test_without_the_drivers_figure_the_context_is_left_out_and_without_graphs_the_pool_counts() -> None:
+    found = in_parts(LASTING | {"process": 0}, TRANSIENTS, None)
+    assert "context" not in found
+    assert found["cuda_graphs"] == 22
+
+
+def test_an_encoder_that_may_take_more_than_planned_is_never_served(tmp_path: Path) -> None:
+    with pytest.raises(EngineArgsError, match="16,384 tokens a step, and memory is planned for 2,048"):
+        measured(tmp_path, TRANSIENTS | {"encoder_tokens": 16_384})
+
+
+def test_a_cpu_measures_nothing(tmp_path: Path) -> None:
+    assert measured(tmp_path, TRANSIENTS, "cpu") == {}
+
+
+def test_predicted_and_measured_stand_side_by_side(tmp_path: Path) -> None:
+    status = {"state": "ready", "plan": prepare("rtx3060", None).plan.model_dump(), "measured": {}}
+    assert "runs on no GPU" in describe_measured(status)
+    told = describe_measured(status | {"measured": measured(tmp_path, TRANSIENTS)})
+    assert "weights" in told
+    assert "together" in told
+    assert "still warming" in describe_measured(status | {"state": "warming"})
