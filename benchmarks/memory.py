@@ -1,0 +1,241 @@
+"""How much memory each part takes, measured: `python -m benchmarks.memory --shape FOLDER --out FILE`, on an NVIDIA GPU.
+
+Each point starts vLLM's engine with the bytes of the KV cache fixed, in a process of its own, and gives it the most that it
+allows. The peak is the device's used memory, read every 10 ms, less what was used before the engine started; what the
+parts took comes from inside the worker. The rest of the card is held by another process, as on a smaller card.
+"""
+
+import argparse
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.shapes import Precision, Size, write_shape
+
+_SAMPLE_SECONDS = 0.01
+_POINT_SECONDS = 420
+_KV_BYTES = 3 * 2**30
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What differs between the points besides the weights: the sizes that decide everything that is not weights."""
+
+    name: str
+    performance_mode: str
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_image_pixels: int
+    images_per_request: int
+
+
+# Two policies × an encoder budget (the larger of batched tokens and one picture's tokens) of 2,048 to 8,192 tokens.
+_POLICIES = (
+    Policy("interactivity, small pictures", "interactivity", 16, 2048, 1280 * 960, 4),
+    Policy("throughput, small pictures", "throughput", 64, 4096, 1280 * 960, 4),
+    Policy("interactivity, large pictures", "interactivity", 16, 4096, 2496 * 2496, 1),
+    Policy("throughput, large pictures", "throughput", 64, 8192, 2496 * 2496, 1),
+)
+_ONLY_SCORED: tuple[tuple[Size, Precision, int], ...] = (
+    ("4b", "bf16", 2),
+    ("4b", "awq", 1),
+    ("8b", "awq", 0),
+    ("8b", "bf16", 3),
+)
+
+
+def points() -> list[dict[str, Any]]:
+    """All points in the order in which they are measured: name, shape and engine arguments."""
+    precisions: tuple[Precision, ...] = ("bf16", "awq", "fp8")
+    wanted: list[tuple[Size, Precision, int]] = [("2b", p, i) for i in (0, 3, 1, 2) for p in precisions]
+    return [_point(size, precision, _POLICIES[policy]) for size, precision, policy in (*wanted, *_ONLY_SCORED)]
+
+
+def _point(size: Size, precision: Precision, policy: Policy) -> dict[str, Any]:
+    edge = policy.max_image_pixels
+    return {
+        "name": f"{size} {precision}, {policy.name}",
+        "size": size,
+        "precision": precision,
+        "max_image_pixels": edge,
+        "images_per_request": policy.images_per_request,
+        "requests": 64,
+        "engine_args": {
+            "max_model_len": 8192,
+            "max_num_seqs": policy.max_num_seqs,
+            "max_num_batched_tokens": policy.max_num_batched_tokens,
+            "performance_mode": policy.performance_mode,
+            "mm_processor_kwargs": {"size": {"shortest_edge": 65536, "longest_edge": edge}},
+            "limit_mm_per_prompt": {"image": policy.images_per_request, "video": 0},
+            "kv_cache_memory_bytes": _KV_BYTES,
+            # vLLM refuses to start when less is free than this fraction, though the KV cache is given in bytes.
+            "gpu_memory_utilization": 0.02,
+        },
+    }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--shape", type=Path, required=True, help="checkpoint folder of a Qwen3-VL with tokenizer and processor")
+    add("--out", type=Path, required=True, help="JSON lines are appended here, one a point")
+    add("--gpus", default="0", help="indices of the GPUs to use side by side (default 0)")
+    add("--card-mib", type=int, default=32 * 1024, help="memory left for the engine; the rest is held (default 32768)")
+    add("--only", help="measure only the points whose name contains this")
+    add("--runner", choices=("v1", "v2"), help="vLLM's model runner (default: vLLM's own choice)")
+    add("--seconds", type=float, default=3600, help="begin no point after so many seconds")
+    options = parser.parse_args()
+    work: queue.Queue[dict[str, Any]] = queue.Queue()
+    for point in points():
+        if not options.only or options.only in point["name"]:
+            work.put(point)
+    total, ends = work.qsize(), time.monotonic() + options.seconds
+    _say(f"{total} points on GPU {options.gpus}")
+    threads = [
+        threading.Thread(target=_measure_all, args=(int(gpu), work, options, ends)) for gpu in options.gpus.split(",")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _measure_all(gpu: int, work: "queue.Queue[dict[str, Any]]", options: argparse.Namespace, ends: float) -> None:
+    with holding(gpu, options.card_mib), tempfile.TemporaryDirectory() as shapes:
+        while time.monotonic() < ends:
+            try:
+                point = work.get_nowait()
+            except queue.Empty:
+                return
+            folder = write_shape(point["size"], point["precision"], options.shape, Path(shapes))
+            point["engine_args"]["model"] = str(folder)
+            measured = measure(gpu, point, options)
+            del point["engine_args"]["model"]
+            with options.out.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(point | measured) + "\n")
+            _say(_line(point["name"], measured))
+
+
+def measure(gpu: int, point: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Runs the point and watches the device. A point that dies is a result too: its last words stand for it."""
+    environment = dict(os.environ, CUDA_VISIBLE_DEVICES=str(gpu))
+    if options.runner:
+        environment["VLLM_USE_V2_MODEL_RUNNER"] = str(int(options.runner == "v2"))
+    before = used_mib(gpu)
+    with tempfile.TemporaryFile("w+") as log, sampling(gpu) as peak:
+        command = [sys.executable, "-m", "benchmarks.memory_point", json.dumps(point)]
+        try:
+            code = subprocess.run(command, stdout=log, stderr=log, env=environment, timeout=_POINT_SECONDS).returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+        log.seek(0)
+        lines = log.read().splitlines()
+    found = next((line for line in lines if line.startswith("POINT ")), None)
+    result: dict[str, Any] = {"runner": options.runner, "before_mib": before, "peak_mib": peak[0] - before}
+    if found is None:
+        result |= {"exit": code, "log": lines[-60:]}
+    else:
+        result |= json.loads(found.removeprefix("POINT "))
+    result["notes"] = [line for line in lines if any(word in line for word in _WORTH_KEEPING)]
+    _wait_until_free(gpu, before)
+    return result
+
+
+_WORTH_KEEPING = (
+    "Encoder cache will",
+    "Graph captur",
+    "Model loading took",
+    "torch.compile took",
+    "attention backend",
+)
+
+
+def _line(name: str, measured: dict[str, Any]) -> str:
+    if "loaded" not in measured:
+        return f"{name}: died, exit {measured['exit']}: {measured['log'][-1:]}"
+    loaded, transients = measured["loaded"], measured["transients"]
+    parts = {key: loaded[key] for key in ("weights", "graph_pool", "kv_cache", "reserved_peak")} | transients
+    told = ", ".join(f"{key} {value / _MIB:.0f}" for key, value in parts.items())
+    return (
+        f"{name}: peak {measured['peak_mib']} MiB ({told}), start {measured['start_s']} s, load {measured['load_s']} s"
+    )
+
+
+def used_mib(gpu: int) -> int:
+    """The device's used memory, all programs', in MiB (rounded up)."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    return -(-int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(gpu)).used) // _MIB)
+
+
+@contextmanager
+def sampling(gpu: int) -> Iterator[list[int]]:
+    """The highest used memory in MiB while the context lasts, as a list of one."""
+    peak, ended = [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_SAMPLE_SECONDS):
+            peak[0] = max(peak[0], used_mib(gpu))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        thread.join()
+
+
+_HOLDER = """
+import sys, torch
+gpu, leave = int(sys.argv[1]), int(sys.argv[2]) * 2**20
+held = [torch.zeros(1, device=f"cuda:{gpu}")]
+for size in (2**30, 2**26, 2**21):
+    while torch.cuda.mem_get_info(gpu)[0] >= leave + size:
+        held.append(torch.empty(size, dtype=torch.uint8, device=f"cuda:{gpu}"))
+_say("held")
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def holding(gpu: int, leave_mib: int) -> Iterator[None]:
+    """Another process holds all of the GPU's memory but `leave_mib`, in plain allocations, while the context lasts."""
+    command = [sys.executable, "-c", _HOLDER, str(gpu), str(leave_mib)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert_held = holder.stdout.readline() if holder.stdout else ""
+        if assert_held.strip() != "held":
+            raise RuntimeError(f"the memory of GPU {gpu} could not be held")
+        try:
+            yield
+        finally:
+            holder.kill()
+
+
+def _wait_until_free(gpu: int, before_mib: int) -> None:
+    for _ in range(300):
+        if used_mib(gpu) <= before_mib + 16:
+            return
+        time.sleep(0.1)
+
+
+def _say(line: object) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

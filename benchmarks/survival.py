@@ -1,0 +1,259 @@
+"""Does it live? `python -m benchmarks.survival --shape FOLDER --cards rtx4060,rtx3060 --out FILE`, on an NVIDIA GPU.
+
+On an imitated card (another process holds the rest of the GPU's memory) each contender serves 64 clients for two minutes,
+which send the largest pictures and the most of them that are allowed, all distinct, mixed with long texts. What counts:
+did the server die, what was refused, how often was a running answer put back into the queue, and how much was in use.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from benchmarks.memory import holding, sampling, used_mib
+from serving.prepare import prepare
+from serving.state_dir import state_dir
+
+_CLIENTS = 64
+_PROCESSES = 4
+_READY_SECONDS = 400
+_ANSWER_TOKENS = 64
+_PHOTO = (1280, 960)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.survival", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--shape", type=Path, required=True, help="checkpoint folder without weights (benchmarks/shapes.py)")
+    add("--out", type=Path, required=True, help="JSON lines are appended here")
+    add("--cards", default="rtx3060", help="profiles, with commas (default rtx3060)")
+    add("--contenders", default="onecard", help="of onecard, vllm, original, with commas (default onecard)")
+    add("--gpu", type=int, default=0, help="index of the GPU (default 0)")
+    add("--seconds", type=float, default=120, help="how long the clients ask (default 120)")
+    options = parser.parse_args()
+    for card in options.cards.split(","):
+        for contender in options.contenders.split(","):
+            result = survive(card, contender, options)
+            with options.out.open("a", encoding="utf-8") as out:
+                out.write(json.dumps(result) + "\n")
+            _say({key: value for key, value in result.items() if key not in ("log", "plan")})
+
+
+def survive(card: str, contender: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One contender on one card: from its start to its end."""
+    plan = prepare(card, str(options.shape), user_argv=("--load-format", "dummy")).plan
+    port = 8200 + options.gpu
+    with holding(options.gpu, plan.gpu.usable_mib), tempfile.TemporaryFile("w+") as log, sampling(options.gpu) as peak:
+        before = used_mib(options.gpu)
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(options.gpu)}
+        began = time.monotonic()
+        command = _command(contender, card, plan, options, port)
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        result: dict[str, Any] = {
+            "card": card,
+            "contender": contender,
+            "usable_mib": plan.gpu.usable_mib,
+            "planned_mib": plan.memory_mib.model_dump(),
+            "kv_tokens": plan.capacity.kv_tokens,
+        }
+        try:
+            if _wait_ready(server, port):
+                result["ready_s"] = round(time.monotonic() - began, 1)
+                result["answers"] = _ask(port, plan, options.seconds)
+                result["lives"] = server.poll() is None and _answers(port, plan)
+                result["preemptions"] = _metric(port, "vllm:num_preemptions_total")
+                result["status"] = _status(port)
+            else:
+                result["lives"] = False
+        finally:
+            _stop(server)
+        result["peak_mib"] = peak[0] - before
+        log.seek(0)
+        lines = log.read().splitlines()
+    if contender == "onecard":
+        state = state_dir() / str(port) / "server.log"
+        lines += state.read_text(errors="replace").splitlines() if state.is_file() else []
+    words = (
+        "OutOfMemory",
+        "out of memory",
+        "EngineDead",
+        "ValueError",
+        "GPU KV cache size",
+        "Graph capturing",
+        "measured",
+    )
+    result["log"] = [line[:300] for line in lines if any(word in line for word in words)][:40] or lines[-15:]
+    return result
+
+
+def _command(contender: str, card: str, plan: Any, options: argparse.Namespace, port: int) -> list[str]:
+    import pynvml
+
+    if contender == "onecard":
+        own = ["serve", "--profile", card, "--model", str(options.shape), "--port", str(port)]
+        return [sys.executable, "-m", "serving", *own, "--", "--load-format", "dummy"]
+    pynvml.nvmlInit()
+    present = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(options.gpu)).total / 2**20
+    vllm = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(options.shape)]
+    vllm += ["--load-format", "dummy", "--port", str(port), "--host", "127.0.0.1"]
+    # Its own default share, of the imitated card. Its default context is the model's whole, which no such card holds.
+    share = {"vllm": 0.92, "original": 0.9}[contender] * plan.gpu.total_mib / present
+    vllm += ["--gpu-memory-utilization", f"{share:.4f}"]
+    if contender == "original":
+        return [*vllm, "--quantization", "awq", "--enforce-eager", "--max-num-seqs", "16", "--max-model-len", "4096"]
+    return [*vllm, "--max-model-len", str(plan.capacity.max_model_len)]
+
+
+def _wait_ready(server: "subprocess.Popen[bytes]", port: int) -> bool:
+    for _ in range(_READY_SECONDS * 2):
+        if server.poll() is not None:
+            return False
+        for path in ("/ready", "/v1/models"):
+            code = _get(port, path)[0]
+            if code == 200:
+                return True
+            if code != 404:
+                break
+        time.sleep(0.5)
+    return False
+
+
+def _get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, ""
+    except OSError:
+        return 0, ""
+
+
+def _metric(port: int, name: str) -> float | None:
+    values = [line.rsplit(" ", 1)[1] for line in _get(port, "/metrics")[1].splitlines() if line.startswith(name)]
+    return sum(map(float, values)) if values else None
+
+
+def _status(port: int) -> Any:
+    code, body = _get(port, "/onecard/status")
+    return (
+        {key: value for key, value in json.loads(body).items() if key in ("measured", "restarts")}
+        if code == 200
+        else None
+    )
+
+
+def _stop(server: "subprocess.Popen[bytes]") -> None:
+    server.send_signal(signal.SIGTERM)
+    try:
+        server.wait(30)
+    except subprocess.TimeoutExpired:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _ask(port: int, plan: Any, seconds: float) -> dict[str, int]:
+    """How many answers of each kind the clients got, from processes of their own."""
+    limits = (plan.limits.max_image_pixels, plan.limits.max_images_per_request, plan.capacity.max_model_len)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(_PROCESSES) as pool:
+        each = _CLIENTS // _PROCESSES
+        found = pool.starmap(_clients, [(port, limits, each, number, seconds) for number in range(_PROCESSES)])
+    return dict(sum(found, Counter[str]()))
+
+
+def _answers(port: int, plan: Any) -> bool:
+    limits = (plan.limits.max_image_pixels, plan.limits.max_images_per_request, plan.capacity.max_model_len)
+    return _clients(port, limits, 1, 99, 1).get("200", 0) > 0
+
+
+def _clients(port: int, limits: tuple[int, int, int], count: int, number: int, seconds: float) -> "Counter[str]":
+    return asyncio.run(_all_clients(port, limits, count, number, seconds))
+
+
+async def _all_clients(
+    port: int, limits: tuple[int, int, int], count: int, number: int, seconds: float
+) -> "Counter[str]":
+    import httpx
+
+    counted: Counter[str] = Counter()
+    ends = time.monotonic() + seconds
+    base = f"http://127.0.0.1:{port}/v1"
+    async with httpx.AsyncClient(timeout=180, limits=httpx.Limits(max_connections=None)) as client:
+        model = (await client.get(f"{base}/models")).json()["data"][0]["id"]
+
+        async def one(which: int) -> None:
+            turn = 0
+            while time.monotonic() < ends:
+                turn += 1
+                body = await asyncio.to_thread(_body, model, limits, (number * 1000 + which) * 10_000 + turn)
+                try:
+                    reply = await client.post(f"{base}/chat/completions", json=body)
+                    counted[str(reply.status_code)] += 1
+                    if reply.status_code != 200:
+                        counted[f"{reply.status_code}: {reply.text[:120]}"] += 1
+                        await asyncio.sleep(min(2.0, float(reply.headers.get("retry-after", 1))))
+                except httpx.HTTPError as error:
+                    counted[type(error).__name__] += 1
+                    await asyncio.sleep(1)
+
+        await asyncio.gather(*(one(which) for which in range(count)))
+    return counted
+
+
+def _body(model: str, limits: tuple[int, int, int], seed: int) -> dict[str, Any]:
+    """By turns: one largest picture, as many of the largest as fit, as many small ones, and a text as long as fits."""
+    pixels, images, context = limits
+    wide, high = _size(pixels)
+    tokens = wide * high // 1024 + 4
+    room = context - _ANSWER_TOKENS - 64
+    kind = seed % 5
+    if kind == 4:
+        content: Any = "word " * (room - 16)
+    else:
+        size = (320, 320) if kind == 3 else (wide, high)
+        most = images if kind == 3 else max(1, min(images, room // tokens))
+        many = most if kind in (2, 3) else 1
+        content = [{"type": "image_url", "image_url": {"url": _picture(size, seed * 16 + n)}} for n in range(many)]
+        content.append({"type": "text", "text": "What is this?"})
+    return {"model": model, "max_tokens": _ANSWER_TOKENS, "messages": [{"role": "user", "content": content}]}
+
+
+def _size(pixels: int) -> tuple[int, int]:
+    """Width and height in the proportions of a photo, on the grid of 32 pixels."""
+    scale = (pixels / (_PHOTO[0] * _PHOTO[1])) ** 0.5
+    return int(_PHOTO[0] * scale) // 32 * 32, int(_PHOTO[1] * scale) // 32 * 32
+
+
+def _picture(size: tuple[int, int], seed: int) -> str:
+    import base64
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(small).resize(size, Image.Resampling.BILINEAR).save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _say(line: object) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
