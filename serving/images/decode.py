@@ -1,0 +1,70 @@
+"""From a file's bytes to RGB as a person sees it: first frame, alpha on white, 16 bits brought down to 8.
+
+Owns colours and formats; size is limits.py's and fit.py's.
+"""
+
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from serving.images.errors import ImageError
+from serving.images.header import ImageHeader
+
+_EXIF_ORIENTATION = 0x0112
+# A progressive JPEG is decoded anew with each scan, and a scan can be a few bytes: encoders write about ten.
+_MAX_JPEG_SCANS = 100
+_START_OF_SCAN = b"\xff\xda"
+
+
+def decode(data: bytes, header: ImageHeader, at_least: tuple[int, int] | None = None) -> tuple[Image.Image, int]:
+    """The picture in mode RGB as the file stores it, and its EXIF orientation (1 to 8, where 1 is upright).
+
+    With `at_least` a JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 that is still that wide and high: the
+    decoder then leaves out coefficients, which no later resize does as cheaply. Raises ImageError for whatever cannot
+    be decoded whole.
+    """
+    if header.format == "JPEG" and (scans := data.count(_START_OF_SCAN)) > _MAX_JPEG_SCANS:
+        raise ImageError(cause=f"a JPEG of {scans} scans")
+    try:
+        image: Any = Image.open(io.BytesIO(data), formats=[header.format])
+        if image.size != (header.width, header.height):
+            raise ImageError(cause=f"Pillow sees {image.size} where the header says {header}")
+        if at_least is not None and header.format == "JPEG":
+            image.draft(None, at_least)
+        image.load()
+        return _rgb(image), _orientation(image)
+    except ImageError:
+        raise
+    except Exception as error:  # decoders raise whatever their parsers trip over: OSError, SyntaxError, struct.error, …
+        raise ImageError(cause=f"{header}: {type(error).__name__}: {error}") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        return white
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits by its upper byte, as Pillow itself does with 16-bit colour; its own conversion of grey clips
+    everything above 255 to white. The tone that the file calls transparent becomes white."""
+    tones = np.asarray(image)
+    if (transparent := image.info.get("transparency")) is not None:
+        tones = np.where(tones == transparent, 0xFFFF, tones)
+    return Image.fromarray((tones >> 8).astype(np.uint8))
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's, read after loading: a PNG may carry it behind its pixels. Broken EXIF is no reason to refuse."""
+    try:
+        value = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # the EXIF parser raises as freely as the decoders
+        return 1
+    return value if value in range(1, 9) else 1

@@ -1,0 +1,65 @@
+"""Many pictures at once: on threads, as many as there are cores, within bounded memory, never on the event loop."""
+
+import asyncio
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from PIL import Image
+
+from serving.images.data_url import read_data_url
+from serving.images.fit import Pixels, fit
+from serving.images.grid import Grid
+from serving.images.header import ImageHeader, read_header
+from serving.images.limits import check_size
+
+# More threads than this make no picture faster and cost 200 MB each at worst (16 megapixels with alpha).
+_MOST_THREADS = 8
+# Larger ones go one at a time: decoding 64 megapixels takes up to 700 MB.
+_LARGE_PIXELS = 16_000_000
+
+
+@dataclass(frozen=True)
+class Picture:
+    """`digest` stands for the file in vLLM's cache, at no cost to its thread."""
+
+    pixels: Pixels | Image.Image
+    digest: bytes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        if isinstance(self.pixels, Image.Image):
+            return self.pixels.size
+        return self.pixels.shape[2], self.pixels.shape[1]
+
+
+class Workshop:
+    """Fits pictures to one grid; None leaves them to vLLM's processor."""
+
+    def __init__(self, grid: Grid | None) -> None:
+        self._grid = grid
+        threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="onecard-picture")
+        self._large = ThreadPoolExecutor(1, thread_name_prefix="onecard-large-picture")
+
+    async def fit(self, source: str | bytes) -> Picture:
+        """The picture of a data URL or of a file's bytes. Raises ImageError; nothing too large is decoded."""
+        loop = asyncio.get_running_loop()
+        data, header, digest = await loop.run_in_executor(self._threads, _read, source)
+        pool = self._large if header.pixels > _LARGE_PIXELS else self._threads
+        return Picture(await loop.run_in_executor(pool, fit, data, header, self._grid), digest)
+
+    def fit_now(self, source: str | bytes) -> Picture:
+        """The same in the caller's own thread."""
+        data, header, digest = _read(source)
+        return Picture(fit(data, header, self._grid), digest)
+
+
+def _read(source: str | bytes) -> tuple[bytes, ImageHeader, bytes]:
+    """The file, its header found acceptable, and its digest."""
+    data = read_data_url(source) if isinstance(source, str) else source
+    header = read_header(data)
+    check_size(header.width, header.height)
+    return data, header, hashlib.sha256(data).digest()
