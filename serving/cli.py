@@ -42,7 +42,12 @@ def serve(
     ] = "127.0.0.1",
     gpu_memory_mib: MemoryOption = None,
     allow_image_urls: Annotated[
-        bool, typer.Option("--allow-image-urls", help="Fetch http(s) pictures that requests name. Off by default.")
+        bool,
+        typer.Option(
+            "--allow-image-urls",
+            envvar="ONECARD_ALLOW_IMAGE_URLS",
+            help="Fetch http(s) pictures that requests name. Off by default.",
+        ),
     ] = False,
     api_keys_file: Annotated[
         Path | None, typer.Option(envvar="ONECARD_API_KEYS_FILE", help="A file with a `name:key` a line.")

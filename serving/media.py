@@ -1,33 +1,109 @@
-"""Our media connector, registered with vLLM under the name `onecard`: the second lock on fetching.
+"""Our media connector, registered with vLLM under the name `onecard`: every picture of every route comes through here.
 
-The guard has already refused web URLs for chat requests; here no other way of vLLM's API gets around it.
+It decides where a picture may come from, hands the work to images/ and fetch.py, and turns refusals into vLLM's. The
+guard has refused much of it before; here no other way of vLLM's API gets around it.
 """
 
-from typing import Any
+import asyncio
+import functools
+import json
+import logging
+from typing import Any, NoReturn
 
-from serving.launch import current_launch
+from serving.fetch import Fetcher
+from serving.images.data_url import is_data_url
+from serving.images.errors import ImageError
+from serving.images.grid import Grid
+from serving.images.seen import seen_sizes
+from serving.images.workshop import Picture, Workshop
+from serving.launch import Launch, current_launch
+
+logger = logging.getLogger("vllm.onecard")
+
+URLS_ARE_OFF = (
+    "This server does not fetch pictures from the web: send the picture itself as a data URL (`onecard ask photo.jpg` "
+    "and the Python client do). Whoever runs the server can allow http(s) URLs with `onecard serve --allow-image-urls` "
+    "or ONECARD_ALLOW_IMAGE_URLS=1."
+)
+PICTURES_ONLY = "This server takes pictures only, no video and no audio."
+
+
+class PictureSource:
+    """From an `image_url` to a picture on the grid. Knows nothing of vLLM."""
+
+    def __init__(self, grid: Grid | None, fetcher: Fetcher | None) -> None:
+        self._workshop = Workshop(grid)
+        self._fetcher = fetcher
+
+    async def picture(self, url: str) -> Picture:
+        """Raises ImageError. The size is reported to whoever collects the request's sizes (images/seen.py)."""
+        seen = seen_sizes()
+        place = seen.expect()
+        if is_data_url(url):
+            picture = await self._workshop.fit(url)
+        elif self._fetcher is None:
+            raise ImageError(URLS_ARE_OFF, cause=f"{url[:200]!r} is not fetched")
+        else:
+            picture = await self._workshop.fit(await self._fetcher.fetch(url))
+        if picture.seen_size is not None:
+            seen.report(place, picture.seen_size)
+        return picture
+
+
+def planned_grid(launch: Launch) -> Grid | None:
+    """The grid on which this launch's model sees pictures, as its processor will be told; None where that is not
+    Qwen's, or where the user's own `mm_processor_kwargs` say more than the size: then the processor resizes."""
+    processor = json.loads((launch.model_folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    told = launch.plan.engine_args.get("mm_processor_kwargs", {})
+    if not str(processor.get("image_processor_type")).startswith("Qwen2VLImageProcessor") or set(told) - {"size"}:
+        return None
+    size = processor["size"] | told.get("size", {})
+    side = processor.get("patch_size", 14) * processor.get("merge_size", 2)  # the class's own defaults
+    return Grid(side, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
 
 
 def register_connector() -> None:
     """Registers the connector; `VLLM_MEDIA_CONNECTOR=onecard` chooses it (launch.py)."""
     from vllm.exceptions import VLLMValidationError
     from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
+    from vllm.multimodal.media.base import MediaWithBytes
 
-    launch = current_launch()
-    allow_urls = launch is not None and launch.allow_image_urls
+    @functools.cache
+    def source(allowed_hosts: frozenset[str]) -> PictureSource:
+        """Made at the first picture, and so only in the process that takes requests."""
+        launch = current_launch()
+        if launch is None:
+            raise RuntimeError("the connector works only in a server that `onecard serve` started")
+        return PictureSource(planned_grid(launch), Fetcher(allowed_hosts) if launch.allow_image_urls else None)
 
-    def check(url: str) -> None:
-        if url[:5].lower() == "data:" or (allow_urls and url.startswith(("http://", "https://"))):
-            return
-        raise VLLMValidationError("This server takes pictures as data URLs only.", parameter="image_url")
+    class RefusedError(VLLMValidationError):  # type: ignore[misc]
+        def __str__(self) -> str:
+            """The sentence alone; vLLM would append the parameter, which the error body names anyway."""
+            return str(self.args[0])
+
+    def refuse(message: str) -> NoReturn:
+        raise RefusedError(message, parameter="image_url")
 
     class OnecardMediaConnector(MediaConnector):  # type: ignore[misc]
-        def load_from_url(self, url: str, *args: Any, **kwargs: Any) -> Any:
-            check(url)
-            return super().load_from_url(url, *args, **kwargs)
+        """vLLM makes one for each request; the threads behind them are shared. The hosts that pictures may come from
+        are vLLM's own `--allowed-media-domains`."""
 
-        async def load_from_url_async(self, url: str, *args: Any, **kwargs: Any) -> Any:
-            check(url)
-            return await super().load_from_url_async(url, *args, **kwargs)
+        async def fetch_image_async(self, image_url: str, **_: Any) -> Any:
+            try:
+                hosts = frozenset(host.lower() for host in self.allowed_media_domains)
+                picture = await source(hosts).picture(image_url)
+            except ImageError as error:
+                logger.warning("a picture was refused: %s", error.cause)
+                refuse(str(error))
+            return MediaWithBytes(picture.pixels, picture.digest)
+
+        def fetch_image(self, image_url: str, **_: Any) -> Any:
+            return asyncio.run(self.fetch_image_async(image_url))
+
+        async def load_from_url_async(self, *_: Any, **__: Any) -> NoReturn:
+            refuse(PICTURES_ONLY)
+
+        def load_from_url(self, *_: Any, **__: Any) -> NoReturn:
+            refuse(PICTURES_ONLY)
 
     MEDIA_CONNECTOR_REGISTRY.register("onecard")(OnecardMediaConnector)

@@ -5,6 +5,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving.guard.ask import Ask
 from serving.guard.body import Body
 from serving.guard.chat import Chat
+from serving.guard.image_sizes import ImageSizes
 from serving.guard.keys import Keys, read_keys
 from serving.guard.probes import Probes
 from serving.guard.routes import Routes
@@ -24,6 +25,7 @@ class Guard:
         vllm = app
         app = Chat(vllm, launch.plan.limits, launch.default_max_tokens, allow_image_urls=launch.allow_image_urls)
         app = Ask(app, launch.model_names[0])
+        app = ImageSizes(app)
         app = Body(app, max_bytes=launch.plan.limits.max_body_mib * 2**20)
         app = Status(app, state)
         app = Routes(app)

@@ -22,17 +22,12 @@ _LARGE_PIXELS = 16_000_000
 
 @dataclass(frozen=True)
 class Picture:
-    """`digest` stands for the file in vLLM's cache, at no cost to its thread."""
+    """`digest` stands for the file in vLLM's cache, at no cost to its thread. `seen_size` is the width and height at
+    which the model sees it; None where only the processor knows."""
 
     pixels: Pixels | Image.Image
     digest: bytes
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height."""
-        if isinstance(self.pixels, Image.Image):
-            return self.pixels.size
-        return self.pixels.shape[2], self.pixels.shape[1]
+    seen_size: tuple[int, int] | None
 
 
 class Workshop:
@@ -49,12 +44,12 @@ class Workshop:
         loop = asyncio.get_running_loop()
         data, header, digest = await loop.run_in_executor(self._threads, _read, source)
         pool = self._large if header.pixels > _LARGE_PIXELS else self._threads
-        return Picture(await loop.run_in_executor(pool, fit, data, header, self._grid), digest)
+        return self._picture(await loop.run_in_executor(pool, fit, data, header, self._grid), digest)
 
-    def fit_now(self, source: str | bytes) -> Picture:
-        """The same in the caller's own thread."""
-        data, header, digest = _read(source)
-        return Picture(fit(data, header, self._grid), digest)
+    def _picture(self, pixels: Pixels | Image.Image, digest: bytes) -> Picture:
+        if not isinstance(pixels, Image.Image):
+            return Picture(pixels, digest, (pixels.shape[2], pixels.shape[1]))
+        return Picture(pixels, digest, None if self._grid is None else self._grid.fit(*pixels.size))
 
 
 def _read(source: str | bytes) -> tuple[bytes, ImageHeader, bytes]:

@@ -142,6 +142,8 @@ def test_what_the_processor_would_not_leave_alone_is_left_to_it(width: int, heig
     ours = fit(data, read_header(data), DEMO)
     assert isinstance(ours, Image.Image)
     assert ours.size == (width, height)
+    told = asyncio.run(Workshop(DEMO).fit(data)).seen_size
+    assert told == DEMO.fit(width, height)
 
 
 def test_one_pixel_becomes_a_picture() -> None:
@@ -159,7 +161,7 @@ def test_many_pictures_at_once() -> None:
 
     for at, picture in enumerate(asyncio.run(all_at_once())):
         assert picture.pixels[:, 0, 0].tolist() == [at, 0, 0]
-        assert picture.size == QWEN3.fit(64 + at, 64)
+        assert picture.seen_size == QWEN3.fit(64 + at, 64)
     assert len({picture.digest for picture in asyncio.run(all_at_once())}) == 32
 
 
