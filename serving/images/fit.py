@@ -3,15 +3,11 @@ the interpreter's lock while they work."""
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
-from serving.images.decode import decode
+from serving.images.decode import Pixels, decode
 from serving.images.grid import Grid
 from serving.images.header import ImageHeader
-
-Pixels = npt.NDArray[np.uint8]
 
 # How much larger than its final size a JPEG is decoded, at least. Decoding at 1/2 loses what a resize from the whole
 # would keep of fine print: at 1.5 a page of small text is 3.6 of 255 away from the reference, at 2 it is 2.
@@ -30,29 +26,38 @@ def fit(data: bytes, header: ImageHeader, grid: Grid | None) -> Pixels | Image.I
     if grid is None or size is None or not grid.leaves(*size):
         whole, orientation = decode(data, header)
         return Image.fromarray(_upright(_tensor(whole), orientation).permute(1, 2, 0).numpy())
-    image, orientation = decode(data, header, at_least=(_DETAIL * size[0], _DETAIL * size[1]))
-    pixels: Pixels = _upright(_resized(_tensor(image), *size), orientation).contiguous().numpy()
-    return pixels
+    pixels, orientation = decode(data, header, at_least=detail(*size))
+    return resize(pixels, size, orientation)
 
 
-def _tensor(image: Image.Image) -> Any:
-    """(3, height, width), not contiguous: a view of Pillow's order, which torch resizes fastest."""
+def detail(width: int, height: int) -> tuple[int, int]:
+    """How large a JPEG that will be that wide and high is decoded, at least."""
+    return _DETAIL * width, _DETAIL * height
+
+
+def resize(pixels: Pixels, size: tuple[int, int], orientation: int = 1) -> Pixels:
+    """From (height, width, 3) to (3, height, width): bicubic with antialiasing by the reference processor's own kernel,
+    which takes a third of Pillow's time. `size` is the width and height before the picture is turned upright, which
+    comes last, when it is small: a turned picture lies on the turned grid."""
     import torch
 
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    width, height = size
+    tensor = _tensor(pixels)
+    if tensor.shape[1:] != (height, width):
+        shape = (height, width)
+        tensor = torch.nn.functional.interpolate(tensor[None], size=shape, mode="bicubic", antialias=True)[0]
+    upright: Pixels = _upright(tensor, orientation).contiguous().numpy()
+    return upright
 
 
-def _resized(pixels: Any, width: int, height: int) -> Any:
-    """Bicubic with antialiasing by the reference processor's own kernel, which takes a third of Pillow's time."""
+def _tensor(pixels: Pixels) -> Any:
+    """(3, height, width), not contiguous: a view of the decoder's order, which torch resizes fastest."""
     import torch
 
-    if pixels.shape[1:] == (height, width):
-        return pixels
-    return torch.nn.functional.interpolate(pixels[None], size=(height, width), mode="bicubic", antialias=True)[0]
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _upright(pixels: Any, orientation: int) -> Any:
-    """Turned after the resize, when it is small; a transposed picture is fitted to the transposed grid."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 2)
     return pixels.flip(_MIRRORED[orientation]) if _MIRRORED[orientation] else pixels

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from serving.images.data_url import read_data_url
-from serving.images.fit import Pixels, fit
+from serving.images.decode import Pixels
+from serving.images.fit import fit
 from serving.images.grid import Grid
 from serving.images.header import ImageHeader, read_header
 from serving.images.limits import check_size
