@@ -10,7 +10,6 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import httpx
 
@@ -32,17 +31,17 @@ async def resolve(host: str, port: int) -> list[str]:
 
 
 @functools.cache
-def _tls() -> ssl.SSLContext:
+def trusted() -> ssl.SSLContext:
     """Certificates as httpx trusts them, read once: that takes longer than a request."""
     return httpx.create_ssl_context(trust_env=False)
 
 
 class _Pinned(httpx.AsyncHTTPTransport):
-    """Connects to one address, whatever the URL's host would resolve to by now. Certificate and Host header remain
-    the host's."""
+    """Connects to one address, whatever the URL's host would resolve to by now. The Host header, made before, and the
+    certificate's name remain the host's."""
 
-    def __init__(self, target: Target, address: str) -> None:
-        super().__init__(verify=_tls(), trust_env=False)
+    def __init__(self, target: Target, address: str, tls: ssl.SSLContext) -> None:
+        super().__init__(verify=tls, trust_env=False)
         self._target = target
         self._address = address
 
@@ -61,18 +60,15 @@ class Fetcher:
     max_bytes: int = 20 * 2**20
     resolve: Resolve = field(default=resolve)
     is_public: Callable[[str], bool] = field(default=is_public)
+    tls: Callable[[], ssl.SSLContext] = field(default=trusted)
 
     async def fetch(self, url: str) -> bytes:
         """The body of what the URL names. Raises ImageError, which tells the client the same whatever happened."""
         try:
             async with asyncio.timeout(self.deadline_s):
                 return await self._fetch(url)
-        except (
-            UrlError,
-            httpx.HTTPError,
-            OSError,
-            UnicodeError,
-        ) as error:  # OSError: TimeoutError and the resolver's
+        # OSError: the deadline's and the resolver's; UnicodeError: a name that IDNA cannot encode.
+        except (UrlError, httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
             raise ImageError(NOT_FETCHED, cause=f"{url[:200]!r}: {type(error).__name__}: {error}") from error
 
     async def _fetch(self, url: str) -> bytes:
@@ -95,8 +91,9 @@ class Fetcher:
 
     async def _get(self, target: Target, address: str) -> bytes | httpx.URL:
         """The body, or where a redirect leads."""
+        transport = _Pinned(target, address, self.tls())
         async with (
-            httpx.AsyncClient(transport=_Pinned(target, address), trust_env=False, timeout=self.deadline_s) as client,
+            httpx.AsyncClient(transport=transport, trust_env=False, timeout=self.deadline_s) as client,
             client.stream("GET", target.url, headers=_HEADERS) as reply,
         ):
             if reply.has_redirect_location:
@@ -106,7 +103,7 @@ class Fetcher:
                 raise UrlError("its body is compressed, which was not asked for")
             return await self._body(reply)
 
-    async def _body(self, reply: Any) -> bytes:
+    async def _body(self, reply: httpx.Response) -> bytes:
         chunks: list[bytes] = []
         size = 0
         async for chunk in reply.aiter_raw():

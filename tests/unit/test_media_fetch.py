@@ -6,9 +6,13 @@ names themselves. What is public in truth has tests of its own.
 
 import asyncio
 import gzip
+import socket
+import ssl
 import threading
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -229,6 +233,48 @@ def test_a_slow_origin(origin: Server, action: str) -> None:
     assert "Timeout" in cause_of_refusal(f"http://a.example.com:{origin.port}/{action}", fetcher(deadline_s=0.4))
 
 
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """Key and certificate of pictures.example.com, signed by itself."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "pictures.example.com")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("pictures.example.com")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file = tmp_path / "origin.pem"
+    file.write_bytes(secret + made.public_bytes(pem))
+    return file
+
+
+def test_https_to_a_pinned_address_is_still_to_the_host(origin: Server, certificate: Path) -> None:
+    """The host's name is what the certificate must bear and what the server is asked for, not the address."""
+    asked_for: list[str | None] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    context.sni_callback = lambda _socket, name, _context: asked_for.append(name)
+    origin.socket = context.wrap_socket(origin.socket, server_side=True)
+    trusting = fetcher(tls=lambda: ssl.create_default_context(cafile=certificate))
+    assert fetched(f"https://pictures.example.com:{origin.port}/picture", trusting) == PICTURE
+    assert asked_for == ["pictures.example.com"]
+    assert "CERTIFICATE_VERIFY_FAILED" in cause_of_refusal(f"https://other.example.com:{origin.port}/picture", trusting)
+    assert "CERTIFICATE_VERIFY_FAILED" in cause_of_refusal(f"https://pictures.example.com:{origin.port}/picture")
+
+
 def test_a_slow_resolver() -> None:
     async def never(host: str, port: int) -> list[str]:
         await asyncio.sleep(60)
@@ -262,10 +308,10 @@ def test_an_origin_that_refuses(origin: Server, status: int) -> None:
     assert str(status) in cause_of_refusal(f"http://a.example.com:{origin.port}/status/{status}")
 
 
-def test_a_port_where_nobody_listens(origin: Server) -> None:
-    port = origin.port
-    origin.server_close()
-    assert "ConnectError" in cause_of_refusal(f"http://a.example.com:{port}/picture")
+def test_a_port_where_nobody_listens() -> None:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        assert "ConnectError" in cause_of_refusal(f"http://a.example.com:{bound.getsockname()[1]}/picture")
 
 
 def test_a_name_that_does_not_exist() -> None:
