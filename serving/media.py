@@ -14,8 +14,9 @@ from serving.fetch import Fetcher
 from serving.images.data_url import is_data_url
 from serving.images.errors import ImageError
 from serving.images.grid import Grid
+from serving.images.kept import Picture
 from serving.images.seen import seen_sizes
-from serving.images.workshop import Picture, Workshop
+from serving.images.workshop import Workshop
 from serving.launch import Launch, current_launch
 
 logger = logging.getLogger("vllm.onecard")

@@ -7,6 +7,7 @@ limits.py     how large a picture may be to be decoded at all
 grid.py       the size that the model sees
 decode.py     bytes to RGB in the right colours
 fit.py        one picture from its bytes to the grid
+kept.py       pictures that were fitted lately
 workshop.py   many pictures at once, on threads, within bounded memory
 seen.py       the sizes that a request's pictures were seen at
 """

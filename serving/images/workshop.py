@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 from PIL import Image
 
@@ -13,22 +12,14 @@ from serving.images.decode import Pixels
 from serving.images.fit import fit
 from serving.images.grid import Grid
 from serving.images.header import ImageHeader, read_header
+from serving.images.kept import Kept, Picture
 from serving.images.limits import check_size
 
 # More threads than this make no picture faster and cost 200 MB each at worst (16 megapixels with alpha).
 _MOST_THREADS = 8
 # Larger ones go one at a time: decoding 64 megapixels takes up to 700 MB.
 _LARGE_PIXELS = 16_000_000
-
-
-@dataclass(frozen=True)
-class Picture:
-    """`digest` stands for the file in vLLM's cache, at no cost to its thread. `seen_size` is the width and height at
-    which the model sees it; None where only the processor knows."""
-
-    pixels: Pixels | Image.Image
-    digest: bytes
-    seen_size: tuple[int, int] | None
+_KEPT_BYTES = 64 * 2**20
 
 
 class Workshop:
@@ -39,13 +30,18 @@ class Workshop:
         threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="onecard-picture")
         self._large = ThreadPoolExecutor(1, thread_name_prefix="onecard-large-picture")
+        self._kept = Kept(_KEPT_BYTES)
 
     async def fit(self, source: str | bytes) -> Picture:
         """The picture of a data URL or of a file's bytes. Raises ImageError; nothing too large is decoded."""
         loop = asyncio.get_running_loop()
         data, header, digest = await loop.run_in_executor(self._threads, _read, source)
+        if (kept := self._kept.get(digest)) is not None:
+            return kept
         pool = self._large if header.pixels > _LARGE_PIXELS else self._threads
-        return self._picture(await loop.run_in_executor(pool, fit, data, header, self._grid), digest)
+        picture = self._picture(await loop.run_in_executor(pool, fit, data, header, self._grid), digest)
+        self._kept.keep(picture)
+        return picture
 
     def _picture(self, pixels: Pixels | Image.Image, digest: bytes) -> Picture:
         if not isinstance(pixels, Image.Image):

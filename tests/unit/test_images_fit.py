@@ -1,6 +1,7 @@
 """What the model sees is what the reference processor would have shown it: the same grid, all but the same pixels."""
 
 import asyncio
+import base64
 import io
 import itertools
 from typing import Any
@@ -15,6 +16,7 @@ from serving.images.errors import ImageError
 from serving.images.fit import fit
 from serving.images.grid import Grid
 from serving.images.header import read_header
+from serving.images.kept import Kept, Picture
 from serving.images.limits import MAX_RATIO, check_size
 from serving.images.workshop import Workshop
 from tests.drawing import encoded
@@ -163,6 +165,30 @@ def test_many_pictures_at_once() -> None:
         assert picture.pixels[:, 0, 0].tolist() == [at, 0, 0]
         assert picture.seen_size == QWEN3.fit(64 + at, 64)
     assert len({picture.digest for picture in asyncio.run(all_at_once())}) == 32
+
+
+def test_a_picture_that_comes_again_is_not_decoded_again() -> None:
+    """As in a conversation, which sends it with every turn; under whatever declared type."""
+
+    async def twice() -> tuple[Picture, Picture]:
+        workshop = Workshop(QWEN3)
+        picture = encoded(Image.new("RGB", (640, 480), "red"))
+        url = f"data:text/plain;base64,{base64.b64encode(picture).decode()}"
+        return await workshop.fit(picture), await workshop.fit(url)
+
+    first, second = asyncio.run(twice())
+    assert first is second
+
+
+def test_what_is_kept_is_bounded() -> None:
+    kept = Kept(max_bytes=3000)
+    pictures = [Picture(np.zeros((3, 10, 30), np.uint8), bytes([at]), (30, 10)) for at in range(5)]
+    for picture in pictures[:3]:
+        kept.keep(picture)
+    assert kept.get(b"\0") is pictures[0]
+    for picture in pictures[3:]:
+        kept.keep(picture)
+    assert [kept.get(bytes([at])) is not None for at in range(5)] == [True, False, False, True, True]
 
 
 @pytest.mark.parametrize("side", [13_000, 20_000])
