@@ -6,6 +6,7 @@ through the same gate; one deadline spans it all.
 
 import asyncio
 import functools
+import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -34,6 +35,11 @@ async def resolve(host: str, port: int) -> list[str]:
 def trusted() -> ssl.SSLContext:
     """Certificates as httpx trusts them, read once: that takes longer than a request."""
     return httpx.create_ssl_context(trust_env=False)
+
+
+def _shown(url: str) -> str:
+    """What may stand in a log: without query and user info, which can be secrets."""
+    return re.sub(r"//[^/]*@", "//", re.split(r"[?#]", url)[0])[:200]
 
 
 class _Pinned(httpx.AsyncHTTPTransport):
@@ -69,7 +75,7 @@ class Fetcher:
                 return await self._fetch(url)
         # OSError: the deadline's and the resolver's; UnicodeError: a name that IDNA cannot encode.
         except (UrlError, httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:
-            raise ImageError(NOT_FETCHED, cause=f"{url[:200]!r}: {type(error).__name__}: {error}") from error
+            raise ImageError(NOT_FETCHED, cause=f"{_shown(url)!r}: {type(error).__name__}: {error}") from error
 
     async def _fetch(self, url: str) -> bytes:
         for _ in range(1 + _MAX_REDIRECTS):

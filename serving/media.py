@@ -43,7 +43,7 @@ class PictureSource:
         if is_data_url(url):
             picture = await self._workshop.fit(url)
         elif self._fetcher is None:
-            raise ImageError(URLS_ARE_OFF, cause=f"{url[:200]!r} is not fetched")
+            raise ImageError(URLS_ARE_OFF, cause="it is a web address, and those are switched off")
         else:
             picture = await self._workshop.fit(await self._fetcher.fetch(url))
         if picture.seen_size is not None:

@@ -331,6 +331,11 @@ def test_only_the_hosts_on_the_list(origin: Server) -> None:
     assert "list" in cause_of_refusal(away, listed)
 
 
+def test_no_secret_of_a_url_reaches_the_log() -> None:
+    for url in ("http://user:secret@a.example.com/x", "http://localhost/x?token=secret", "http://localhost/#secret"):
+        assert "secret" not in cause_of_refusal(url)
+
+
 def test_a_url_cannot_be_read_twice_in_two_ways() -> None:
     """What is checked is the parsed URL that is also sent, not the text."""
     with pytest.raises(UrlError):
