@@ -28,8 +28,8 @@ class Workshop:
     def __init__(self, grid: Grid | None) -> None:
         self._grid = grid
         threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="onecard-picture")
-        self._large = ThreadPoolExecutor(1, thread_name_prefix="onecard-large-picture")
+        self._threads = ThreadPoolExecutor(threads, "onecard-picture", initializer=_one_core_each)
+        self._large = ThreadPoolExecutor(1, "onecard-large-picture", initializer=_one_core_each)
         self._kept = Kept(_KEPT_BYTES)
 
     async def fit(self, source: str | bytes) -> Picture:
@@ -47,6 +47,13 @@ class Workshop:
         if not isinstance(pixels, Image.Image):
             return Picture(pixels, digest, (pixels.shape[2], pixels.shape[1]))
         return Picture(pixels, digest, None if self._grid is None else self._grid.fit(*pixels.size))
+
+
+def _one_core_each() -> None:
+    """Pictures go side by side: torch must not spread one of them over cores that the others are on."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _read(source: str | bytes) -> tuple[bytes, ImageHeader, bytes]:
