@@ -1,0 +1,166 @@
+"""Who is measured: each contender as the command and the environment that start it. Pure; servers.py starts them.
+
+    transformers      the model's own `generate`, without a server: one request at a time (generate.py)
+    original          the recipe that this project began with
+    vllm              vLLM with its own defaults
+    engine            vLLM with exactly onecard's engine arguments, and nothing else of onecard
+    engine+connector  the same, with onecard's media connector
+    onecard           `onecard serve`
+
+What onecard is beyond `engine` is what guard, connector and metrics cost; `engine+connector` tells the connector apart.
+NAME@6 holds that contender's server to six cores.
+"""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from serving.engine_args import from_argv, to_argv
+from serving.launch import ENVIRONMENT_KEY, Launch
+from serving.prepare import Prepared
+
+TITLES = {
+    "transformers": "transformers `generate`",
+    "original": "original recipe",
+    "vllm": "vLLM's defaults",
+    "engine": "vLLM with onecard's engine arguments",
+    "engine+connector": "the same, with onecard's media connector",
+    "onecard": "onecard",
+}
+# The recipe of the article that this project began with, by vLLM's names.
+ORIGINAL: dict[str, Any] = {"enforce_eager": True, "max_num_seqs": 16, "max_model_len": 4096}
+# How many sequences vLLM takes at a time unless told otherwise is its own affair: no bound on what can be in flight.
+_UNBOUNDED = 1 << 30
+
+
+@dataclass(frozen=True)
+class Contender:
+    """`in_flight` is the most requests that it works on at a time; `cores` the number its server is held to, if any."""
+
+    name: str
+    kind: str
+    in_flight: int = _UNBOUNDED
+    cores: int | None = None
+
+    @property
+    def title(self) -> str:
+        held = "" if self.cores is None else f", {self.cores} core{'s' if self.cores > 1 else ''}"
+        return TITLES.get(self.kind, self.kind) + held
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is a server that several clients can ask at a time."""
+        return self.kind != "transformers"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for all: the plan, the model's folder, the bytes of KV cache, and the arguments that each vLLM gets."""
+
+    prepared: Prepared
+    folder: Path
+    kv_cache_bytes: int
+    shared_argv: tuple[str, ...] = ()
+    gpu_memory_utilization: float | None = None
+
+    @property
+    def same_args(self) -> dict[str, Any]:
+        """By vLLM's names: what every contender gets, whatever else it is."""
+        share = self.gpu_memory_utilization
+        return {"kv_cache_memory_bytes": self.kv_cache_bytes} | ({"gpu_memory_utilization": share} if share else {})
+
+    @property
+    def is_awq(self) -> bool:
+        """Whether the checkpoint, or an override of its config, says that it is AWQ's own format."""
+        overrides = from_argv(self.shared_argv).get("hf_overrides")
+        config = self.prepared.checkpoint.config | (overrides if isinstance(overrides, dict) else {})
+        quantization = config.get("quantization_config")
+        return isinstance(quantization, dict) and quantization.get("quant_method") == "awq"
+
+
+def parse(text: str, setting: Setting) -> Contender:
+    """`onecard` or `onecard@6`. Raises ValueError for a name that there is not."""
+    kind, at, cores = text.partition("@")
+    if kind not in TITLES or (at and not cores.isdigit()):
+        raise ValueError(f"there is no contender {text!r}; there are {', '.join(TITLES)}, each also as NAME@CORES")
+    in_flight = {
+        "transformers": 1,
+        "original": ORIGINAL["max_num_seqs"],
+        "vllm": _UNBOUNDED,
+    }.get(kind, setting.prepared.plan.capacity.max_num_seqs)
+    return Contender(text, kind, in_flight, int(cores) if at else None)
+
+
+def command(contender: Contender, setting: Setting, port: int, launch_file: Path) -> list[str]:
+    """What starts its server on that port. `launch_file` is where `launch_of` is written, for those that read it."""
+    plan = setting.prepared.plan
+    same = setting.same_args
+    vllm = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(setting.folder)]
+    vllm += ["--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log"]
+    match contender.kind:
+        case "onecard":
+            own = ["--profile", plan.profile, "--model", str(setting.prepared.resolved.name), "--port", str(port)]
+            return [sys.executable, "-m", "serving", "serve", *own, "--", *to_argv(same), *setting.shared_argv]
+        case "original":
+            recipe = ORIGINAL | ({"quantization": "awq"} if setting.is_awq else {})
+            return [*vllm, *to_argv(recipe | same), *setting.shared_argv]
+        case "vllm":
+            # Its own default is the model's whole context, which this KV cache does not hold.
+            return [*vllm, *to_argv({"max_model_len": plan.capacity.max_model_len} | same), *setting.shared_argv]
+        case "engine" | "engine+connector":
+            return [sys.executable, "-m", "benchmarks.engine_only", str(launch_file)]
+    raise ValueError(f"{contender.name} is no server")
+
+
+def environment(
+    contender: Contender, *, gpu: str | None, launch_file: Path, state_dir: Path, caches: Path | None
+) -> dict[str, str]:
+    """What is set beside this process's own environment. `caches` is the folder of this contender's own caches, if any."""
+    own = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "ONECARD_STATE_DIR": str(state_dir),
+        "VLLM_LOGGING_COLOR": "0",
+    }
+    if gpu is not None:
+        own["CUDA_VISIBLE_DEVICES"] = gpu
+    if shutil.which("nvcc") is None:
+        own["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # else the engine dies compiling it: for all, so that all start
+    if contender.kind == "engine+connector":
+        own |= {ENVIRONMENT_KEY: str(launch_file), "VLLM_MEDIA_CONNECTOR": "onecard"}
+    return own | (cache_environment(caches) if caches else {})
+
+
+def cache_environment(folder: Path) -> dict[str, str]:
+    """Where vLLM, Inductor, Triton, FlashInfer and the CUDA driver keep what they have compiled."""
+    places = {
+        "VLLM_CACHE_ROOT": "vllm",
+        "TORCHINDUCTOR_CACHE_DIR": "inductor",
+        "TRITON_CACHE_DIR": "triton",
+        "FLASHINFER_WORKSPACE_BASE": "flashinfer",
+        "CUDA_CACHE_PATH": "cuda",
+    }
+    return {name: str(folder / place) for name, place in places.items()}
+
+
+def launch_of(setting: Setting, port: int, run_dir: Path) -> Launch:
+    """The start that `onecard serve` would make on that port, for a vLLM that gets its engine arguments only."""
+    prepared = setting.prepared
+    return Launch(
+        plan=prepared.plan.model_copy(update={"engine_args": prepared.plan.engine_args | setting.same_args}),
+        model_folder=setting.folder,
+        default_max_tokens=prepared.resolved.model.default_max_tokens,
+        host="127.0.0.1",
+        port=port,
+        run_dir=run_dir,
+        user_argv=setting.shared_argv,
+    )
+
+
+def with_cores(contenders: Sequence[Contender], cores: int | None) -> list[Contender]:
+    """Those that name no number of cores of their own are held to this one."""
+    return [replace(each, cores=cores) if each.cores is None and cores else each for each in contenders]
