@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from benchmarks import speed
 from serving.bootstrap import NEWEST, OLDEST
 from serving.policy import wished
 from serving.profile import Profile, load_models, load_profiles
@@ -193,4 +194,6 @@ TABLES: dict[str, Callable[[Language, Path], str]] = {
     "models": models,
     "demo": demo,
     "tested": tested,
+    "speed": lambda language, results: speed.measured(language, results, _table),
+    "predicted": lambda language, results: speed.predicted(language, results, _table),
 }

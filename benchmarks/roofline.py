@@ -1,0 +1,166 @@
+"""How fast a card should be that nobody here has run: a prediction from its data sheet, and never a measurement.
+
+A decoded token reads the language model's weights and the KV cache of what is in flight; a prompt is multiplied through
+the vision encoder and the language model. Each is bounded by the slower of memory and arithmetic (Williams et al.,
+"Roofline", 2009), decoding by the memory, prompts by the arithmetic:
+
+    F(prompt)   = 2·V·patches + 4·depth·h·patches² + 2·M·tokens + 2·T·tokens + 2·layers·heads·size·tokens²
+    t(prompt)   = host + F / (E · peak)
+    t(step, B)  = fixed + (W + B · context · kv) / bandwidth
+    tok/s       = 1 / t(step, 1)
+    images/s    = 1 / (F / (E · peak) + answer · t(step, B) / B)
+
+V, M and T are the parameters of encoder, mergers and language model (without its table of words), W the bytes of weights
+read for a token, kv the bytes of a token in the KV cache. `host` and `fixed` are what a measurement on another GPU leaves
+when its own bytes and multiplications are taken away: Python, launches, scheduling, sampling. They are as large on a small
+card, so the prediction that counts them is the honest one, and the one without them the bound. peak is that of tensor
+cores with 16-bit factors and 32-bit sums, which on GeForce cards is half of the number in the advertisement: tensor cores
+× boost clock × 128.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.results import Run
+from serving import memory
+from serving.checkpoint import Checkpoint
+from serving.profile import load_profiles
+
+# The share of the peak that is reached: 5.2 TFLOP of picture and prompt took about 12 ms of an H200 (989 TFLOPS).
+EFFICIENCY = 0.45
+# Profile → (tensor cores, boost clock in GHz): NVIDIA's data sheets and white papers of Ampere GA10x and Ada.
+_TENSOR_CORES = {"rtx3060": (112, 1.777), "rtx4060ti": (136, 2.535), "rtx4090": (512, 2.520)}
+_FLOP_PER_CLOCK = 128
+# What the measurement was made on, by the word that its name contains: bandwidth in GB/s, peak in TFLOPS (data sheet).
+_MEASURED_ON = {"H200": (4800.0, 989.0)}
+# Four bits, and for each group of 128 a scale of 16 bits and a zero of four.
+_W4_BYTES = (4 + (16 + 4) / 128) / 8
+_PICTURE = (1024, 768)
+_TEXT_TOKENS = 16
+
+# The sizes in the config.json of Qwen3-VL-2B-Instruct.
+_TEXT: dict[str, Any] = {
+    "vocab_size": 151936,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "tie_word_embeddings": True,
+}
+_VISION: dict[str, Any] = {
+    "depth": 24,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_heads": 16,
+    "out_hidden_size": 2048,
+    "patch_size": 16,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "num_position_embeddings": 2304,
+    "deepstack_visual_indexes": [5, 11, 17],
+}
+QWEN3_VL_2B = Checkpoint(
+    architecture="Qwen3VLForConditionalGeneration",
+    config={"text_config": _TEXT, "vision_config": _VISION},
+    weight_bytes=None,
+    vision_weight_bytes=0,
+    min_pixels=65_536,
+    max_pixels=16_777_216,
+)
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Seconds that do not depend on the card: before a prompt's multiplications, and in each step of decoding."""
+
+    host_s: float = 0.0
+    fixed_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One card with one 1024×768 picture a request and answers of `answer` tokens; `images_per_s` with 16 in flight."""
+
+    title: str
+    first_token_s: float
+    tokens_per_s: float
+    images_per_s: float
+
+
+def w4_bytes(checkpoint: Checkpoint) -> float:
+    """Bytes that a token reads with four-bit layers and a head of 16 bits, as AWQ has them."""
+    head: int = checkpoint.text_config["vocab_size"] * checkpoint.text_config["hidden_size"]
+    body = memory.text_parameters(checkpoint.text_config) - head
+    return body * _W4_BYTES + head * 2
+
+
+def prompt_flop(checkpoint: Checkpoint, width: int, height: int, text_tokens: int) -> float:
+    """Multiplications and additions of one picture and its question, up to the first token."""
+    text, vision = checkpoint.text_config, checkpoint.vision_config
+    hidden = vision["hidden_size"]
+    patches = (width // vision["patch_size"]) * (height // vision["patch_size"])
+    tokens = width * height // memory.pixels_per_token(checkpoint) + text_tokens
+    layers = memory.text_parameters(text) - text["vocab_size"] * text["hidden_size"]
+    encoder = memory.vision_parameters(vision) - _merger_parameters(vision) - vision["num_position_embeddings"] * hidden
+    seen = 2 * encoder * patches + 4 * vision["depth"] * hidden * patches**2 + 2 * _merger_parameters(vision) * tokens
+    attention = 2 * text["num_hidden_layers"] * text["num_attention_heads"] * text["head_dim"] * tokens**2
+    return float(seen + 2 * layers * tokens + attention)
+
+
+def _merger_parameters(vision: dict[str, Any]) -> int:
+    """The final merger and those of the layers in between: two matrices each, over 2 × 2 patches."""
+    merged = vision["hidden_size"] * vision["spatial_merge_size"] ** 2
+    return int((1 + len(vision["deepstack_visual_indexes"])) * merged * (merged + vision["out_hidden_size"]))
+
+
+def predict(
+    title: str,
+    bandwidth_gb_s: float,
+    peak_tflops: float,
+    overhead: Overhead,
+    *,
+    checkpoint: Checkpoint = QWEN3_VL_2B,
+    in_flight: int = 16,
+    answer: int = 128,
+) -> Prediction:
+    """The formulas of this module for one card, four-bit weights and one 1024×768 picture."""
+    flop = prompt_flop(checkpoint, *_PICTURE, _TEXT_TOKENS)
+    prompt_s = flop / (EFFICIENCY * peak_tflops * 1e12)
+    context = _PICTURE[0] * _PICTURE[1] // memory.pixels_per_token(checkpoint) + _TEXT_TOKENS + answer // 2
+    kv = context * memory.kv_bytes_per_token(checkpoint)
+
+    def step_s(sequences: int) -> float:
+        return overhead.fixed_s + (w4_bytes(checkpoint) + sequences * kv) / (bandwidth_gb_s * 1e9)
+
+    return Prediction(
+        title,
+        first_token_s=overhead.host_s + prompt_s,
+        tokens_per_s=1 / step_s(1),
+        images_per_s=1 / (prompt_s + answer * step_s(in_flight) / in_flight),
+    )
+
+
+def predictions(overhead: Overhead) -> list[Prediction]:
+    """The three cards that have a profile, with the bandwidth that it names."""
+    found = []
+    for name, profile in load_profiles().items():
+        if name in _TENSOR_CORES and profile.gpu is not None:
+            tensor_cores, ghz = _TENSOR_CORES[name]
+            peak = tensor_cores * ghz * _FLOP_PER_CLOCK / 1000
+            found.append(predict(profile.title, profile.gpu.bandwidth_gb_s, peak, overhead))
+    return found
+
+
+def overhead_of(run: Run) -> Overhead | None:
+    """What one client's measurement leaves beside its bytes and multiplications; None where the run has none."""
+    row = run.row("latency", "1 client", "onecard")
+    facts = next((facts for word, facts in _MEASURED_ON.items() if word in run.machine.get("gpu", "")), None)
+    if facts is None or row is None or "per_token_ms" not in row.medians:
+        return None
+    ideal = predict("", *facts, Overhead())
+    return Overhead(
+        host_s=max(0.0, row.medians["first_token_ms"] / 1000 - ideal.first_token_s),
+        fixed_s=max(0.0, row.medians["per_token_ms"] / 1000 - 1 / ideal.tokens_per_s),
+    )

@@ -1,0 +1,94 @@
+"""The documents' tables of speed: what was measured (`results/speed-*.json`), and what is predicted for cards that nobody
+here has (roofline.py). figures.py puts them with the others.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from benchmarks import roofline
+from benchmarks.results import Row, Run
+
+Language = Literal["en", "zh"]
+Table = Callable[[Sequence[str], Iterator[Sequence[str]]], str]
+
+
+def runs(results: Path) -> list[Run]:
+    """Every run that is kept, by the name of its file."""
+    files = sorted(results.glob("speed-*.json"))
+    return [Run.model_validate_json(file.read_text(encoding="utf-8")) for file in files]
+
+
+def measured(language: Language, results: Path, table: Table) -> str:
+    """For each run what it was, and one row a contender."""
+    found = [_measured(run, language, table) for run in runs(results) if run.rows]
+    return "\n\n".join(found) or {"en": "Not measured yet.", "zh": "尚未测量。"}[language]
+
+
+def _measured(run: Run, language: Language, table: Table) -> str:
+    machine = run.machine.get("gpu") or f"{run.machine['cores']} × {run.machine['cpu']}"
+    engine = ", ".join(f"{name} {version}" for name, version in run.versions.items() if name.startswith("vllm"))
+    tokens, clients = run.settings.get("tokens", 0), max(run.settings.get("clients", (1,)))
+    said = {
+        "en": f"`{run.model}` on {machine}, {engine}, {run.date}: one 1024×768 picture a request, answers of {tokens} tokens; "
+        f"medians, by `{run.command}`.",
+        "zh": f"`{run.model}`，{machine}，{engine}，{run.date}：每个请求一张 1024×768 的图片，回答 {tokens} 个 token；"
+        f"取中位数，命令为 `{run.command}`。",
+    }
+    heads = {
+        "en": ("", "first token", "each further token", "whole answer", f"images/s, {clients} clients", "first burst"),
+        "zh": ("", "首 token", "之后每个 token", "完整回答", f"图片/秒，{clients} 个客户端", "首批请求"),
+    }
+    return f"{said[language]}\n\n{table(heads[language], _rows(run, clients))}"
+
+
+def _rows(run: Run, clients: int) -> Iterator[Sequence[str]]:
+    for name, facts in run.contenders.items():
+        alone = run.row("latency", "1 client", name)
+        many = run.row("throughput", f"{clients} clients" if clients > 1 else "1 client", name)
+        bursts = (run.row("burst", "first burst after ready", name), run.row("burst", "second burst", name))
+        yield (
+            facts.title + (f" ({facts.failed.splitlines()[0][:80]})" if facts.failed else ""),
+            _figure(alone, "first_token_ms", "{:.0f} ms"),
+            _figure(alone, "per_token_ms", "{:.2f} ms"),
+            _figure(alone, "total_ms", "{:,.0f} ms"),
+            _figure(many, "images_per_s", "{:.1f}"),
+            _share(*bursts),
+        )
+
+
+def _figure(row: Row | None, name: str, form: str) -> str:
+    return form.format(row.medians[name]) if row and name in row.medians else "–"
+
+
+def _share(first: Row | None, second: Row | None) -> str:
+    """The first burst's throughput as a share of the second's."""
+    if first is None or second is None or not (first.medians and second.medians):
+        return "–"
+    return f"{first.medians['images_per_s'] / second.medians['images_per_s']:.0%}"
+
+
+def predicted(language: Language, results: Path, table: Table) -> str:
+    """The roofline's bound for each card, and what is left of it with the overhead that was measured."""
+    overheads = [overhead for run in runs(results) if (overhead := roofline.overhead_of(run))]
+    least = roofline.predictions(roofline.Overhead())
+    most = roofline.predictions(overheads[0]) if overheads else least
+    heads = {
+        "en": ("card (predicted, not measured)", "first token", "tok/s, one client", "images/s, 16 in flight"),
+        "zh": ("显卡（预测，未实测）", "首 token", "tok/s，一个客户端", "图片/秒，16 个并发"),
+    }[language]
+    rows = (
+        (
+            bound.title,
+            _between(bound.first_token_s, real.first_token_s, "{:.2f}") + " s",
+            _between(real.tokens_per_s, bound.tokens_per_s, "{:.0f}"),
+            _between(real.images_per_s, bound.images_per_s, "{:.1f}"),
+        )
+        for bound, real in zip(least, most, strict=True)
+    )
+    return table(heads, rows)
+
+
+def _between(low: float, high: float, form: str) -> str:
+    texts = list(dict.fromkeys((form.format(low), form.format(high))))
+    return "–".join(texts)
