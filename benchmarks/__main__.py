@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _measure(options: argparse.Namespace, argv: Sequence[str], shared: tuple[str, ...]) -> int:
     setting = _setting(options, shared)
-    plan, on_cpu = setting.prepared.plan, setting.prepared.profile.device == "cpu" and not options.url
-    if on_cpu and setting.prepared.hardware.ram_mib > _ROOM_FOR * plan.memory_mib.total:
+    plan, on_cpu = setting.prepared.plan, setting.prepared.subject.profile.device == "cpu" and not options.url
+    if on_cpu and setting.prepared.subject.hardware.ram_mib > _ROOM_FOR * plan.memory_mib.total:
         options.together = True  # on a machine with other work to do, only what is measured in turn can be compared
     scope = _scope(options, _CPU_SCOPE if on_cpu else Scope())
     questions = [QUESTIONS[name] for name in options.questions or (_ON_CPU if on_cpu else QUESTIONS)]
@@ -139,8 +139,8 @@ def _label(options: argparse.Namespace, setting: Setting) -> str:
     if options.url:
         name = options.name or options.url.partition("//")[2]
     else:
-        gpus = setting.prepared.hardware.gpus
-        name = gpus[0].name if gpus and setting.prepared.profile.device == "cuda" else "cpu"
+        gpus = setting.prepared.subject.hardware.gpus
+        name = gpus[0].name if gpus and setting.prepared.subject.profile.device == "cuda" else "cpu"
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
 
 

@@ -76,7 +76,7 @@ class Setting:
     def is_awq(self) -> bool:
         """Whether the checkpoint, or an override of its config, says that it is AWQ's own format."""
         overrides = from_argv(self.shared_argv).get("hf_overrides")
-        config = self.prepared.checkpoint.config | (overrides if isinstance(overrides, dict) else {})
+        config = self.prepared.subject.checkpoint.config | (overrides if isinstance(overrides, dict) else {})
         quantization = config.get("quantization_config")
         return isinstance(quantization, dict) and quantization.get("quant_method") == "awq"
 

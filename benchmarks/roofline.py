@@ -19,12 +19,14 @@ cores with 16-bit factors and 32-bit sums, which on GeForce cards is half of the
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from benchmarks.results import Run
 from serving import memory
-from serving.checkpoint import Checkpoint
-from serving.profile import load_profiles
+from serving.architecture import Shape, Text, read_shape
+from serving.checkpoint import read_checkpoint
+from serving.errors import ConfigError
+from serving.files import Folder
+from serving.profile import load_profiles, shape_dir
 
 # The share of the peak that is reached: 5.2 TFLOP of picture and prompt took about 12 ms of an H200 (989 TFLOPS).
 EFFICIENCY = 0.45
@@ -37,38 +39,6 @@ _MEASURED_ON = {"H200": (4800.0, 989.0)}
 _W4_BYTES = (4 + (16 + 4) / 128) / 8
 _PICTURE = (1024, 768)
 _TEXT_TOKENS = 16
-
-# The sizes in the config.json of Qwen3-VL-2B-Instruct.
-_TEXT: dict[str, Any] = {
-    "vocab_size": 151936,
-    "hidden_size": 2048,
-    "intermediate_size": 6144,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "tie_word_embeddings": True,
-}
-_VISION: dict[str, Any] = {
-    "depth": 24,
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_heads": 16,
-    "out_hidden_size": 2048,
-    "patch_size": 16,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
-    "num_position_embeddings": 2304,
-    "deepstack_visual_indexes": [5, 11, 17],
-}
-QWEN3_VL_2B = Checkpoint(
-    architecture="Qwen3VLForConditionalGeneration",
-    config={"text_config": _TEXT, "vision_config": _VISION},
-    weight_bytes=None,
-    vision_weight_bytes=0,
-    min_pixels=65_536,
-    max_pixels=16_777_216,
-)
 
 
 @dataclass(frozen=True)
@@ -89,30 +59,30 @@ class Prediction:
     images_per_s: float
 
 
-def w4_bytes(checkpoint: Checkpoint) -> float:
+def qwen3_vl_2b() -> Shape:
+    """What is predicted for."""
+    folder = shape_dir("qwen3-vl-2b")
+    checkpoint = read_checkpoint(Folder(folder)) if folder else None
+    shape = read_shape(checkpoint.architecture, checkpoint.config) if checkpoint else None
+    if shape is None:
+        raise ConfigError("the shipped shape of qwen3-vl-2b is missing")
+    return shape
+
+
+def w4_bytes(text: Text) -> float:
     """Bytes that a token reads with four-bit layers and a head of 16 bits, as AWQ has them."""
-    head: int = checkpoint.text_config["vocab_size"] * checkpoint.text_config["hidden_size"]
-    body = memory.text_parameters(checkpoint.text_config) - head
-    return body * _W4_BYTES + head * 2
+    return text.body.linear * _W4_BYTES + (text.body.other + text.embedding) * 2
 
 
-def prompt_flop(checkpoint: Checkpoint, width: int, height: int, text_tokens: int) -> float:
+def prompt_flop(shape: Shape, width: int, height: int, text_tokens: int) -> float:
     """Multiplications and additions of one picture and its question, up to the first token."""
-    text, vision = checkpoint.text_config, checkpoint.vision_config
-    hidden = vision["hidden_size"]
-    patches = (width // vision["patch_size"]) * (height // vision["patch_size"])
-    tokens = width * height // memory.pixels_per_token(checkpoint) + text_tokens
-    layers = memory.text_parameters(text) - text["vocab_size"] * text["hidden_size"]
-    encoder = memory.vision_parameters(vision) - _merger_parameters(vision) - vision["num_position_embeddings"] * hidden
-    seen = 2 * encoder * patches + 4 * vision["depth"] * hidden * patches**2 + 2 * _merger_parameters(vision) * tokens
-    attention = 2 * text["num_hidden_layers"] * text["num_attention_heads"] * text["head_dim"] * tokens**2
-    return float(seen + 2 * layers * tokens + attention)
-
-
-def _merger_parameters(vision: dict[str, Any]) -> int:
-    """The final merger and those of the layers in between: two matrices each, over 2 × 2 patches."""
-    merged = vision["hidden_size"] * vision["spatial_merge_size"] ** 2
-    return int((1 + len(vision["deepstack_visual_indexes"])) * merged * (merged + vision["out_hidden_size"]))
+    text, vision = shape.text, shape.vision
+    patches = (width // vision.patch_size) * (height // vision.patch_size)
+    tokens = width * height // vision.pixels_per_token + text_tokens
+    encoder = vision.body.linear - vision.mergers
+    seen = 2 * encoder * patches + 4 * vision.depth * vision.hidden_size * patches**2 + 2 * vision.mergers * tokens
+    attention = 2 * text.layers * text.heads * text.head_dim * tokens**2
+    return float(seen + 2 * text.body.linear * tokens + attention)
 
 
 def predict(
@@ -121,18 +91,18 @@ def predict(
     peak_tflops: float,
     overhead: Overhead,
     *,
-    checkpoint: Checkpoint = QWEN3_VL_2B,
     in_flight: int = 16,
     answer: int = 128,
 ) -> Prediction:
     """The formulas of this module for one card, four-bit weights and one 1024×768 picture."""
-    flop = prompt_flop(checkpoint, *_PICTURE, _TEXT_TOKENS)
+    shape = qwen3_vl_2b()
+    flop = prompt_flop(shape, *_PICTURE, _TEXT_TOKENS)
     prompt_s = flop / (EFFICIENCY * peak_tflops * 1e12)
-    context = _PICTURE[0] * _PICTURE[1] // memory.pixels_per_token(checkpoint) + _TEXT_TOKENS + answer // 2
-    kv = context * memory.kv_bytes_per_token(checkpoint)
+    context = _PICTURE[0] * _PICTURE[1] // shape.vision.pixels_per_token + _TEXT_TOKENS + answer // 2
+    kv = context * memory.kv_bytes_per_token(shape.text)
 
     def step_s(sequences: int) -> float:
-        return overhead.fixed_s + (w4_bytes(checkpoint) + sequences * kv) / (bandwidth_gb_s * 1e9)
+        return overhead.fixed_s + (w4_bytes(shape.text) + sequences * kv) / (bandwidth_gb_s * 1e9)
 
     return Prediction(
         title,

@@ -38,6 +38,7 @@ class Text:
     kv_layers: int
     hidden_size: int
     intermediate_size: int
+    heads: int
     kv_heads: int
     head_dim: int
     vocab_size: int
@@ -75,6 +76,12 @@ class Vision:
     @property
     def pixels_per_token(self) -> int:
         return (self.patch_size * self.merge_size) ** 2
+
+    @property
+    def mergers(self) -> int:
+        """Parameters of the matrices that make tokens of patches: two for each merger."""
+        merged = self.hidden_size * self.merge_size**2
+        return (1 + self.deepstack) * merged * (merged + self.out_hidden_size)
 
     @property
     def patches_per_token(self) -> int:
@@ -169,13 +176,14 @@ def _text(
     state: tuple[int, int] = (0, 0),
 ) -> Text:
     """`linear` and `other` are the parameters of one layer besides its gated feed-forward network."""
-    d, _, kv_heads, size = _attention_sizes(text)
+    d, heads, kv_heads, size = _attention_sizes(text)
     layers, inner = _need(text, "num_hidden_layers"), _need(text, "intermediate_size")
     return Text(
         layers=layers,
         kv_layers=layers if kv_layers is None else kv_layers,
         hidden_size=d,
         intermediate_size=inner,
+        heads=heads,
         kv_heads=kv_heads,
         head_dim=size,
         vocab_size=_need(text, "vocab_size"),

@@ -58,7 +58,8 @@ def planned_grid(launch: Launch) -> Grid | None:
     told = launch.plan.engine_args.get("mm_processor_kwargs", {})
     if not str(processor.get("image_processor_type")).startswith("Qwen2VLImageProcessor") or set(told) - {"size"}:
         return None
-    size = processor["size"] | told.get("size", {})
+    # Older processors name their bounds `min_pixels` and `max_pixels`; the plan always tells both edges.
+    size = processor.get("size", {}) | told.get("size", {})
     side = processor.get("patch_size", 14) * processor.get("merge_size", 2)  # the class's own defaults
     return Grid(side, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
 

@@ -195,7 +195,8 @@ def test_the_users_own_size_is_the_processors_and_so_ours(tmp_path: Path) -> Non
 
 
 def test_what_else_the_user_tells_the_processor_leaves_resizing_to_it(tmp_path: Path) -> None:
-    assert planned_grid(launch_of(tmp_path, "--mm-processor-kwargs", '{"max_pixels": 50000}')) is None
+    told = '{"size": {"shortest_edge": 4096, "longest_edge": 50000}, "do_resize": false}'
+    assert planned_grid(launch_of(tmp_path, "--mm-processor-kwargs", told)) is None
 
 
 def test_another_familys_processor_resizes_itself(tmp_path: Path) -> None:
