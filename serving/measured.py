@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from serving.calibration import keep
 from serving.errors import EngineArgsError
 from serving.memory import MIB
 from serving.plan import Plan
@@ -14,6 +15,7 @@ _GRAPHS = re.compile(r"Graph capturing finished in .* took ([\d.]+) GiB")
 
 async def measure(application: Any, plan: Plan, server_log: Path) -> dict[str, Any]:
     """`memory_mib` by the plan's names, where the engine of vLLM's `application` runs our worker extension; empty elsewhere.
+    A card's first start teaches the plans that follow (`calibration.py`).
 
     Raises EngineArgsError when one step may send more through the vision encoder than was planned for."""
     if "worker_extension_cls" not in plan.engine_args:
@@ -27,7 +29,10 @@ async def measure(application: Any, plan: Plan, server_log: Path) -> dict[str, A
             f"{plan.capacity.encoder_tokens:,}: this vLLM does not obey the picture size that the plan sets."
         )
     found = _GRAPHS.findall(server_log.read_text(errors="replace")) if server_log.is_file() else []
-    return {"memory_mib": in_parts(lasting, transients, round(float(found[-1]) * 2**30) if found else None)}
+    parts = in_parts(lasting, transients, round(float(found[-1]) * 2**30) if found else None)
+    if plan.predicted:
+        keep(plan, parts)
+    return {"memory_mib": parts}
 
 
 def in_parts(lasting: dict[str, int], transients: dict[str, int], graphs: int | None) -> dict[str, int]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from serving import hardware
 from serving.advice import nearest
 from serving.architecture import read_shape
+from serving.calibration import constants_of
 from serving.checkpoint import Checkpoint
 from serving.describe import why_not
 from serving.engine_args import from_argv
@@ -62,6 +63,7 @@ def prepare(
         checkpoint=resolved.checkpoint(),
         hardware=found,
         gpu_memory_mib=gpu_memory_mib,
+        constants=constants_of(found.gpus[0].name if found.gpus else None),
     )
     return _planned(subject, resolved, user_argv)
 

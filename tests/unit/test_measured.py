@@ -34,6 +34,11 @@ class Engine:
         return [self._answers[method]]
 
 
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONECARD_STATE_DIR", str(tmp_path))
+
+
 def measured(tmp_path: Path, transients: dict[str, int], profile: str = "rtx3060") -> dict[str, Any]:
     log = tmp_path / "server.log"
     log.write_text(LOG, encoding="utf-8")
