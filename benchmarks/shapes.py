@@ -5,7 +5,7 @@ are not. The config is a shipped one (`serving/shapes`); processor and tokenizer
 import json
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from serving.errors import UsageError
 from serving.profile import shape_dir
@@ -23,18 +23,19 @@ _AWQ = {
 }
 
 
-def write_shape(size: Size, precision: Precision, like: Path, out: Path) -> Path:
-    """A folder of Qwen3-VL of that size and precision under `out`, with processor and tokenizer of the folder `like`.
-
-    `awq` is AWQ's own format, which vLLM 0.26 takes as well."""
+def shape_config(size: Size, precision: Precision) -> dict[str, Any]:
+    """The `config.json` of Qwen3-VL of that size and precision. `awq` is AWQ's own format, which vLLM 0.26 takes as well."""
     name = f"qwen3-vl-{size}" + ("-fp8" if precision == "fp8" else "")
     shape = shape_dir(name)
     if shape is None:
         raise UsageError(f"there is no shipped shape {name}")
+    config: dict[str, Any] = json.loads((shape / "config.json").read_text(encoding="utf-8"))
+    return config | ({"quantization_config": _AWQ, "dtype": "float16"} if precision == "awq" else {})
+
+
+def write_shape(size: Size, precision: Precision, like: Path, out: Path) -> Path:
+    """A folder of that shape under `out`, with processor and tokenizer of the folder `like`."""
     folder = out / f"qwen3-vl-{size}-{precision}"
     shutil.copytree(like, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors", "*.index.json"))
-    config = json.loads((shape / "config.json").read_text(encoding="utf-8"))
-    if precision == "awq":
-        config |= {"quantization_config": _AWQ, "dtype": "float16"}
-    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(shape_config(size, precision), indent=2), encoding="utf-8")
     return folder
