@@ -10,6 +10,8 @@ from pydantic import BaseModel
 
 from benchmarks import speed
 from serving.bootstrap import NEWEST, OLDEST
+from serving.matrix import plans
+from serving.plan import Plan
 from serving.policy import wished
 from serving.profile import Profile, load_models, load_profiles
 from serving.setup.choose import MIN_DRIVER, NEEDED_MIB
@@ -109,6 +111,21 @@ def models(language: Language, _results: Path) -> str:
     return _table(heads[language], rows)
 
 
+def fits(language: Language, _results: Path) -> str:
+    """Models down, one card of each size across: thousands of KV tokens, as `onecard plan --matrix` has them."""
+    cards = {"rtx4060": "8 GB", "rtx3060": "12 GB", "rtx4060ti": "16 GB", "rtx4090": "24 GB", "rtx5090": "32 GB"}
+    cells = {(plan.model, plan.profile): plan for plan in plans() if plan.profile in cards}
+    models = dict.fromkeys(model for model, _ in cells)
+    head = [{"en": "model", "zh": "模型"}[language], *(f"{size} (`{card}`)" for card, size in cards.items())]
+    return _table(head, [(f"`{model}`", *(_tokens(cells[model, card]) for card in cards)) for model in models])
+
+
+def _tokens(plan: Plan) -> str:
+    if not plan.fits:
+        return "–"
+    return f"{plan.capacity.kv_tokens / 1000:.0f}k" + ("*" if plan.given_up else "")
+
+
 def demo(language: Language, results: Path) -> str:
     """The demo model's accuracy for each kind of question and each language; what `results/demo.json` says."""
     file = results / "demo.json"
@@ -192,6 +209,7 @@ TABLES: dict[str, Callable[[Language, Path], str]] = {
     "needs": needs,
     "profiles": profiles,
     "models": models,
+    "fits": fits,
     "demo": demo,
     "tested": tested,
     "speed": lambda language, results: speed.measured(language, results, _table),
