@@ -1,36 +1,89 @@
-"""The warm-up: real requests through vLLM's own API, inside its process, before anyone else is let in."""
+"""The warm-up: real requests through vLLM's own API, inside its process, before anyone else is let in.
 
+What compiles when it is first needed has to be needed here: kernels for one request and for as many as can run at once, for
+small and large pictures, for greedy and drawn answers, with log probabilities and with a grammar.
+"""
+
+import asyncio
 import base64
 import io
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 from PIL import Image
 
+from serving.plan import Plan
 
-async def warm_up(client: httpx.AsyncClient, model: str) -> dict[str, float]:
-    """One request about text and one about a picture; returns the seconds that each took.
+# Shares of the largest picture, wide, high and square.
+_SHARES = (1 / 16, 1 / 4, 1.0)
+_RATIOS = (4 / 3, 3 / 4, 1.0)
+_QUESTION = {"type": "text", "text": "What is in the picture?"}
+_DRAWN: dict[str, Any] = {"temperature": 1.0, "top_p": 0.9, "top_k": 20, "min_p": 0.01, "repetition_penalty": 1.05}
+_LOGPROBS: dict[str, Any] = {"temperature": 0.0, "logprobs": True, "top_logprobs": 5}
+_SCHEMA = {"type": "object", "properties": {"answer": {"type": "string", "maxLength": 8}}, "required": ["answer"]}
+_GRAMMAR: dict[str, Any] = {
+    "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": _SCHEMA}}
+}
+
+
+async def warm_up(client: httpx.AsyncClient, model: str, plan: Plan) -> dict[str, float]:
+    """A text and a picture alone; on a GPU then every kind of request alone and as many as can run at once. Returns the
+    seconds that each step took.
 
     Raises RuntimeError with the answer's text when one is not answered with 200.
     """
-    text = {"type": "text", "text": "What is in the picture?"}
-    picture = {"type": "image_url", "image_url": {"url": _picture()}}
-    seconds: dict[str, float] = {}
-    for name, content in (("warmup_text_s", [text]), ("warmup_image_s", [picture, text])):
-        began = time.monotonic()
-        body: dict[str, Any] = {"model": model, "max_tokens": 8, "messages": [{"role": "user", "content": content}]}
+    pixels = plan.limits.max_image_pixels
+
+    async def ask(content: list[dict[str, Any]], **options: Any) -> None:
+        body = {"model": model, "max_tokens": 8, "messages": [{"role": "user", "content": content}]} | options
         reply = await client.post("/v1/chat/completions", json=body)
         if reply.status_code != 200:
             raise RuntimeError(f"{reply.status_code}: {reply.text[:500]}")
-        seconds[name] = round(time.monotonic() - began, 3)
+
+    seconds: dict[str, float] = {}
+
+    async def step(name: str, *requests: Any) -> None:
+        began = time.monotonic()
+        await asyncio.gather(*requests)
+        seconds[f"warmup_{name}_s"] = round(time.monotonic() - began, 3)
+
+    await step("text", ask([_QUESTION]))
+    sees = plan.limits.max_images_per_request > 0
+    if sees:
+        await step("image", ask([_picture(min(pixels, 640 * 480), 4 / 3), _QUESTION]))
+    if "worker_extension_cls" not in plan.engine_args:
+        return seconds
+    for number, options in enumerate((_DRAWN, _LOGPROBS, _GRAMMAR)):
+        await step(f"kind_{number}", ask([_QUESTION], **options))
+    pictures = list(_pictures(pixels)) if sees else []
+    for number, picture in enumerate(pictures):
+        await step(f"size_{number}", ask([picture, _QUESTION]))
+    # Batches of each size that a graph was captured for, with pictures and without, and a prompt of several steps.
+    together = plan.capacity.max_num_seqs
+    while together > 1:
+        contents = [[pictures[n % len(pictures)], _QUESTION] if pictures else [_QUESTION] for n in range(together)]
+        drawn = (ask(content, **(_DRAWN if n % 2 else _LOGPROBS)) for n, content in enumerate(contents))
+        await step(f"{together}_at_once", *drawn)
+        together //= 2
+    long = "word " * max(1, plan.capacity.max_model_len // 2)
+    await step("long", ask([{"type": "text", "text": long}]))
     return seconds
 
 
-def _picture() -> str:
-    """A 640×480 picture of a red square as a data URL."""
-    image = Image.new("RGB", (640, 480), "white")
-    image.paste("red", (240, 160, 400, 320))
+def _pictures(pixels: int) -> Iterator[dict[str, Any]]:
+    for share in _SHARES:
+        for ratio in _RATIOS:
+            yield _picture(int(pixels * share), ratio)
+
+
+def _picture(pixels: int, ratio: float) -> dict[str, Any]:
+    """A red square on white, of so many pixels and that width to height, as a part of a message."""
+    width, height = max(32, round((pixels * ratio) ** 0.5)), max(32, round((pixels / ratio) ** 0.5))
+    image = Image.new("RGB", (width, height), "white")
+    image.paste("red", (width // 4, height // 4, width // 2, height // 2))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG")
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}}

@@ -49,7 +49,7 @@ class Probes:
             log = state.launch.run_dir / "server.log"
             state.measured |= await measure(lifespan["app"], state.launch.plan, log)
             async with in_process.client(self._vllm, lifespan) as client:
-                state.measured |= await warm_up(client, state.launch.model_names[0])
+                state.measured |= await warm_up(client, state.launch.model_names[0], state.launch.plan)
         except Exception as error:  # whatever it is: a server that cannot answer must not be called ready
             logger.exception("the warm-up failed")
             control.tell(event="failed", reason=f"the warm-up request failed: {error}")
