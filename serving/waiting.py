@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving.guard.keys import Keys
 from serving.guard.respond import alive, not_ready, readiness
 from serving.guard.routes import Routes
+from serving.metrics.status import status_metrics
 
 
 class WaitingRoom:
@@ -21,6 +22,7 @@ class WaitingRoom:
     def __init__(self, status: Callable[[], dict[str, Any]], doing: Callable[[], str], keys: dict[str, bytes]) -> None:
         self._status = status
         self._doing = doing
+        self._metrics = status_metrics(status)
         self._app: ASGIApp = Keys(Routes(self._answer), keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -33,6 +35,9 @@ class WaitingRoom:
             await self._app(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/metrics":
+            await self._metrics(scope, receive, send)
+            return
         status = self._status()
         if scope["path"] == "/onecard/status":
             await JSONResponse(status)(scope, receive, send)

@@ -7,11 +7,14 @@ from serving.guard.body import Body
 from serving.guard.chat import Chat
 from serving.guard.image_sizes import ImageSizes
 from serving.guard.keys import Keys, read_keys
+from serving.guard.measure import Measure
 from serving.guard.probes import Probes
 from serving.guard.routes import Routes
 from serving.guard.state import ServerState
 from serving.guard.status import Status
 from serving.launch import current_launch
+from serving.metrics import expose_status
+from serving.status import status_body
 
 
 class Guard:
@@ -31,6 +34,8 @@ class Guard:
         app = Routes(app)
         app = Keys(app, read_keys(launch.api_keys_file))
         app = Probes(app, state, warm_up_through=vllm)
+        app = Measure(app)
+        expose_status(lambda: status_body(launch, state=state.state, measured=state.measured))
         self.app: ASGIApp = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,0 +1,160 @@
+"""What is recorded, as Prometheus would read it: through the text that is exposed, parsed again."""
+
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from serving.metrics import catalog, reference
+from serving.metrics.recorder import Recorder
+from serving.metrics.status import StatusCollector
+from serving.prepare import prepare
+
+
+class Scrape:
+    """The samples of a registry's text."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        families = list(text_string_to_metric_families(generate_latest(registry).decode()))
+        self.kinds = {family.name: family.type for family in families}
+        self.samples = {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
+
+    def __call__(self, name: str, **labels: str) -> float | None:
+        return self.samples.get((name, frozenset(labels.items())))
+
+    def names(self) -> set[str]:
+        return {name for name, _ in self.samples}
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def recorder(registry: CollectorRegistry) -> Recorder:
+    return Recorder(registry)
+
+
+def test_a_request_is_counted_by_route_key_outcome_and_reason(recorder: Recorder, registry: CollectorRegistry) -> None:
+    recorder.record_request("/v1/chat/completions", "alice", "answered", "none", 0.4)
+    recorder.record_request("/v1/chat/completions", "alice", "refused", "queue_full", 0.001)
+    seen = Scrape(registry)
+    chat = {"route": "/v1/chat/completions", "key": "alice"}
+    assert seen("onecard_requests_total", **chat, outcome="answered", reason="none") == 1
+    assert seen("onecard_requests_total", **chat, outcome="refused", reason="queue_full") == 1
+    # A refusal is quick, and would make the latency of answers look better than it is.
+    assert seen("onecard_request_seconds_count", route="/v1/chat/completions") == 1
+    assert seen("onecard_request_seconds_sum", route="/v1/chat/completions") == pytest.approx(0.4)
+
+
+def test_an_answer_is_counted_in_tokens_and_in_tokens_per_second(
+    recorder: Recorder, registry: CollectorRegistry
+) -> None:
+    recorder.record_answer("alice", "length", prompt_tokens=800, answer_tokens=65, decode_seconds=0.5)
+    recorder.record_answer("bob", "stop", prompt_tokens=10, answer_tokens=5, decode_seconds=None)
+    seen = Scrape(registry)
+    assert seen("onecard_tokens_total", kind="prompt", key="alice") == 800
+    assert seen("onecard_tokens_total", kind="answer", key="bob") == 5
+    assert seen("onecard_answers_total", finish="length") == 1
+    assert seen("onecard_answer_tokens_per_second_sum") == pytest.approx(64 / 0.5)
+    assert seen("onecard_answer_tokens_per_second_count") == 1
+
+
+def test_what_runs_and_what_waits(recorder: Recorder, registry: CollectorRegistry) -> None:
+    recorder.record_in_flight(1)
+    recorder.record_in_flight(1)
+    recorder.record_in_flight(-1)
+    recorder.record_queued(1)
+    recorder.record_queue_time(0.3)
+    recorder.record_retry_after(7)
+    seen = Scrape(registry)
+    assert (seen("onecard_requests_in_flight"), seen("onecard_requests_queued")) == (1, 1)
+    assert seen("onecard_queue_seconds_sum") == pytest.approx(0.3)
+    assert seen("onecard_retry_after_seconds_sum") == 7
+
+
+def test_a_picture_is_measured_as_it_was_sent_and_as_the_model_sees_it(
+    recorder: Recorder, registry: CollectorRegistry
+) -> None:
+    recorder.record_image(
+        received_bytes=2_000_000,
+        received_pixels=12_000_000,
+        fitted_pixels=1_228_800,
+        tokens=1200,
+        fetch_s=0.001,
+        decode_s=0.03,
+        process_s=0.01,
+    )
+    recorder.record_image_refused("too_large")
+    seen = Scrape(registry)
+    assert seen("onecard_images_total") == 1
+    assert seen("onecard_image_bytes_sum") == 2_000_000
+    assert seen("onecard_image_pixels_sum", stage="received") == 12_000_000
+    # 1280×960, the budget of a profile, is a bound of its own: it counts as at most that.
+    assert seen("onecard_image_pixels_bucket", stage="fitted", le="1.2288e+06") == 1
+    assert seen("onecard_image_seconds_sum", stage="decode") == pytest.approx(0.03)
+    assert seen("onecard_tokens_total", kind="image", key="none") == 1200
+    assert seen("onecard_images_refused_total", reason="too_large") == 1
+
+
+def test_no_client_can_make_series_without_end(recorder: Recorder, registry: CollectorRegistry) -> None:
+    for number in range(100):
+        recorder.record_image_refused(f"reason_{number}")
+    recorder.record_image_refused('x"} 1\nforged')
+    recorder.record_answer("none", "whatever", 1, 1, None)
+    seen = Scrape(registry)
+    refused = {labels for name, labels in seen.samples if name == "onecard_images_refused_total"}
+    assert len(refused) == 33
+    assert seen("onecard_images_refused_total", reason="other") == 69
+    assert seen("onecard_answers_total", finish="other") == 1
+
+
+def _status(**changes: Any) -> dict[str, Any]:
+    plan = prepare("rtx3060", "demo", gpu_memory_mib=12_288, download=False).plan.model_dump()
+    return {"state": "ready", "restarts": 2, "plan": plan, "measured": {}} | changes
+
+
+def test_the_plan_stands_beside_what_was_measured(registry: CollectorRegistry) -> None:
+    status = _status(measured={"warmup_text_s": 0.2, "memory_mib": {"weights": 100, "kv_cache": 2000.5}})
+    registry.register(StatusCollector(lambda: status))
+    seen, planned = Scrape(registry), status["plan"]["memory_mib"]
+    assert seen("onecard_memory_predicted_bytes", component="kv_cache") == planned["kv_cache"] * 2**20
+    assert seen("onecard_memory_measured_bytes", component="weights") == 100 * 2**20
+    assert seen("onecard_memory_measured_bytes", component="kv_cache") == 2000.5 * 2**20
+    predicted = [value for (name, _), value in seen.samples.items() if name == "onecard_memory_predicted_bytes"]
+    assert sum(predicted) == planned["total"] * 2**20
+    assert seen("onecard_plan_limit", limit="kv_tokens") == status["plan"]["capacity"]["kv_tokens"]
+    assert seen("onecard_restarts_total") == 2
+    assert seen("onecard_plan_decode_tokens_per_second") == status["plan"]["expected"]["decode_tokens_per_s"]
+
+
+@pytest.mark.parametrize("state", ["starting", "ready", "restarting", "a new one"])
+def test_one_state_at_a_time(state: str, registry: CollectorRegistry) -> None:
+    registry.register(StatusCollector(lambda: _status(state=state)))
+    seen = Scrape(registry)
+    assert seen("onecard_state", state=state) == 1
+    assert sum(value for (name, _), value in seen.samples.items() if name == "onecard_state") == 1
+
+
+def test_a_server_that_does_not_answer_is_stopped(registry: CollectorRegistry) -> None:
+    registry.register(StatusCollector(lambda: None))
+    seen = Scrape(registry)
+    assert seen("onecard_state", state="stopped") == 1
+    assert seen("onecard_restarts_total") is None
+
+
+def test_names_follow_the_conventions() -> None:
+    for metric in catalog.ALL:
+        assert metric.name.startswith("onecard_")
+        assert metric.name.endswith("_total") == (metric.kind == "counter"), metric.name
+        assert bool(metric.bounds) == (metric.kind == "histogram")
+        assert list(metric.bounds) == sorted(set(metric.bounds))
+    assert len({metric.name for metric in catalog.ALL}) == len(catalog.ALL)
+
+
+def test_the_reference_page_is_that_of_the_code() -> None:
+    page = reference.page()
+    assert reference.PAGE.read_text(encoding="utf-8") == page, "run `python -m serving.metrics.reference`"
+    assert all(f"`{metric.name}`" in page for metric in catalog.ALL)
