@@ -192,6 +192,22 @@ def logs(
 
 
 @app.command()
+def exporter(
+    port: PortOption = 8000,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    listen_port: Annotated[int, typer.Option(min=1, max=65535, help="The exporter's own port.")] = 8001,
+    child: Annotated[bool, typer.Option("--child", hidden=True)] = False,
+) -> None:
+    """Serve metrics of GPU, server and plan for Prometheus; `onecard serve` starts one by itself."""
+    from serving.exporter import run_exporter
+    from serving.plugin import die_with_parent
+
+    if child:
+        die_with_parent()
+    run_exporter(port, host, listen_port)
+
+
+@app.command()
 def ask(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE... QUESTION", help="Pictures, and the question last.")],
     port: PortOption = 8000,

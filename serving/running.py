@@ -17,14 +17,17 @@ from serving.state_dir import log_file, read_json, run_dir
 _BROKEN_OFF = frozenset({"RemoteProtocolError", "ReadError", "ReadTimeout"})
 
 
-def fetch_status(port: int) -> dict[str, Any]:
-    """The JSON of `/onecard/status`. Raises NotRunningError when nobody, or somebody else, answers there."""
+def fetch_status(port: int, key: str | None = None, timeout_s: float = 10) -> dict[str, Any]:
+    """The JSON of `/onecard/status`; `key` is ONECARD_API_KEY where none is given.
+
+    Raises NotRunningError when nobody, or somebody else, answers there.
+    """
     url = f"http://127.0.0.1:{port}/onecard/status"
-    key = os.environ.get("ONECARD_API_KEY")
+    key = key or os.environ.get("ONECARD_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         # A proxy has no business with loopback.
-        reply = httpx.get(url, headers=headers, timeout=10, trust_env=False)
+        reply = httpx.get(url, headers=headers, timeout=timeout_s, trust_env=False)
         reply.raise_for_status()
         status = reply.json()
     except httpx.HTTPStatusError as error:
@@ -79,7 +82,7 @@ def stop_server(port: int) -> float:
 
     facts = read_json(run_dir(port) / "server.json")
     pid = facts.get("pid") if isinstance(facts, dict) else None
-    if not isinstance(pid, int) or not _is_onecard(pid):
+    if not isinstance(pid, int) or not is_onecard(pid):
         raise NotRunningError(f"No onecard runs on port {port}. If it listens elsewhere, name its port with --port.")
     began = time.monotonic()
     os.kill(pid, signal.SIGTERM)
@@ -92,7 +95,7 @@ def stop_server(port: int) -> float:
     return time.monotonic() - began
 
 
-def _is_onecard(pid: int) -> bool:
+def is_onecard(pid: int) -> bool:
     """Whether the process is a `onecard serve`: what a killed one has written down may by now be somebody else's number."""
     import psutil
 

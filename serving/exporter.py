@@ -1,0 +1,80 @@
+"""`onecard exporter`: GPU, supervisor, plan and machine as metrics, in a process that lives when the engine does not.
+
+It needs neither vLLM nor torch. Everything is read beside the scrapes, so that one takes milliseconds whatever hangs.
+"""
+
+import asyncio
+import signal
+import sys
+import threading
+
+from prometheus_client import CollectorRegistry, start_http_server
+
+from serving.errors import PortInUseError, UsageError
+from serving.metrics.gpu import GpuCollector
+from serving.metrics.host import Host, HostCollector
+from serving.metrics.nvml import Nvml
+from serving.metrics.sampled import Sampled
+from serving.metrics.status import StatusCollector
+from serving.metrics.watch import Watch
+
+DEFAULT_PORT = 8001
+
+
+def run_exporter(server_port: int, host: str, port: int) -> None:
+    """Serves until SIGTERM or Ctrl-C. Raises PortInUseError, or UsageError for an address that is not this machine's."""
+    registry = make_registry(server_port)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except PermissionError as error:
+        raise UsageError(f"Port {port} is not open to this user: choose one above 1023.") from error
+    except OSError as error:
+        if error.errno == 98:  # EADDRINUSE
+            raise PortInUseError(
+                f"Another program listens on {host}:{port}. Choose another port with --listen-port; a second onecard on "
+                "this machine needs an exporter of its own."
+            ) from error
+        raise UsageError(f"{host}:{port} cannot be listened on ({error.strerror or error}).") from error
+    sys.stderr.write(f"onecard exporter: http://{host}:{port}/metrics, of the server on port {server_port}\n")
+    stop.wait()
+    server.shutdown()
+    thread.join()
+
+
+def make_registry(server_port: int) -> CollectorRegistry:
+    """The exporter's collectors, their readings under way."""
+    view = Sampled("server", Watch(server_port).read, interval_s=1.0)
+    gpus = Sampled("gpu", Nvml().read, interval_s=1.0)
+    around = Sampled("host", Host(server_port).read, interval_s=5.0)
+    for readings in (view, gpus, around):
+        readings.start()
+    registry = CollectorRegistry()
+    registry.register(StatusCollector(lambda: view.last.status if view.last else None))
+    registry.register(HostCollector(server_port, view, around))
+    registry.register(GpuCollector(gpus))
+    return registry
+
+
+async def start_child(
+    server_port: int, host: str = "127.0.0.1", port: int = DEFAULT_PORT
+) -> asyncio.subprocess.Process:
+    """The exporter as a child of the supervisor: it dies with it, and says on stderr what it says.
+
+    Where the port is taken it ends by itself with PortInUseError's exit code, and serving goes on.
+    """
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "serving",
+        "exporter",
+        f"--port={server_port}",
+        f"--host={host}",
+        f"--listen-port={port}",
+        "--child",
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        start_new_session=True,
+    )

@@ -1,0 +1,255 @@
+"""The exporter as its own process, scraped over HTTP: with a GPU, without one, and with a driver that fails or hangs."""
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
+
+from serving.launch import Launch
+from serving.metrics import catalog
+from serving.prepare import prepare
+from serving.state_dir import write_json
+from serving.status import status_body
+from tests import nvml
+from tests.conftest import ONECARD, free_port
+from tests.listening import listening
+
+# Longer than any reading takes; the tests wait for what they expect and assert no time.
+PATIENCE_S = 60
+
+
+class Exporter:
+    """A running `onecard exporter`."""
+
+    def __init__(self, port: int, process: subprocess.Popen[bytes]) -> None:
+        self.port, self.process = port, process
+
+    def scrape(self) -> dict[str, float]:
+        """The samples by name and labels, as `onecard_state{state="ready"}`."""
+        text = httpx.get(f"http://127.0.0.1:{self.port}/metrics", timeout=10, trust_env=False).text
+        return {
+            sample.name
+            + ("{" + ",".join(f'{k}="{v}"' for k, v in sorted(sample.labels.items())) + "}" if sample.labels else ""): (
+                sample.value
+            )
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def until(self, holds: Callable[[dict[str, float]], bool]) -> dict[str, float]:
+        """The first scrape of which that holds."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            if holds(seen := self.scrape()):
+                return seen
+            time.sleep(0.1)
+        pytest.fail(f"never came: {seen}")
+
+
+@contextmanager
+def exporting(state_dir: Path, server_port: int, **environment: str) -> Iterator[Exporter]:
+    port = free_port()
+    process = subprocess.Popen(
+        [*ONECARD, "exporter", "--port", str(server_port), "--listen-port", str(port)],
+        stderr=subprocess.PIPE,
+        env=os.environ | {"ONECARD_STATE_DIR": str(state_dir)} | environment,
+    )
+    try:
+        assert process.stderr is not None
+        assert b"/metrics" in process.stderr.readline()
+        yield Exporter(port, process)
+    finally:
+        process.terminate()
+        process.wait(20)
+        if process.stderr:
+            process.stderr.close()
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> dict[str, str]:
+    """The environment in which NVML is the library of tests/nvml; the file of its answers is `card`."""
+    card = tmp_path / "card.txt"
+    card.write_text(nvml.H200.read_text())
+    return {"LD_LIBRARY_PATH": str(nvml.build(tmp_path)), "ONECARD_TEST_NVML": str(card)}
+
+
+def _write(driver: dict[str, str], **lines: str) -> None:
+    """Changes what the card answers, at once and as a whole."""
+    card = Path(driver["ONECARD_TEST_NVML"])
+    kept = [line for line in nvml.H200.read_text().splitlines() if line.split()[0] not in lines]
+    new = card.with_suffix(".new")
+    new.write_text("\n".join([*kept, *(f"{name} {value}" for name, value in lines.items() if value)]) + "\n")
+    new.replace(card)
+
+
+def test_a_gpu_is_told_in_base_units(tmp_path: Path, driver: dict[str, str]) -> None:
+    with exporting(tmp_path, free_port(), **driver) as exporter:
+        seen = exporter.until(lambda s: s["onecard_nvml_up"] == 1)
+    assert seen['onecard_gpu_up{gpu="0"}'] == 1
+    assert seen['onecard_gpu_memory_total_bytes{gpu="0"}'] == 143_771 * 2**20
+    assert seen['onecard_gpu_utilization_ratio{gpu="0"}'] == 0.87
+    assert seen['onecard_gpu_power_watts{gpu="0"}'] == 412.31
+    assert seen['onecard_gpu_energy_joules_total{gpu="0"}'] == 1_843_726.45
+    assert seen['onecard_gpu_clock_hertz{domain="sm",gpu="0"}'] == 1755e6
+    assert seen['onecard_gpu_throttled{gpu="0",reason="sw_power_cap"}'] == 1
+    assert seen['onecard_gpu_throttled{gpu="0",reason="hw_thermal"}'] == 0
+    assert seen['onecard_gpu_pcie_bytes_per_second{direction="received",gpu="0"}'] == 1_048_900_000
+    assert any(re.match(r'onecard_gpu_info\{.*name="NVIDIA H200"', name) for name in seen)
+    # The card has no fan, and says so: nothing is told, and not 0.
+    assert not any(name.startswith("onecard_gpu_fan") for name in seen)
+
+
+def test_a_card_that_does_not_count_its_energy_has_it_summed(tmp_path: Path, driver: dict[str, str]) -> None:
+    _write(driver, nvmlDeviceGetTotalEnergyConsumption="!3")
+    with exporting(tmp_path, free_port(), **driver) as exporter:
+        first = exporter.until(lambda s: s.get('onecard_gpu_energy_joules_total{gpu="0"}', 0) > 0)
+        # 412 W for a second or more, between two looks.
+        joules = first['onecard_gpu_energy_joules_total{gpu="0"}']
+        exporter.until(lambda s: s['onecard_gpu_energy_joules_total{gpu="0"}'] > joules + 400)
+
+
+@pytest.mark.parametrize("error", ["!15", "!999", "!1"])
+def test_a_card_lost_in_the_middle_is_told_as_lost_and_comes_back(
+    error: str, tmp_path: Path, driver: dict[str, str]
+) -> None:
+    with exporting(tmp_path, free_port(), **driver) as exporter:
+        exporter.until(lambda s: s.get('onecard_gpu_up{gpu="0"}') == 1)
+        _write(driver, nvmlDeviceGetUtilizationRates="", **{"nvmlDeviceGetUtilizationRates.gpu": error})
+        seen = exporter.until(lambda s: s['onecard_gpu_up{gpu="0"}'] == 0)
+        assert not any(name.startswith(("onecard_gpu_memory", "onecard_gpu_power")) for name in seen)
+        assert seen["onecard_host_memory_available_bytes"] > 0
+        _write(driver)
+        exporter.until(lambda s: s['onecard_gpu_up{gpu="0"}'] == 1 and s["onecard_nvml_up"] == 1)
+
+
+def test_an_xid_is_counted_by_its_number(tmp_path: Path, driver: dict[str, str]) -> None:
+    with exporting(tmp_path, free_port(), **driver) as exporter:
+        exporter.until(lambda s: s.get('onecard_gpu_up{gpu="0"}') == 1)
+        _write(driver, nvmlEventSetWait_v2="79")
+        exporter.until(lambda s: s.get('onecard_gpu_xid_errors_total{gpu="0",xid="79"}') == 1)
+
+
+def test_a_driver_that_hangs_holds_up_no_scrape_and_shows_no_old_figures(
+    tmp_path: Path, driver: dict[str, str]
+) -> None:
+    with exporting(tmp_path, free_port(), **driver) as exporter:
+        exporter.until(lambda s: s.get('onecard_gpu_up{gpu="0"}') == 1)
+        hangs = Path(driver["ONECARD_TEST_NVML"] + ".hangs")
+        hangs.touch()
+        seen = exporter.until(lambda s: s["onecard_nvml_up"] == 0)
+        assert seen['onecard_gpu_up{gpu="0"}'] == 0
+        assert 'onecard_gpu_power_watts{gpu="0"}' not in seen
+        hangs.unlink()
+        exporter.until(lambda s: s["onecard_nvml_up"] == 1)
+
+
+def test_without_a_driver_everything_else_is_told(tmp_path: Path) -> None:
+    with exporting(tmp_path, free_port(), LD_LIBRARY_PATH=str(tmp_path)) as exporter:
+        seen = exporter.scrape()
+    if seen["onecard_nvml_up"]:
+        pytest.skip("this machine has a GPU")
+    assert (seen["onecard_up"], seen['onecard_state{state="stopped"}']) == (0, 1)
+    assert seen['onecard_disk_free_bytes{folder="state"}'] > 0
+
+
+class Server:
+    """What answers `/onecard/status` in a server's place, to whoever has the key."""
+
+    def __init__(self, launch: Launch, key: str) -> None:
+        self._launch, self._key, self.state = launch, key, "ready"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        known = dict(scope["headers"]).get(b"authorization") == f"Bearer {self._key}".encode()
+        body = status_body(self._launch, state=self.state, measured={"memory_mib": {"weights": 7}})
+        await JSONResponse(body if known else {}, 200 if known else 401)(scope, receive, send)
+
+
+def test_the_server_is_followed_through_its_end_with_the_key_that_it_was_started_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONECARD_STATE_DIR", str(tmp_path))
+    keys = tmp_path / "keys"
+    keys.write_text("alice:a-key\n")
+    plan = prepare("cpu", "demo", gpu_memory_mib=8192, download=False).plan
+    launch = Launch(
+        plan=plan,
+        model_folder=tmp_path,
+        default_max_tokens=256,
+        host="127.0.0.1",
+        port=1,
+        run_dir=tmp_path,
+        api_keys_file=keys,
+    )
+    server = Server(launch, "a-key")
+    with listening(server) as port:
+        folder = tmp_path / str(port)
+        folder.mkdir()
+        launch.model_copy(update={"port": port, "run_dir": folder}).write()
+        write_json(folder / "server.json", {"pid": os.getpid(), "started_at": 1_700_000_000.0})
+        write_json(folder / "timings.json", {f"{plan.profile} {tmp_path}": {"import": 4.0, "warmup": 0.5}})
+        with exporting(tmp_path, port) as exporter:
+            seen = exporter.until(lambda s: s["onecard_up"] == 1)
+            assert seen['onecard_state{state="ready"}'] == 1
+            assert seen['onecard_memory_measured_bytes{component="weights"}'] == 7 * 2**20
+            assert seen['onecard_start_seconds{step="import"}'] == 4
+            assert seen["onecard_supervisor_start_time_seconds"] == 1_700_000_000
+            assert seen['onecard_process_resident_memory_bytes{role="supervisor"}'] > 2**20
+            server.state = "draining"
+            exporter.until(lambda s: s.get('onecard_state_seconds_total{state="draining"}', 0) > 0)
+            # The server goes; its plan stays known, and its process (the tests' own) is no onecard.
+            server._key = "another"
+            seen = exporter.until(lambda s: s["onecard_up"] == 0)
+            assert seen['onecard_state{state="stopped"}'] == 1
+            assert seen['onecard_plan_limit{limit="kv_tokens"}'] == plan.capacity.kv_tokens
+
+
+def test_everything_that_is_told_is_in_the_catalog(tmp_path: Path, driver: dict[str, str]) -> None:
+    names = {metric.name for metric in catalog.ALL}
+    with exporting(tmp_path, free_port(), **driver) as exporter:
+        seen = exporter.until(lambda s: s["onecard_nvml_up"] == 1)
+    assert {re.sub(r"\{.*", "", name) for name in seen} <= names
+
+
+def test_a_taken_port_is_refused_in_words(tmp_path: Path) -> None:
+    with exporting(tmp_path, free_port()) as exporter:
+        second = subprocess.run(
+            [*ONECARD, "exporter", "--listen-port", str(exporter.port)], capture_output=True, text=True, timeout=60
+        )
+    assert second.returncode == 8
+    assert "--listen-port" in second.stderr
+    assert "Traceback" not in second.stderr
+
+
+def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
+    code = (
+        "import asyncio\n"
+        "from serving.exporter import start_child\n"
+        "async def main():\n"
+        f"    child = await start_child(1, port={free_port()})\n"
+        "    print(child.pid, flush=True)\n"
+        "    await asyncio.sleep(600)\n"
+        "asyncio.run(main())\n"
+    )
+    parent = subprocess.Popen(
+        [ONECARD[0], "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"ONECARD_STATE_DIR": str(tmp_path)},
+    )
+    assert parent.stdout is not None
+    assert parent.stderr is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.stderr.readline()
+    parent.kill()
+    parent.communicate(timeout=20)
+    assert child.wait(20) is None or not child.is_running()
