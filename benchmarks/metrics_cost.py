@@ -42,7 +42,8 @@ def recording() -> Callable[[], None]:
             process_s=0.002,
         )
         record.record_first_token("/v1/chat/completions", 0.05)
-        record.record_answer("alice", "stop", 800, _TOKENS, 0.3)
+        record.record_finish("stop")
+        record.record_tokens("alice", 800, _TOKENS, 0.3)
         record.record_request("/v1/chat/completions", "alice", "answered", "none", 0.4)
         record.record_in_flight(-1)
 

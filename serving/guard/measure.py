@@ -109,11 +109,11 @@ class _Exchange:
         reason = self._reason(outcome)
         notes = self._notes
         metrics.record_request(self.route, notes.key, outcome, reason, now - self._began)
-        if outcome == "answered" and notes.answer_tokens is not None and notes.prompt_tokens is not None:
+        if outcome == "answered" and notes.finish is not None:
+            metrics.record_finish(notes.finish)
+        if notes.answer_tokens is not None and notes.prompt_tokens is not None:
             streamed = now - self._first_byte if self._streams and self._first_byte else None
-            metrics.record_answer(
-                notes.key, notes.finish or "other", notes.prompt_tokens, notes.answer_tokens, streamed
-            )
+            metrics.record_tokens(notes.key, notes.prompt_tokens, notes.answer_tokens, streamed)
         if self.route not in PROBES or outcome == "failed":
             request_log.write(
                 request_log.Line(

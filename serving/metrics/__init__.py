@@ -25,7 +25,8 @@ _recorder = Recorder(REGISTRY)
 
 record_request = _recorder.record_request
 record_first_token = _recorder.record_first_token
-record_answer = _recorder.record_answer
+record_finish = _recorder.record_finish
+record_tokens = _recorder.record_tokens
 record_in_flight = _recorder.record_in_flight
 record_queued = _recorder.record_queued
 record_queue_time = _recorder.record_queue_time

@@ -63,16 +63,17 @@ class Recorder:
         """The first byte of a streamed answer has gone out."""
         self._first_token_seconds(route).observe(seconds)
 
-    def record_answer(
-        self, key: str, finish: str, prompt_tokens: int, answer_tokens: int, decode_seconds: float | None
-    ) -> None:
-        """A model's answer is complete. `decode_seconds` lies between its first byte and its last, where it was streamed."""
+    def record_finish(self, finish: str) -> None:
+        """A model's answer is complete; `finish` is its finish_reason."""
         self._answers(finish if finish in _FINISHES else "other").inc()
-        self._tokens("prompt", key).inc(prompt_tokens)
-        self._tokens("answer", key).inc(answer_tokens)
+
+    def record_tokens(self, key: str, prompt: int, answer: int, decode_seconds: float | None) -> None:
+        """What an answer took, by its usage. `decode_seconds` lies between its first byte and its last, where it streamed."""
+        self._tokens("prompt", key).inc(prompt)
+        self._tokens("answer", key).inc(answer)
         # One token has no speed, and a millisecond is no time to measure one in.
-        if decode_seconds is not None and decode_seconds > 0.001 and answer_tokens > 1:
-            self._tokens_per_second.observe((answer_tokens - 1) / decode_seconds)
+        if decode_seconds is not None and decode_seconds > 0.001 and answer > 1:
+            self._tokens_per_second.observe((answer - 1) / decode_seconds)
 
     def record_in_flight(self, change: int) -> None:
         """+1 when a request for an answer comes in, -1 when it has ended."""

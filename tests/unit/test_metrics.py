@@ -52,8 +52,9 @@ def test_a_request_is_counted_by_route_key_outcome_and_reason(recorder: Recorder
 def test_an_answer_is_counted_in_tokens_and_in_tokens_per_second(
     recorder: Recorder, registry: CollectorRegistry
 ) -> None:
-    recorder.record_answer("alice", "length", prompt_tokens=800, answer_tokens=65, decode_seconds=0.5)
-    recorder.record_answer("bob", "stop", prompt_tokens=10, answer_tokens=5, decode_seconds=None)
+    recorder.record_finish("length")
+    recorder.record_tokens("alice", prompt=800, answer=65, decode_seconds=0.5)
+    recorder.record_tokens("bob", prompt=10, answer=5, decode_seconds=None)
     seen = Scrape(registry)
     assert seen("onecard_tokens_total", kind="prompt", key="alice") == 800
     assert seen("onecard_tokens_total", kind="answer", key="bob") == 5
@@ -103,7 +104,7 @@ def test_no_client_can_make_series_without_end(recorder: Recorder, registry: Col
     for number in range(100):
         recorder.record_image_refused(f"reason_{number}")
     recorder.record_image_refused('x"} 1\nforged')
-    recorder.record_answer("none", "whatever", 1, 1, None)
+    recorder.record_finish("whatever")
     seen = Scrape(registry)
     refused = {labels for name, labels in seen.samples if name == "onecard_images_refused_total"}
     assert len(refused) == 33
