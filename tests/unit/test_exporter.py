@@ -3,15 +3,10 @@
 import os
 import re
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
@@ -20,80 +15,18 @@ from serving.metrics import catalog
 from serving.prepare import prepare
 from serving.state_dir import write_json
 from serving.status import status_body
-from tests import nvml
 from tests.conftest import ONECARD, free_port
+from tests.exporting import Card, exporting
 from tests.listening import listening
-
-# Longer than any reading takes; the tests wait for what they expect and assert no time.
-PATIENCE_S = 60
-
-
-class Exporter:
-    """A running `onecard exporter`."""
-
-    def __init__(self, port: int, process: subprocess.Popen[bytes]) -> None:
-        self.port, self.process = port, process
-
-    def scrape(self) -> dict[str, float]:
-        """The samples by name and labels, as `onecard_state{state="ready"}`."""
-        text = httpx.get(f"http://127.0.0.1:{self.port}/metrics", timeout=10, trust_env=False).text
-        return {
-            sample.name
-            + ("{" + ",".join(f'{k}="{v}"' for k, v in sorted(sample.labels.items())) + "}" if sample.labels else ""): (
-                sample.value
-            )
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
-
-    def until(self, holds: Callable[[dict[str, float]], bool]) -> dict[str, float]:
-        """The first scrape of which that holds."""
-        deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            if holds(seen := self.scrape()):
-                return seen
-            time.sleep(0.1)
-        pytest.fail(f"never came: {seen}")
-
-
-@contextmanager
-def exporting(state_dir: Path, server_port: int, **environment: str) -> Iterator[Exporter]:
-    port = free_port()
-    process = subprocess.Popen(
-        [*ONECARD, "exporter", "--port", str(server_port), "--listen-port", str(port)],
-        stderr=subprocess.PIPE,
-        env=os.environ | {"ONECARD_STATE_DIR": str(state_dir)} | environment,
-    )
-    try:
-        assert process.stderr is not None
-        assert b"/metrics" in process.stderr.readline()
-        yield Exporter(port, process)
-    finally:
-        process.terminate()
-        process.wait(20)
-        if process.stderr:
-            process.stderr.close()
 
 
 @pytest.fixture
-def driver(tmp_path: Path) -> dict[str, str]:
-    """The environment in which NVML is the library of tests/nvml; the file of its answers is `card`."""
-    card = tmp_path / "card.txt"
-    card.write_text(nvml.H200.read_text())
-    return {"LD_LIBRARY_PATH": str(nvml.build(tmp_path)), "ONECARD_TEST_NVML": str(card)}
+def card(tmp_path: Path) -> Card:
+    return Card(tmp_path)
 
 
-def _write(driver: dict[str, str], **lines: str) -> None:
-    """Changes what the card answers, at once and as a whole."""
-    card = Path(driver["ONECARD_TEST_NVML"])
-    kept = [line for line in nvml.H200.read_text().splitlines() if line.split()[0] not in lines]
-    new = card.with_suffix(".new")
-    new.write_text("\n".join([*kept, *(f"{name} {value}" for name, value in lines.items() if value)]) + "\n")
-    new.replace(card)
-
-
-def test_a_gpu_is_told_in_base_units(tmp_path: Path, driver: dict[str, str]) -> None:
-    with exporting(tmp_path, free_port(), **driver) as exporter:
+def test_a_gpu_is_told_in_base_units(tmp_path: Path, card: Card) -> None:
+    with exporting(tmp_path, free_port(), **card.environment) as exporter:
         seen = exporter.until(lambda s: s["onecard_nvml_up"] == 1)
     assert seen['onecard_gpu_up{gpu="0"}'] == 1
     assert seen['onecard_gpu_memory_total_bytes{gpu="0"}'] == 143_771 * 2**20
@@ -109,9 +42,9 @@ def test_a_gpu_is_told_in_base_units(tmp_path: Path, driver: dict[str, str]) -> 
     assert not any(name.startswith("onecard_gpu_fan") for name in seen)
 
 
-def test_a_card_that_does_not_count_its_energy_has_it_summed(tmp_path: Path, driver: dict[str, str]) -> None:
-    _write(driver, nvmlDeviceGetTotalEnergyConsumption="!3")
-    with exporting(tmp_path, free_port(), **driver) as exporter:
+def test_a_card_that_does_not_count_its_energy_has_it_summed(tmp_path: Path, card: Card) -> None:
+    card.tells(nvmlDeviceGetTotalEnergyConsumption="!3")
+    with exporting(tmp_path, free_port(), **card.environment) as exporter:
         first = exporter.until(lambda s: s.get('onecard_gpu_energy_joules_total{gpu="0"}', 0) > 0)
         # 412 W for a second or more, between two looks.
         joules = first['onecard_gpu_energy_joules_total{gpu="0"}']
@@ -119,37 +52,32 @@ def test_a_card_that_does_not_count_its_energy_has_it_summed(tmp_path: Path, dri
 
 
 @pytest.mark.parametrize("error", ["!15", "!999", "!1"])
-def test_a_card_lost_in_the_middle_is_told_as_lost_and_comes_back(
-    error: str, tmp_path: Path, driver: dict[str, str]
-) -> None:
-    with exporting(tmp_path, free_port(), **driver) as exporter:
+def test_a_card_lost_in_the_middle_is_told_as_lost_and_comes_back(error: str, tmp_path: Path, card: Card) -> None:
+    with exporting(tmp_path, free_port(), **card.environment) as exporter:
         exporter.until(lambda s: s.get('onecard_gpu_up{gpu="0"}') == 1)
-        _write(driver, nvmlDeviceGetUtilizationRates="", **{"nvmlDeviceGetUtilizationRates.gpu": error})
+        card.tells(nvmlDeviceGetUtilizationRates="", **{"nvmlDeviceGetUtilizationRates.gpu": error})
         seen = exporter.until(lambda s: s['onecard_gpu_up{gpu="0"}'] == 0)
         assert not any(name.startswith(("onecard_gpu_memory", "onecard_gpu_power")) for name in seen)
         assert seen["onecard_host_memory_available_bytes"] > 0
-        _write(driver)
+        card.tells()
         exporter.until(lambda s: s['onecard_gpu_up{gpu="0"}'] == 1 and s["onecard_nvml_up"] == 1)
 
 
-def test_an_xid_is_counted_by_its_number(tmp_path: Path, driver: dict[str, str]) -> None:
-    with exporting(tmp_path, free_port(), **driver) as exporter:
+def test_an_xid_is_counted_by_its_number(tmp_path: Path, card: Card) -> None:
+    with exporting(tmp_path, free_port(), **card.environment) as exporter:
         exporter.until(lambda s: s.get('onecard_gpu_up{gpu="0"}') == 1)
-        _write(driver, nvmlEventSetWait_v2="79")
+        card.tells(nvmlEventSetWait_v2="79")
         exporter.until(lambda s: s.get('onecard_gpu_xid_errors_total{gpu="0",xid="79"}') == 1)
 
 
-def test_a_driver_that_hangs_holds_up_no_scrape_and_shows_no_old_figures(
-    tmp_path: Path, driver: dict[str, str]
-) -> None:
-    with exporting(tmp_path, free_port(), **driver) as exporter:
+def test_a_driver_that_hangs_holds_up_no_scrape_and_shows_no_old_figures(tmp_path: Path, card: Card) -> None:
+    with exporting(tmp_path, free_port(), **card.environment) as exporter:
         exporter.until(lambda s: s.get('onecard_gpu_up{gpu="0"}') == 1)
-        hangs = Path(driver["ONECARD_TEST_NVML"] + ".hangs")
-        hangs.touch()
+        card.hangs(True)
         seen = exporter.until(lambda s: s["onecard_nvml_up"] == 0)
         assert seen['onecard_gpu_up{gpu="0"}'] == 0
         assert 'onecard_gpu_power_watts{gpu="0"}' not in seen
-        hangs.unlink()
+        card.hangs(False)
         exporter.until(lambda s: s["onecard_nvml_up"] == 1)
 
 
@@ -213,9 +141,9 @@ def test_the_server_is_followed_through_its_end_with_the_key_that_it_was_started
             assert seen['onecard_plan_limit{limit="kv_tokens"}'] == plan.capacity.kv_tokens
 
 
-def test_everything_that_is_told_is_in_the_catalog(tmp_path: Path, driver: dict[str, str]) -> None:
+def test_everything_that_is_told_is_in_the_catalog(tmp_path: Path, card: Card) -> None:
     names = {metric.name for metric in catalog.ALL}
-    with exporting(tmp_path, free_port(), **driver) as exporter:
+    with exporting(tmp_path, free_port(), **card.environment) as exporter:
         seen = exporter.until(lambda s: s["onecard_nvml_up"] == 1)
     assert {re.sub(r"\{.*", "", name) for name in seen} <= names
 
