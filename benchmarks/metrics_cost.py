@@ -1,15 +1,18 @@
-"""`python -m benchmarks.metrics_cost`: what measuring a request costs, in µs of one core.
+"""`python -m benchmarks.metrics_cost [URL …]`: what measuring a request costs, in µs of one core.
 
 Three figures: recording alone (a request with one picture, everything that is recorded of it), the layer that measures
-from outside (a streamed answer of 64 tokens, less the same without it), and a scrape of everything that is recorded.
+from outside (a streamed answer of 64 tokens, less the same without it), and the text of everything that is recorded.
+With the URLs of running servers' `/metrics`, also how long their scrapes take.
 """
 
+import argparse
 import asyncio
 import logging
 import sys
 import time
 from collections.abc import Callable
 
+import httpx
 from prometheus_client import CollectorRegistry, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,6 +22,7 @@ from serving.metrics.recorder import Recorder
 _ROUNDS = 5
 _REQUESTS = 2_000
 _TOKENS = 64
+_SCRAPES = 200
 _EVENT = (
     b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
 )
@@ -89,8 +93,24 @@ def microseconds(once: Callable[[], None]) -> float:
     return best / _REQUESTS * 1e6
 
 
+def scrapes(url: str) -> str:
+    """Median, 99% and longest of the scrapes of a running server, as Prometheus makes them (compressed, one connection)."""
+    milliseconds = []
+    with httpx.Client(trust_env=False, headers={"Accept-Encoding": "gzip"}) as client:
+        for _ in range(_SCRAPES):
+            began = time.perf_counter()
+            client.get(url).raise_for_status()
+            milliseconds.append((time.perf_counter() - began) * 1e3)
+            time.sleep(0.05)
+    *_, worst = ordered = sorted(milliseconds)
+    return f"median {ordered[_SCRAPES // 2]:.1f}, 99% {ordered[_SCRAPES * 99 // 100]:.1f}, longest {worst:.1f} ms"
+
+
 def main() -> None:
     """Prints the figures."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.metrics_cost", description="What measuring costs.")
+    parser.add_argument("urls", nargs="*", help="as http://127.0.0.1:8000/metrics; put the server under load meanwhile")
+    urls = parser.parse_args().urls
     logging.getLogger("onecard.requests").addHandler(logging.NullHandler())
     bare, measured = microseconds(streaming(lambda app: app)), microseconds(streaming(Measure))
     rows = {
@@ -100,6 +120,8 @@ def main() -> None:
     }
     for name, value in rows.items():
         sys.stdout.write(f"{name:<48}{value:>10.1f} µs\n")
+    for url in urls:
+        sys.stdout.write(f"{url:<48}{scrapes(url)}\n")
 
 
 if __name__ == "__main__":
