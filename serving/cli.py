@@ -194,8 +194,12 @@ def logs(
 @app.command()
 def exporter(
     port: PortOption = 8000,
-    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
-    listen_port: Annotated[int, typer.Option(min=1, max=65535, help="The exporter's own port.")] = 8001,
+    host: Annotated[
+        str, typer.Option(envvar="ONECARD_EXPORTER_HOST", help="The address to listen on; it asks for no key.")
+    ] = "127.0.0.1",
+    listen_port: Annotated[
+        int, typer.Option(min=1, max=65535, envvar="ONECARD_EXPORTER_PORT", help="The exporter's own port.")
+    ] = 8001,
     child: Annotated[bool, typer.Option("--child", hidden=True)] = False,
 ) -> None:
     """Serve metrics of GPU, server and plan for Prometheus; `onecard serve` starts one by itself."""

@@ -18,8 +18,6 @@ from serving.metrics.sampled import Sampled
 from serving.metrics.status import StatusCollector
 from serving.metrics.watch import Watch
 
-DEFAULT_PORT = 8001
-
 
 def run_exporter(server_port: int, host: str, port: int) -> None:
     """Serves until SIGTERM or Ctrl-C. Raises PortInUseError, or UsageError for an address that is not this machine's."""
@@ -58,12 +56,11 @@ def make_registry(server_port: int) -> CollectorRegistry:
     return registry
 
 
-async def start_child(
-    server_port: int, host: str = "127.0.0.1", port: int = DEFAULT_PORT
-) -> asyncio.subprocess.Process:
+async def start_child(server_port: int) -> asyncio.subprocess.Process:
     """The exporter as a child of the supervisor: it dies with it, and says on stderr what it says.
 
-    Where the port is taken it ends by itself with PortInUseError's exit code, and serving goes on.
+    Where it listens, ONECARD_EXPORTER_HOST and ONECARD_EXPORTER_PORT say, else 127.0.0.1:8001. Where the port is taken it
+    ends by itself with PortInUseError's exit code, and serving goes on.
     """
     return await asyncio.create_subprocess_exec(
         sys.executable,
@@ -71,8 +68,6 @@ async def start_child(
         "serving",
         "exporter",
         f"--port={server_port}",
-        f"--host={host}",
-        f"--listen-port={port}",
         "--child",
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,

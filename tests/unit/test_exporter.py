@@ -163,7 +163,7 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
         "import asyncio\n"
         "from serving.exporter import start_child\n"
         "async def main():\n"
-        f"    child = await start_child(1, port={free_port()})\n"
+        "    child = await start_child(1)\n"
         "    print(child.pid, flush=True)\n"
         "    await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
@@ -172,7 +172,7 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
         [ONECARD[0], "-c", code],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=os.environ | {"ONECARD_STATE_DIR": str(tmp_path)},
+        env=os.environ | {"ONECARD_STATE_DIR": str(tmp_path), "ONECARD_EXPORTER_PORT": str(free_port())},
     )
     assert parent.stdout is not None
     assert parent.stderr is not None
