@@ -36,15 +36,10 @@ def recording() -> Callable[[], None]:
     def once() -> None:
         record.record_in_flight(1)
         record.record_queue_time(0.0)
-        record.record_image(
-            received_bytes=200_000,
-            received_pixels=786_432,
-            fitted_pixels=786_432,
-            tokens=768,
-            fetch_s=0.001,
-            decode_s=0.004,
-            process_s=0.002,
-        )
+        record.record_image(received_bytes=200_000, received_pixels=786_432, fitted_pixels=786_432, tokens=768)
+        record.record_image_step("fetch", 0.001)
+        record.record_image_step("decode", 0.004)
+        record.record_image_step("process", 0.002)
         record.record_first_token("/v1/chat/completions", 0.05)
         record.record_finish("stop")
         record.record_tokens("alice", 800, _TOKENS, 0.3)

@@ -4,9 +4,11 @@ It needs neither vLLM nor torch. Everything is read beside the scrapes, so that 
 """
 
 import asyncio
+import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, start_http_server
 
@@ -17,6 +19,7 @@ from serving.metrics.nvml import Nvml
 from serving.metrics.sampled import Sampled
 from serving.metrics.status import StatusCollector
 from serving.metrics.watch import Watch
+from serving.notify import child_environment
 
 
 def run_exporter(server_port: int, host: str, port: int) -> None:
@@ -56,20 +59,21 @@ def make_registry(server_port: int) -> CollectorRegistry:
     return registry
 
 
-async def start_child(server_port: int) -> asyncio.subprocess.Process:
-    """The exporter as a child of the supervisor: it dies with it, and says on stderr what it says.
+async def start_child(server_port: int, log: Path) -> asyncio.subprocess.Process | None:
+    """The exporter as a child of the supervisor: it dies with it, and what it says goes to `log`.
 
-    Where it listens, ONECARD_EXPORTER_HOST and ONECARD_EXPORTER_PORT say, else 127.0.0.1:8001. Where the port is taken it
-    ends by itself with PortInUseError's exit code, and serving goes on.
+    Where it listens, ONECARD_EXPORTER_HOST and ONECARD_EXPORTER_PORT say, else 127.0.0.1:8001; port 0 is none at all, and
+    None. Where the port is taken it ends by itself with PortInUseError's exit code, and serving goes on.
     """
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "serving",
-        "exporter",
-        f"--port={server_port}",
-        "--child",
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    if os.environ.get("ONECARD_EXPORTER_PORT") == "0":
+        return None
+    command = [sys.executable, "-m", "serving", "exporter", f"--port={server_port}", "--child"]
+    with log.open("wb") as stream:
+        return await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            env=child_environment(os.environ),
+            start_new_session=True,
+        )

@@ -32,6 +32,7 @@ record_queued = _recorder.record_queued
 record_queue_time = _recorder.record_queue_time
 record_retry_after = _recorder.record_retry_after
 record_image = _recorder.record_image
+record_image_step = _recorder.record_image_step
 record_image_refused = _recorder.record_image_refused
 
 _status_collectors: list[StatusCollector] = []

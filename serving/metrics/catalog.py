@@ -143,8 +143,8 @@ RECORDED = (
 STATE = Metric(
     "onecard_state",
     "gauge",
-    "1 for the state that onecard is in and 0 for the others: starting, warming, ready, draining, asleep, restarting, "
-    "hung (the process is there and does not answer) or stopped.",
+    "1 for the state that onecard is in and 0 for the others: starting, warming, ready, stalled (it may only be slow), "
+    "draining, asleep, restarting, hung (the process is there and does not answer) or stopped.",
     ("state",),
 )
 RESTARTS = Metric("onecard_restarts_total", "counter", "Restarts of the server process since the supervisor began.")

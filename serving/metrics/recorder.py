@@ -7,7 +7,7 @@ up once and kept.
 
 import re
 from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -15,6 +15,7 @@ from serving.metrics import catalog
 from serving.metrics.catalog import Metric
 
 Outcome = Literal["answered", "refused", "failed", "left"]
+ImageStep = Literal["fetch", "decode", "process"]
 
 _FINISHES = frozenset({"stop", "length", "tool_calls"})
 # Reasons are words of our own code. Should one ever be made of what a client sent, this many series are the most.
@@ -50,7 +51,7 @@ class Recorder:
         self._image_bytes = histogram(catalog.IMAGE_BYTES)
         pixels, seconds = histogram(catalog.IMAGE_PIXELS), histogram(catalog.IMAGE_SECONDS)
         self._pixels = {stage: pixels.labels(stage) for stage in ("received", "fitted")}
-        self._image_seconds = {stage: seconds.labels(stage) for stage in ("fetch", "decode", "process")}
+        self._image_seconds: dict[str, Histogram] = {step: seconds.labels(step) for step in get_args(ImageStep)}
         self._reasons: set[str] = set()
 
     def record_request(self, route: str, key: str, outcome: Outcome, reason: str, seconds: float) -> None:
@@ -91,26 +92,17 @@ class Recorder:
         """A refusal told its client to come back after this long."""
         self._retry_after.observe(seconds)
 
-    def record_image(
-        self,
-        *,
-        received_bytes: int,
-        received_pixels: int,
-        fitted_pixels: int,
-        tokens: int,
-        fetch_s: float,
-        decode_s: float,
-        process_s: float,
-    ) -> None:
+    def record_image(self, *, received_bytes: int, received_pixels: int, fitted_pixels: int, tokens: int) -> None:
         """A picture is ready for the model. `tokens` is what it costs in the prompt (fitted pixels / 32² for Qwen3-VL)."""
         self._images.inc()
         self._image_bytes.observe(received_bytes)
         self._pixels["received"].observe(received_pixels)
         self._pixels["fitted"].observe(fitted_pixels)
-        self._image_seconds["fetch"].observe(fetch_s)
-        self._image_seconds["decode"].observe(decode_s)
-        self._image_seconds["process"].observe(process_s)
         self._tokens("image", "none").inc(tokens)
+
+    def record_image_step(self, step: ImageStep, seconds: float) -> None:
+        """A step on the way to it is done: fetch (base64, or the web), decode, process (turn, tone, fit)."""
+        self._image_seconds[step].observe(seconds)
 
     def record_image_refused(self, reason: str) -> None:
         """A picture was refused: `reason` is a word such as too_many, too_large, format, url_not_allowed, broken."""

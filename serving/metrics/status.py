@@ -15,7 +15,7 @@ from serving import __version__
 from serving.metrics import catalog
 from serving.metrics.families import counter, gauge
 
-STATES = ("starting", "warming", "ready", "draining", "asleep", "restarting", "hung", "stopped")
+STATES = ("starting", "warming", "ready", "stalled", "draining", "asleep", "restarting", "hung", "stopped")
 _MIB = 2**20
 _CAPACITY = ("kv_tokens", "max_model_len", "max_num_seqs", "image_tokens", "concurrent_images")
 _LIMITS = ("max_image_pixels", "max_images_per_request", "max_body_mib")

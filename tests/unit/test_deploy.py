@@ -162,3 +162,24 @@ def test_probes_ask_for_our_routes_on_ports_that_are_open() -> None:
     monitor = next(each for each in manifests() if each["kind"] == "PodMonitor")
     assert {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]} == set(ports)
     assert json.dumps(monitor).count('"targetLabel": "machine"') == 2
+
+
+def test_shellcheck_finds_no_fault_with_the_install_script() -> None:
+    assert run(tool("shellcheck"), DEPLOY / "install.sh") == ""
+
+
+def test_the_install_script_and_the_unit_mean_the_same_places() -> None:
+    script, unit = (DEPLOY / "install.sh").read_text(), (DEPLOY / "systemd" / "onecard.service").read_text()
+    for setting in ("ONECARD_STATE_DIR=/var/lib/onecard/state", "HF_HOME=/var/cache/onecard/huggingface"):
+        assert f"Environment={setting}" in unit
+    assert (
+        "readonly PREFIX=/opt/onecard SETTINGS=/etc/onecard STATE=/var/lib/onecard CACHE=/var/cache/onecard" in script
+    )
+    assert "ExecStart=/opt/onecard/bin/onecard serve" in unit
+
+
+@pytest.mark.parametrize(("arguments", "says"), [(("--frobnicate",), "no argument"), (("--profile",), "needs a name")])
+def test_the_install_script_refuses_what_it_does_not_know(arguments: tuple[str, ...], says: str) -> None:
+    done = subprocess.run([DEPLOY / "install.sh", *arguments], capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 1
+    assert says in done.stderr

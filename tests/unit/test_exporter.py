@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import psutil
@@ -160,10 +161,10 @@ def test_a_taken_port_is_refused_in_words(tmp_path: Path) -> None:
 
 def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     code = (
-        "import asyncio\n"
+        "import asyncio, pathlib\n"
         "from serving.exporter import start_child\n"
         "async def main():\n"
-        "    child = await start_child(1)\n"
+        f"    child = await start_child(1, pathlib.Path({str(tmp_path / 'exporter.log')!r}))\n"
         "    print(child.pid, flush=True)\n"
         "    await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
@@ -171,13 +172,13 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     parent = subprocess.Popen(
         [ONECARD[0], "-c", code],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         env=os.environ | {"ONECARD_STATE_DIR": str(tmp_path), "ONECARD_EXPORTER_PORT": str(free_port())},
     )
     assert parent.stdout is not None
-    assert parent.stderr is not None
     child = psutil.Process(int(parent.stdout.readline()))
-    parent.stderr.readline()
+    log = tmp_path / "exporter.log"
+    while b"/metrics" not in log.read_bytes():
+        time.sleep(0.05)
     parent.kill()
     parent.communicate(timeout=20)
     assert child.wait(20) is None or not child.is_running()

@@ -79,15 +79,8 @@ def test_what_runs_and_what_waits(recorder: Recorder, registry: CollectorRegistr
 def test_a_picture_is_measured_as_it_was_sent_and_as_the_model_sees_it(
     recorder: Recorder, registry: CollectorRegistry
 ) -> None:
-    recorder.record_image(
-        received_bytes=2_000_000,
-        received_pixels=12_000_000,
-        fitted_pixels=1_228_800,
-        tokens=1200,
-        fetch_s=0.001,
-        decode_s=0.03,
-        process_s=0.01,
-    )
+    recorder.record_image(received_bytes=2_000_000, received_pixels=12_000_000, fitted_pixels=1_228_800, tokens=1200)
+    recorder.record_image_step("decode", 0.03)
     recorder.record_image_refused("too_large")
     seen = Scrape(registry)
     assert seen("onecard_images_total") == 1

@@ -1,0 +1,169 @@
+#!/usr/bin/env bash
+# onecard as a service, on a bare Ubuntu, Debian or WSL2:   sudo deploy/install.sh
+#
+# Checks the machine, installs into /opt/onecard, makes the user `onecard`, fetches the model, sets up the service and waits
+# until it answers. Asks nothing. Run again it changes only what is not as it should be; after an update of this checkout
+# it installs the new version beside the old one and switches. `--undo` takes everything away but settings, models and logs.
+set -euo pipefail
+
+SOURCE="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+readonly SOURCE
+readonly PREFIX=/opt/onecard SETTINGS=/etc/onecard STATE=/var/lib/onecard CACHE=/var/cache/onecard UNITS=/etc/systemd/system
+readonly UNIT_FILES=(onecard.service onecard-suspend.service)
+readonly COMMAND=/usr/local/bin/onecard
+# What an installation consists of.
+readonly PARTS=(pyproject.toml README.md LICENSE serving clients configs)
+
+profile=auto
+action=install
+changed=0
+
+usage() {
+  cat <<'TEXT'
+Usage: install.sh [--profile NAME] [--undo [--purge]]
+  --profile NAME  the card: auto (the GPU found, else the CPU), cpu, or a name of configs/profiles/   [auto]
+  --undo          take away service, program and user; keep settings, models and logs
+  --purge         with --undo: settings, models and logs too
+TEXT
+}
+
+say() { printf '%s\n' "$*"; }
+did() { changed=1; say "  $*"; }
+fail() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
+has_systemd() { [[ -d /run/systemd/system ]]; }
+
+# Runs a command as the service's user, with the folders that the unit gives it.
+as_onecard() {
+  setpriv --reuid onecard --regid onecard --clear-groups env \
+    HOME="$STATE" ONECARD_STATE_DIR="$STATE/state" XDG_CACHE_HOME="$CACHE" HF_HOME="$CACHE/huggingface" "$@"
+}
+
+check_machine() {
+  [[ $EUID -eq 0 ]] || fail "it writes to $PREFIX and $UNITS, so it must be run as root: sudo $0"
+  [[ $(uname -s) == Linux ]] || fail "onecard runs on Linux, and on Windows inside WSL2."
+  # GPU, driver, disk and Python's version are looked at by serving.bootstrap, which says what to do about each.
+  if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+    command -v apt-get >/dev/null || fail "Python 3.11 or newer with its venv module is needed: install it, and run this again."
+    did "installing python3 and python3-venv"
+    apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -qy python3 python3-venv >/dev/null
+  fi
+}
+
+make_user() {
+  if ! getent passwd onecard >/dev/null; then
+    useradd --system --user-group --home-dir "$STATE" --shell /usr/sbin/nologin onecard
+    did "made the user onecard"
+  fi
+  install --directory --owner onecard --group onecard --mode 0750 "$STATE" "$CACHE"
+}
+
+# A version is its files: the same files are installed once.
+install_program() {
+  local digest release
+  digest=$(cd "$SOURCE" && find "${PARTS[@]}" -type f ! -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z |
+    xargs -0 sha256sum | sha256sum | cut -c1-12)
+  release="$PREFIX/releases/$digest"
+  if [[ ! -f $release/.installed ]]; then
+    did "installing version $digest (minutes; pip's own words: $release/.cache/setup.log)"
+    mkdir -p "$release"
+    (cd "$SOURCE" && tar --create --exclude=__pycache__ "${PARTS[@]}") | tar --extract --no-same-owner --directory "$release"
+  fi
+  # Nothing to do where it is there; it goes on where it was interrupted.
+  (cd "$release" && python3 -m serving.bootstrap --profile "$profile")
+  touch "$release/.installed"
+  if [[ $(readlink "$PREFIX/current" || true) != "releases/$digest" ]]; then
+    ln --symbolic --force --no-dereference "releases/$digest" "$PREFIX/current"
+    did "switched to version $digest"
+  fi
+  mkdir -p "$PREFIX/bin"
+  ln --symbolic --force ../current/.venv/bin/onecard "$PREFIX/bin/onecard"
+  ln --symbolic --force ../current/README.md "$PREFIX/README.md" 2>/dev/null || true
+  [[ -e $COMMAND ]] || { ln --symbolic "$PREFIX/bin/onecard" "$COMMAND" && did "made the command onecard"; }
+}
+
+write_settings() {
+  mkdir -p "$SETTINGS"
+  if [[ ! -f $SETTINGS/onecard.env ]]; then
+    cat >"$SETTINGS/onecard.env" <<TEXT
+# Settings of the service; after a change: systemctl restart onecard
+# Version of this file: 1
+ONECARD_ARGS=--profile $profile
+# To open it to others than this machine: a key, and the address.
+#ONECARD_API_KEY=a-long-random-word
+#ONECARD_ARGS=--profile $profile --host 0.0.0.0
+TEXT
+    chgrp onecard "$SETTINGS/onecard.env" && chmod 0640 "$SETTINGS/onecard.env"
+    did "wrote $SETTINGS/onecard.env"
+  fi
+}
+
+fetch_model() {
+  local model
+  model=$("$PREFIX/bin/onecard" profiles --json | python3 -c '
+import json, sys
+wanted, known = sys.argv[1], json.load(sys.stdin)
+profiles = known["profiles"]
+print(profiles[wanted]["model"] if wanted in profiles else "")' "$profile")
+  # With `auto` the service finds the card, its profile and its model by itself, and fetches it at its first start.
+  if [[ -n $model ]]; then
+    say "Model: $model"
+    as_onecard "$PREFIX/bin/onecard" pull "$model" >/dev/null || fail "the model could not be fetched; run this again to go on."
+  fi
+}
+
+install_service() {
+  local unit
+  for unit in "${UNIT_FILES[@]}"; do
+    if ! cmp --silent "$SOURCE/deploy/systemd/$unit" "$UNITS/$unit"; then
+      install -D --mode 0644 "$SOURCE/deploy/systemd/$unit" "$UNITS/$unit"
+      did "installed $UNITS/$unit"
+    fi
+  done
+  if ! has_systemd; then
+    say "There is no systemd here (WSL2: \`systemd=true\` in /etc/wsl.conf), so nothing starts it by itself. By hand: onecard serve"
+    return
+  fi
+  if [[ $changed -eq 1 ]]; then
+    systemctl daemon-reload
+    systemctl enable --quiet "${UNIT_FILES[@]}"
+    say "Starting. A first start compiles kernels and takes minutes; \`journalctl -fu onecard\` shows its steps."
+    systemctl restart onecard || fail "it does not start; its reasons: journalctl -u onecard -n 50"
+  fi
+}
+
+undo() {
+  local purge=$1
+  if has_systemd; then systemctl disable --quiet --now "${UNIT_FILES[@]}" 2>/dev/null || true; fi
+  rm -f "${UNIT_FILES[@]/#/$UNITS/}"
+  if has_systemd; then systemctl daemon-reload; fi
+  [[ $(readlink "$COMMAND" || true) != "$PREFIX/bin/onecard" ]] || rm -f "$COMMAND"
+  rm -rf "$PREFIX"
+  if [[ $purge -eq 1 ]]; then rm -rf "$SETTINGS" "$STATE" "$CACHE"; fi
+  if getent passwd onecard >/dev/null; then userdel onecard; fi
+  say "onecard is gone$([[ $purge -eq 1 ]] || printf '; %s, %s and %s are kept (--purge)' "$SETTINGS" "$STATE" "$CACHE")."
+}
+
+purge=0
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    --profile) [[ $# -gt 1 ]] || fail "--profile needs a name"; profile=$2; shift ;;
+    --undo) action=undo ;;
+    --purge) purge=1 ;;
+    -h | --help) usage; exit 0 ;;
+    *) usage >&2; fail "$1 is no argument of it" ;;
+  esac
+  shift
+done
+
+if [[ $action == undo ]]; then
+  [[ $EUID -eq 0 ]] || fail "it removes $PREFIX and $UNITS, so it must be run as root: sudo $0 --undo"
+  undo "$purge"
+  exit 0
+fi
+check_machine
+make_user
+install_program
+write_settings
+fetch_model
+install_service
+if [[ $changed -eq 1 ]]; then say "Done."; else say "Everything is as it should be; nothing was changed."; fi
