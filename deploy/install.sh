@@ -42,10 +42,15 @@ check_machine() {
   [[ $EUID -eq 0 ]] || fail "it writes to $PREFIX and $UNITS, so it must be run as root: sudo $0"
   [[ $(uname -s) == Linux ]] || fail "onecard runs on Linux, and on Windows inside WSL2."
   # GPU, driver, disk and Python's version are looked at by serving.bootstrap, which says what to do about each.
-  if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
-    command -v apt-get >/dev/null || fail "Python 3.11 or newer with its venv module is needed: install it, and run this again."
-    did "installing python3 and python3-venv"
-    apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -qy python3 python3-venv >/dev/null
+  local missing=()
+  python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
+  # vLLM's CPU build is linked against it; Triton builds its launchers with a compiler.
+  ldconfig -p | grep -q 'libnuma\.so\.1' || missing+=(libnuma1)
+  command -v cc >/dev/null || missing+=(gcc libc6-dev)
+  if [[ ${#missing[@]} -gt 0 ]]; then
+    command -v apt-get >/dev/null || fail "these are needed: ${missing[*]} (Debian's names). Install them, and run this again."
+    did "installing ${missing[*]}"
+    apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -qy "${missing[@]}" >/dev/null
   fi
 }
 
@@ -77,7 +82,7 @@ install_program() {
   fi
   mkdir -p "$PREFIX/bin"
   ln --symbolic --force ../current/.venv/bin/onecard "$PREFIX/bin/onecard"
-  ln --symbolic --force ../current/README.md "$PREFIX/README.md" 2>/dev/null || true
+  ln --symbolic --force current/README.md "$PREFIX/README.md"
   [[ -e $COMMAND ]] || { ln --symbolic "$PREFIX/bin/onecard" "$COMMAND" && did "made the command onecard"; }
 }
 
