@@ -109,7 +109,7 @@ def test_the_server_is_followed_through_its_end_with_the_key_that_it_was_started
     monkeypatch.setenv("ONECARD_STATE_DIR", str(tmp_path))
     keys = tmp_path / "keys"
     keys.write_text("alice:a-key\n")
-    plan = prepare("cpu", "demo", gpu_memory_mib=8192, download=False).plan
+    plan = prepare("cpu", "demo", gpu_memory_mib=8192).plan
     launch = Launch(
         plan=plan,
         model_folder=tmp_path,

@@ -106,7 +106,7 @@ def test_no_client_can_make_series_without_end(recorder: Recorder, registry: Col
 
 
 def _status(**changes: Any) -> dict[str, Any]:
-    plan = prepare("rtx3060", "demo", gpu_memory_mib=12_288, download=False).plan.model_dump()
+    plan = prepare("rtx3060", "demo", gpu_memory_mib=12_288).plan.model_dump()
     return {"state": "ready", "restarts": 2, "plan": plan, "measured": {}} | changes
 
 
