@@ -28,9 +28,10 @@ done
 mkdir -p "$root/source"
 (cd "$repository" && git ls-files -z | tar --create --null --files-from -) | tar --extract --directory "$root/source"
 # As this machine reaches its packages, so does that one.
-for file in etc/resolv.conf etc/hosts etc/pip.conf etc/apt/apt.conf.d etc/ssl/certs/ca-certificates.crt; do
-  [[ ! -e /$file ]] || cp --recursive --dereference "/$file" "$root/$(dirname "$file")/"
+for file in etc/resolv.conf etc/hosts etc/pip.conf root/.config/pip/pip.conf etc/ssl/certs/ca-certificates.crt; do
+  [[ ! -f /$file ]] || install -D --mode 0644 "/$file" "$root/$file"
 done
+cp --recursive /etc/apt/apt.conf.d/. "$root/etc/apt/apt.conf.d/"
 
 bare=(chroot "$root" env -i PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin HOME=/root)
 inside() { "${bare[@]}" "$@"; }
