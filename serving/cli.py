@@ -52,6 +52,25 @@ def serve(
     api_keys_file: Annotated[
         Path | None, typer.Option(envvar="ONECARD_API_KEYS_FILE", help="A file with a `name:key` a line.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(envvar="ONECARD_ALLOW_HOST", help="A name that requests may give in `Host`; may be repeated."),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(envvar="ONECARD_ALLOW_ORIGIN", help="An origin whose web pages may use the API; may be repeated."),
+    ] = None,
+    drain_seconds: Annotated[
+        float,
+        typer.Option(min=0, envvar="ONECARD_DRAIN_SECONDS", help="What running answers get to finish at the end."),
+    ] = 30.0,
+    hang_seconds: Annotated[
+        float,
+        typer.Option(min=5, envvar="ONECARD_HANG_SECONDS", help="An engine that is stuck for this long is restarted."),
+    ] = 90.0,
+    unsafe: Annotated[
+        bool, typer.Option("--unsafe", help="Start although requests or the model could run code.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and vLLM's arguments, start nothing.")
     ] = False,
@@ -69,7 +88,23 @@ def serve(
     if dry_run:
         typer.echo("vllm serve " + " ".join(to_argv(prepared.plan.engine_args)))
         return
-    launch = make_launch(prepared, host=host, port=port, allow_image_urls=allow_image_urls, api_keys_file=api_keys_file)
+    from serving.guard.settings import GuardSettings
+
+    guard = GuardSettings(
+        allowed_hosts=tuple(name.lower() for name in allow_host or ()),
+        allowed_origins=tuple(origin.lower().rstrip("/") for origin in allow_origin or ()),
+        drain_s=drain_seconds,
+        hang_timeout_s=hang_seconds,
+        unsafe=unsafe,
+    )
+    launch = make_launch(
+        prepared,
+        host=host,
+        port=port,
+        allow_image_urls=allow_image_urls,
+        api_keys_file=api_keys_file,
+        guard=guard,
+    )
     listening = open_socket(host, port)
     from serving.supervisor import Supervisor
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from serving.guard.settings import GuardSettings
 from serving.plan import Plan
 
 ENVIRONMENT_KEY = "ONECARD_LAUNCH"
@@ -31,6 +32,7 @@ class Launch(BaseModel):
     api_keys_file: Path | None = None
     typical_s: dict[str, float] = {}
     restarts: int = 0
+    guard: GuardSettings = GuardSettings()
 
     @property
     def url(self) -> str:

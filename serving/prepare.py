@@ -24,6 +24,7 @@ from serving.errors import (
     UsageError,
 )
 from serving.guard.keys import read_keys
+from serving.guard.settings import GuardSettings
 from serving.hub import ResolvedModel, resolve_model
 from serving.launch import Launch
 from serving.plan import Plan, Subject
@@ -31,6 +32,7 @@ from serving.present import auto_profile, check_hardware
 from serving.profile import load_models, load_profile, load_profiles, shape_dir
 from serving.setup.choose import MIN_DRIVER
 from serving.state_dir import make_run_dir
+from serving.unsafe import check_unsafe
 from serving.weights import measure_weights
 
 
@@ -92,12 +94,20 @@ def _size(checkpoint: Checkpoint) -> int:
 
 
 def make_launch(
-    prepared: Prepared, *, host: str, port: int, allow_image_urls: bool, api_keys_file: Path | None
+    prepared: Prepared,
+    *,
+    host: str,
+    port: int,
+    allow_image_urls: bool,
+    api_keys_file: Path | None,
+    guard: GuardSettings | None = None,
 ) -> Launch:
     """Checks everything that can be known to fail before anything is loaded, downloads the model where it is not here,
     and describes the start."""
     _check_plan(prepared)
+    guard = guard or GuardSettings()
     _check_exposure(host, api_keys_file)
+    check_unsafe(os.environ, from_argv(prepared.user_argv), allowed=guard.unsafe)
     if importlib.util.find_spec("vllm") is None:
         raise NotInstalledError("vLLM is not installed in this environment. `make setup` installs the right one.")
     run_dir = make_run_dir(port)
@@ -117,6 +127,7 @@ def make_launch(
         user_argv=prepared.user_argv,
         allow_image_urls=allow_image_urls,
         api_keys_file=api_keys_file,
+        guard=guard,
     )
 
 
@@ -187,5 +198,3 @@ def _check_exposure(host: str, api_keys_file: Path | None) -> None:
             f"--host {host} opens the server to other machines, and no API key is set. Set ONECARD_API_KEY (or "
             "--api-keys-file with `name:key` lines), or stay on 127.0.0.1."
         )
-    if os.environ.get("VLLM_SERVER_DEV_MODE") == "1":
-        raise UsageError("VLLM_SERVER_DEV_MODE=1 opens vLLM's debugging routes. Unset it to serve.")

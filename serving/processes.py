@@ -47,6 +47,16 @@ class ServerProcess:
         """Waits for the API process; its exit code."""
         return await self._process.wait()
 
+    def drain(self) -> None:
+        """Asks the server to take no new requests and to finish those that it has."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGUSR1)
+
+    def kill(self) -> None:
+        """Kills the whole group at once, whatever it is at."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
     def remember_shared_memory(self) -> None:
         """Notes which shared memory the group has mapped, while it still can be asked."""
         for pid in _group(self.pid):
@@ -68,8 +78,7 @@ class ServerProcess:
     async def clear(self) -> None:
         """Kills what is left of the group and removes the shared memory that it has left behind."""
         self.remember_shared_memory()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
+        self.kill()
         await self._process.wait()
         for _ in range(50):
             if not any(_group(self.pid)):

@@ -87,7 +87,7 @@ def stop_server(port: int) -> float:
     began = time.monotonic()
     os.kill(pid, signal.SIGTERM)
     try:
-        psutil.Process(pid).wait(timeout=STOP_GRACE_S + 14)
+        psutil.Process(pid).wait(timeout=float(facts.get("drain_s", 0)) + STOP_GRACE_S + 14)
     except psutil.NoSuchProcess:
         pass  # it was gone before the wait began
     except psutil.TimeoutExpired as error:

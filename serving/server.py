@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from serving import control
 from serving.engine_args import REQUIRED, split_unknown, to_argv
 from serving.errors import EngineArgsError, NotInstalledError, OnecardError, UsageError
+from serving.guard.connection import Connection
 from serving.hardware import in_wsl
 from serving.launch import Launch, current_launch
 from serving.plugin import die_with_parent
@@ -36,6 +37,8 @@ _FIXED: dict[str, Any] = {
     "disable_fastapi_docs": True,
     "disable_uvicorn_access_log": True,
 }
+# The protocol that bounds heads and stalls, no WebSockets, and an end that does not wait for who reads slowly.
+_UVICORN: dict[str, Any] = {"http": Connection, "ws": "none", "timeout_graceful_shutdown": 2}
 
 
 def main() -> int:
@@ -43,6 +46,7 @@ def main() -> int:
     die_with_parent()
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which decides
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # means something only once requests are taken (guard/probes.py)
     try:
         launch = current_launch()
         if launch is None:
@@ -71,7 +75,7 @@ def _serve(launch: Launch, listening: socket.socket) -> None:
     import uvloop
 
     with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(run_server_worker(launch.url, listening, args))
+        uvloop.run(run_server_worker(launch.url, listening, args, **_UVICORN))
 
 
 def _argv(launch: Launch, known_flags: dict[str, Any]) -> list[str]:
@@ -89,7 +93,9 @@ def _argv(launch: Launch, known_flags: dict[str, Any]) -> list[str]:
         )
     for name in unknown:
         logger.warning("dropped %s: vLLM %s does not know it", name, vllm.__version__)
-    ours, _ = split_unknown(_FIXED | {"host": launch.host, "port": launch.port}, known_flags)
+    # Behind the guard's admission, where this vLLM has it: canary and warm-up go past the guard.
+    backstop = {"max_num_queued_reqs": 2 * launch.plan.capacity.max_num_seqs}
+    ours, _ = split_unknown(_FIXED | backstop | {"host": launch.host, "port": launch.port}, known_flags)
     _check_user_argv(launch.user_argv, known_flags)
     return [*to_argv(planned), *launch.user_argv, *to_argv(ours)]
 

@@ -1,7 +1,8 @@
 """The supervisor: opens the port once, starts the server process on it, answers while that cannot, restarts it when it
-dies, and ends everything on SIGTERM or Ctrl-C.
+dies or hangs, and ends everything on SIGTERM or Ctrl-C.
 
-States: starting → warming → ready → draining → stopped; a crash → restarting with growing pauses → ready or given up.
+States: starting → warming → ready → draining → stopped; a crash or a hang → restarting with growing pauses → ready or
+given up.
 """
 
 import asyncio
@@ -18,18 +19,22 @@ from typing import Any
 from serving import control
 from serving.console import Console
 from serving.errors import GaveUpError, OnecardError
-from serving.guard.keys import read_keys
+from serving.guard.keys import KeyRing
 from serving.launch import Launch, child_environment
 from serving.processes import STOP_GRACE_S, ServerProcess
 from serving.progress import TITLES, Progress, keep_typical, read_typical
+from serving.restarts import Restarts, slept_s
 from serving.server_log import ServerLog
 from serving.state_dir import ipc_dir, write_json
 from serving.status import status_body
 from serving.waiting import Listener, WaitingRoom
 
-_PAUSES_S = (0.0, 1.0, 2.0, 5.0, 10.0)
-# A server that was ready for this long has not crashed at once: the pauses begin anew.
-_STABLE_S = 120.0
+# Ctrl-C ends everything within ten seconds, so running answers get less than after SIGTERM.
+_CTRL_C_DRAIN_S = 2.0
+# What an engine's death leaves the server process for telling its clients.
+_LAST_WORDS_S = 1.0
+# A machine that has slept for longer has switched its GPU off meanwhile.
+_SLEPT_S = 5.0
 
 
 class Supervisor:
@@ -38,39 +43,40 @@ class Supervisor:
     def __init__(self, launch: Launch, listening: socket.socket) -> None:
         self._launch = launch
         self._listening = listening
-        self._keys = read_keys(launch.api_keys_file)
+        self._ring = KeyRing(launch.api_keys_file)
         self._what = f"{launch.plan.profile} {launch.model_folder}"
         self._console = Console()
         self._log = ServerLog(launch.run_dir / "server.log")
         self._state = "starting"
         self._stop = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._drain_s = launch.guard.drain_s
+        self._restarts = Restarts()
         self._measured: dict[str, Any] = {}
         self._refusal: tuple[str, int] | None = None
+        self._hang: str | None = None
         self._ready_at: float | None = None
+        self._beat_at = 0.0
         self._process: ServerProcess | None = None
         self._progress = Progress({})
-        room = WaitingRoom(self._status, lambda: self._progress.title, self._keys)
+        room = WaitingRoom(self._status, self._doing, self._ring, launch.guard)
         self._waiting = Listener(room, listening)
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT; a second one kills at once."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._asked_to_stop)
-        facts = {"pid": os.getpid(), "url": self._launch.url, "started_at": time.time()}
+        loop.add_signal_handler(signal.SIGTERM, self._asked_to_stop, self._drain_s)
+        loop.add_signal_handler(signal.SIGINT, self._asked_to_stop, min(self._drain_s, _CTRL_C_DRAIN_S))
+        facts = {"pid": os.getpid(), "url": self._launch.url, "started_at": time.time(), "drain_s": self._drain_s}
         write_json(self._launch.run_dir / "server.json", facts)
-        crashes = 0
         try:
             while not self._stop.is_set():
                 with ipc_dir(self._launch.port) as ipc:
                     await self._serve_once(ipc)
-                if self._stop.is_set():
-                    break
-                stable = self._ready_at is not None and time.monotonic() - self._ready_at > _STABLE_S
-                crashes = 1 if stable else crashes + 1
-                self._give_up_if(crashes)
-                await self._pause(_PAUSES_S[crashes - 1])
+                if not self._stop.is_set():
+                    await self._pause(self._after_crash())
         finally:
+            self._state = "stopped"
             await self._waiting.stop()
             self._listening.close()
             self._log.close()
@@ -82,7 +88,8 @@ class Supervisor:
             update={"typical_s": read_typical(self._launch.run_dir, self._what)}
         )
         self._progress = Progress(launch.typical_s)
-        self._ready_at = self._refusal = None
+        self._ready_at = self._refusal = self._hang = None
+        self._drained.clear()
         self._log.begin()
         self._console.step(self._progress)
         self._waiting.start()
@@ -100,9 +107,7 @@ class Supervisor:
         stop = asyncio.create_task(self._stop.wait())
         await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
         if stop.done():
-            self._state = "draining"
-            self._console.say("Stopping …")
-            await process.stop(STOP_GRACE_S)
+            await self._end(process, ended)
         else:
             self._state = "restarting"
             self._waiting.start()
@@ -113,6 +118,20 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*watchers, ended, stop, return_exceptions=True)
         self._process = None
+
+    async def _end(self, process: ServerProcess, ended: "asyncio.Task[int]") -> None:
+        """Lets running answers finish, and then ends the server; the supervisor answers on the port to the last."""
+        if self._state == "ready" and self._drain_s > 0:
+            self._console.say(f"Stopping; running answers get {self._drain_s:.0f} s …")
+            process.drain()
+            drained = asyncio.create_task(self._drained.wait())
+            await asyncio.wait({drained, ended}, timeout=self._drain_s, return_when=asyncio.FIRST_COMPLETED)
+            drained.cancel()
+        else:
+            self._console.say("Stopping …")
+        self._state = "draining"
+        self._waiting.start()
+        await process.stop(STOP_GRACE_S)
 
     async def _read_log(self, process: ServerProcess) -> None:
         if process.log is None:
@@ -140,6 +159,7 @@ class Supervisor:
                 await self._told(json.loads(line))
 
     async def _told(self, event: dict[str, Any]) -> None:
+        self._beat_at = time.monotonic()
         match event["event"]:
             case "listening":
                 self._state = "warming"
@@ -154,7 +174,11 @@ class Supervisor:
                 keep_typical(self._launch.run_dir, self._what, self._progress.durations_s())
                 if self._process:
                     self._process.remember_shared_memory()
-                self._console.ready(self._launch, seconds, keyed=bool(self._keys))
+                self._console.ready(self._launch, seconds, keyed=bool(self._ring))
+            case "drained":
+                self._drained.set()
+            case "hung":
+                await self._give_up_on_it(event["reason"])
             case "failed":
                 if self._launch.restarts == 0:  # later, it may have been a passing trouble: that is a crash
                     self._refusal = (event["reason"], GaveUpError.exit_code)
@@ -164,39 +188,64 @@ class Supervisor:
                 self._refusal = (event["reason"], event["exit_code"])
 
     async def _tick(self, process: ServerProcess) -> None:
+        slept = slept_s()
         while True:
             await asyncio.sleep(1)
             if self._state != "ready":
                 self._console.tick(self._progress)
                 process.remember_shared_memory()
+                continue
+            silent_s = time.monotonic() - self._beat_at
+            if silent_s > self._launch.guard.hang_timeout_s:
+                await self._give_up_on_it(f"the server process has said nothing for {silent_s:.0f} s")
+            elif slept_s() - slept > _SLEPT_S and self._launch.plan.gpu.name != "CPU":
+                await self._give_up_on_it("the machine was suspended, and what was in the GPU's memory may be gone")
 
-    def _give_up_if(self, crashes: int) -> None:
-        """Raises when another start would end as this one did."""
+    async def _give_up_on_it(self, reason: str) -> None:
+        """Kills a server that serves no more; `_serve_once` sees its end and goes on."""
+        if self._state == "ready" and self._process and not self._stop.is_set():
+            self._hang = reason
+            self._state = "restarting"
+            self._waiting.start()
+            await asyncio.sleep(_LAST_WORDS_S)
+            self._process.kill()
+
+    def _after_crash(self) -> float:
+        """The pause before the next start. Raises OnecardError when another would end as this one did."""
         if self._refusal:
             reason, code = self._refusal
             error = OnecardError(reason)
             error.exit_code = code
             raise error
-        why = self._log.explain()
+        why = self._hang or self._log.explain()
         if self._ready_at is None and self._launch.restarts == 0:
             raise GaveUpError(f"The server ended before it was ready: {why}")
-        if crashes > len(_PAUSES_S) - 1:
-            raise GaveUpError(f"The server crashed {crashes} times in a row and is not started again: {why}")
+        ready_for_s = None if self._ready_at is None else time.monotonic() - self._ready_at
+        pause_s = self._restarts.crashed(ready_for_s)
+        if pause_s is None:
+            raise GaveUpError(
+                f"The server crashed {self._restarts.in_a_row} times in a row and is not started again: {why}"
+            )
+        return pause_s
 
     async def _pause(self, seconds: float) -> None:
         self._launch = self._launch.model_copy(update={"restarts": self._launch.restarts + 1})
         self._progress = Progress(self._launch.typical_s)
-        self._console.say(
-            f"The server died and is started again (restart {self._launch.restarts}, in {seconds:.0f} s)."
-        )
+        what = f"The server was ended, since {self._hang}," if self._hang else "The server died"
+        self._console.say(f"{what} and is started again (restart {self._launch.restarts}, in {seconds:.0f} s).")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), seconds)
 
-    def _asked_to_stop(self) -> None:
-        if self._stop.is_set() and self._process:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+    def _asked_to_stop(self, drain_s: float) -> None:
+        if self._stop.is_set():
+            self._drained.set()
+            if self._process:
+                self._process.kill()
+        self._drain_s = drain_s
         self._stop.set()
+
+    def _doing(self) -> str:
+        return "the server is ended" if self._state in ("draining", "stopped") else self._progress.title
 
     def _status(self) -> dict[str, Any]:
         return status_body(

@@ -10,22 +10,33 @@ import uvicorn
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.guard.keys import Keys
+from serving.guard.connection import Connection
+from serving.guard.early import Early
+from serving.guard.keys import KeyRing, Keys
+from serving.guard.origin import Origin
 from serving.guard.respond import alive, not_ready, readiness
 from serving.guard.routes import Routes
+from serving.guard.settings import GuardSettings
 from serving.metrics.status import status_metrics
 
 
 class WaitingRoom:
     """An ASGI application; `status` gives the JSON of `/onecard/status`, `doing` the running step in words."""
 
-    def __init__(self, status: Callable[[], dict[str, Any]], doing: Callable[[], str], keys: dict[str, bytes]) -> None:
+    def __init__(
+        self, status: Callable[[], dict[str, Any]], doing: Callable[[], str], ring: KeyRing, settings: GuardSettings
+    ) -> None:
         self._status = status
         self._doing = doing
+        behind_the_probes = Keys(Routes(self._answer), ring)
+        self._app = Origin(behind_the_probes, settings.allowed_hosts, settings.allowed_origins)
+        self._door = Early(self._probes)
         self._metrics = status_metrics(status)
-        self._app: ASGIApp = Keys(Routes(self._answer), keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._door(scope, receive, send)
+
+    async def _probes(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path")
         if scope["type"] == "http" and path == "/health":
             await alive()(scope, receive, send)
@@ -66,7 +77,13 @@ class Listener:
     def start(self) -> None:
         if self._task is None:
             config = uvicorn.Config(
-                self._app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+                self._app,
+                http=Connection,
+                ws="none",
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=1,
             )
             self._server = _QuietServer(config)
             self._task = asyncio.create_task(self._server.serve(sockets=[self._listening.dup()]))

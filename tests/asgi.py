@@ -27,7 +27,7 @@ class Recorder:
 
 
 async def sent(app: ASGIApp, method: str, path: str, **options: Any) -> httpx.Response:
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://onecard") as http:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
         return await http.request(method, path, **options)
 
 

@@ -3,6 +3,7 @@
 It becomes a chat request and goes on down the stack, so that there is one way to an answer.
 """
 
+import asyncio
 import base64
 import time
 from typing import Any
@@ -16,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.guard import in_process
+from serving.guard.body import replay, whole_body
 from serving.guard.respond import refuse
 
 DEFAULT_QUESTION = "描述这张图片"
@@ -32,17 +34,21 @@ class Ask:
         if scope["type"] != "http" or scope["path"] != "/ask":
             await self.app(scope, receive, send)
             return
-        response = await self._answer(Request(scope, receive))
-        await response(scope, receive, send)
+        body = await whole_body(receive)
+        answering = asyncio.ensure_future(self._answer(Request(scope, replay(body, receive))))
+        leaving = asyncio.ensure_future(receive())  # the body has been read: what comes now is that the client is gone
+        try:
+            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():
+                await answering.result()(scope, receive, send)
+        finally:
+            leaving.cancel()
+            answering.cancel()
 
     async def _answer(self, request: Request) -> Response:
         began = time.monotonic()
-        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-            return refuse(
-                415, "/ask takes a form: curl -F image=@photo.jpg -F question='What is this?' …", param="image"
-            )
         try:
-            # `Body` has bounded the whole; a question is small, and there is one picture.
+            # `Content` has seen that it is a form, and `Body` has bounded it. A question is small, and there is one picture.
             async with request.form(max_files=1, max_fields=4) as form:
                 image, question = form.get("image"), form.get("question") or DEFAULT_QUESTION
                 if not isinstance(image, UploadFile) or not isinstance(question, str):

@@ -1,43 +1,74 @@
-"""Request bodies: read whole, counted as they arrive, refused with 413 as soon as they are too large."""
+"""Request bodies: read whole, counted as they arrive, refused with 413 as soon as they are too large and with 408 when
+they are too slow."""
+
+import asyncio
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.guard.respond import refuse
 
+# Slower than this, whoever sends is holding a place rather than sending a request.
+_SLOWEST_BYTES_PER_S = 64 * 1024
+
+
+class ClientLeftError(Exception):
+    """The client closed the connection: there is nobody to answer."""
+
+
+class _TooLargeError(Exception):
+    pass
+
 
 class Body:
     """Leaves the body as one message for the layers below; a chunked body without a length is counted all the same."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float = 20.0) -> None:
         self.app = app
         self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        body = None if declared.isdigit() and int(declared) > self._max_bytes else await self._read(receive)
-        if body is None:
+        try:
+            if declared_length(scope) > self._max_bytes:
+                raise _TooLargeError
+            body = await self._read(receive)
+        except _TooLargeError:
             message = f"The request is larger than {self._max_bytes // 2**20} MiB, which is this profile's limit."
-            await refuse(413, message, code="request_too_large", headers={"Connection": "close"})(scope, receive, send)
+            await refuse(413, message, param="body", code="request_too_large")(scope, receive, send)
+        except TimeoutError:
+            message = "The request's body arrived too slowly. Send smaller pictures, or over a faster connection."
+            await refuse(408, message, param="body", code="request_timeout")(scope, receive, send)
+        except ClientLeftError:
+            return
         else:
             await self.app(scope, replay(body, receive), send)
 
-    async def _read(self, receive: Receive) -> bytes | None:
+    async def _read(self, receive: Receive) -> bytes:
         chunks: list[bytes] = []
         size = 0
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         while True:
-            message = await receive()
+            async with asyncio.timeout_at(began + self._timeout_s + size / _SLOWEST_BYTES_PER_S):
+                message = await receive()
             if message["type"] == "http.disconnect":
-                return b""
+                raise ClientLeftError
             chunk = message.get("body", b"")
             size += len(chunk)
             if size > self._max_bytes:
-                return None
+                raise _TooLargeError
             chunks.append(chunk)
             if not message.get("more_body"):
                 return b"".join(chunks)
+
+
+def declared_length(scope: Scope) -> int:
+    """Content-Length in bytes; 0 where there is none."""
+    declared = dict(scope["headers"]).get(b"content-length", b"")
+    return int(declared) if declared.isdigit() else 0
 
 
 async def whole_body(receive: Receive) -> bytes:

@@ -1,21 +1,47 @@
-"""API keys: one in `ONECARD_API_KEY`, or a file of `name:key` lines. Compared in constant time."""
+"""API keys: one in `ONECARD_API_KEY`, or a file of `name:key` lines, each with the quotas that it may have.
 
+    # name:key [requests/minute=N] [requests/day=N] [tokens/minute=N] [tokens/day=N]
+    alice:a-long-random-word
+    batch:another-long-word tokens/day=2000000
+
+Keys are compared in constant time. A change of the file is seen without a restart.
+"""
+
+import difflib
+import hashlib
 import hmac
+import logging
 import os
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.errors import ConfigError
+from serving.guard.facts import facts
 from serving.guard.respond import refuse
 
+logger = logging.getLogger("vllm.onecard")
 
-def read_keys(file: Path | None) -> dict[str, bytes]:
+QUOTAS = ("requests/minute", "requests/day", "tokens/minute", "tokens/day")
+_LOOK_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Key:
+    """`quotas` by their names in the file; what is not named is not bounded."""
+
+    secret: bytes
+    quotas: dict[str, int] = field(default_factory=dict)
+
+
+def read_keys(file: Path | None) -> dict[str, Key]:
     """Key name → key, from the file and the environment; empty when none is configured.
 
-    Raises ConfigError when the file cannot be read or holds no key.
+    Raises ConfigError when the file cannot be read, holds no key, or names a quota that does not exist.
     """
-    keys: dict[str, bytes] = {}
+    keys: dict[str, Key] = {}
     if file is not None:
         try:
             lines = file.read_text(encoding="utf-8-sig").splitlines()
@@ -23,40 +49,103 @@ def read_keys(file: Path | None) -> dict[str, bytes]:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise ConfigError(f"The key file {file} cannot be read: {reason}.") from error
         for number, line in enumerate(lines, start=1):
-            name, colon, key = line.partition(":")  # a key may have colons of its own, a name has none
+            if line.lstrip().startswith("#"):
+                continue
+            line = line.partition(" #")[0]
+            name, colon, rest = line.partition(":")  # a key may have colons of its own, a name has none
             if not colon:
-                name, key = f"line-{number}", line
-            if key.strip() and not line.lstrip().startswith("#"):
-                keys[name.strip()] = key.strip().encode()
+                name, rest = f"line-{number}", line
+            if words := rest.split():
+                keys[name.strip()] = Key(words[0].encode(), _quotas(file, number, words[1:]))
         if not keys:
             raise ConfigError(f"The key file {file} holds no key. Write one a line, as in `alice:a-long-random-word`.")
     if single := os.environ.get("ONECARD_API_KEY"):
-        keys["ONECARD_API_KEY"] = single.encode()
+        keys["ONECARD_API_KEY"] = Key(single.encode())
     return keys
+
+
+def _quotas(file: Path, number: int, words: list[str]) -> dict[str, int]:
+    quotas: dict[str, int] = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        if name not in QUOTAS or not value.isdigit():
+            near = difflib.get_close_matches(name, QUOTAS, n=1)
+            hint = f" Did you mean {near[0]}=N?" if near else f" Known: {', '.join(QUOTAS)}, as in tokens/day=100000."
+            raise ConfigError(f"{file}, line {number}: {word!r} is no quota.{hint}")
+        quotas[name] = int(value)
+    return quotas
+
+
+class KeyRing:
+    """The keys as they are now. A file that has become unreadable changes nothing and is told in the log."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._stamp = self._stamped()
+        self._looked = time.monotonic()
+        self._keys = read_keys(file)
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def quotas(self, name: str) -> dict[str, int]:
+        key = self._keys.get(name)
+        return key.quotas if key else {}
+
+    def name_of(self, given: bytes) -> str | None:
+        """The name of the key. All are compared, whichever matches, and as digests, so that the time says nothing."""
+        self._look_again()
+        digest = hashlib.sha256(given).digest()
+        found: str | None = None
+        for name, key in self._keys.items():
+            if hmac.compare_digest(digest, hashlib.sha256(key.secret).digest()):
+                found = name
+        return found
+
+    def _look_again(self) -> None:
+        now = time.monotonic()
+        if self._file is None or now - self._looked < _LOOK_EVERY_S:
+            return
+        self._looked = now
+        if (stamp := self._stamped()) == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._keys = read_keys(self._file)
+            logger.info("the API keys were read again: %s", ", ".join(self._keys))
+        except ConfigError as error:
+            logger.warning("the API keys stay as they were: %s", error)
+
+    def _stamped(self) -> tuple[int, int, int] | None:
+        try:
+            stat = self._file.stat() if self._file else None
+        except OSError:
+            return None
+        return (stat.st_mtime_ns, stat.st_size, stat.st_ino) if stat else None
 
 
 class Keys:
     """Refuses with 401 what carries none of the keys. Without keys everything passes: the server is on loopback then."""
 
-    def __init__(self, app: ASGIApp, keys: dict[str, bytes]) -> None:
+    def __init__(self, app: ASGIApp, ring: KeyRing) -> None:
         self.app = app
-        self._keys = keys
+        self._ring = ring
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or not self._keys or self._known(scope):
+        if scope["type"] == "lifespan" or not self._ring:
             await self.app(scope, receive, send)
             return
-        refusal = refuse(
-            401,
-            "This server needs an API key: send it as `Authorization: Bearer KEY` (in the SDK: OpenAI(api_key=...)).",
-            "authentication_error",
-            code="invalid_api_key",
-            headers={"WWW-Authenticate": "Bearer"},
-        )
-        await refusal(scope, receive, send)
-
-    def _known(self, scope: Scope) -> bool:
         scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
-        # Every key is compared, whichever matches, so that the time says nothing.
-        matches = [hmac.compare_digest(given.strip(), key) for key in self._keys.values()]
-        return scheme.lower() == b"bearer" and any(matches)
+        name = self._ring.name_of(given.strip())
+        if name is None or scheme.lower() != b"bearer":
+            refusal = refuse(
+                401,
+                "This server needs an API key: send it as `Authorization: Bearer KEY` (in the SDK: OpenAI(api_key=...)).",
+                "authentication_error",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+            await refusal(scope, receive, send)
+            return
+        facts(scope).key = name
+        await self.app(scope, receive, send)

@@ -2,13 +2,15 @@
 
 import asyncio
 import logging
+import signal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import control
-from serving.guard import in_process
+from serving.guard import engine, in_process
 from serving.guard.respond import alive, readiness
 from serving.guard.state import ServerState
+from serving.guard.watchdog import Watchdog
 from serving.measured import measure
 from serving.warmup import warm_up
 
@@ -16,21 +18,26 @@ logger = logging.getLogger("vllm.onecard")
 
 
 class Probes:
-    """Begins the warm-up when the application has started, through `warm_up_through`: vLLM itself, behind the guard."""
+    """Begins the warm-up when the application has started, through `vllm` itself, behind the guard; then the watchdog."""
 
-    def __init__(self, app: ASGIApp, state: ServerState, warm_up_through: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, state: ServerState, vllm: ASGIApp) -> None:
         self.app = app
         self._state = state
-        self._vllm = warm_up_through
+        self._vllm = vllm
         self._task: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self.app(scope, receive, self._after_startup(scope, send))
+            try:
+                await self.app(scope, receive, self._after_startup(scope, send))
+            finally:
+                if self._task:
+                    self._task.cancel()
         elif scope["type"] == "http" and scope["path"] == "/health":
             await alive()(scope, receive, send)
         elif scope["type"] == "http" and scope["path"] == "/ready":
-            await readiness(self._state.state, ready=self._state.state == "ready")(scope, receive, send)
+            ready = self._state.state == "ready" and not engine.is_dead(scope)
+            await readiness(self._state.state, ready=ready)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
@@ -38,12 +45,13 @@ class Probes:
         async def wrapped(message: Message) -> None:
             await send(message)
             if message["type"] == "lifespan.startup.complete":
+                asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self._state.drain)
                 control.tell(event="listening")
-                self._task = asyncio.create_task(self._warm_up(lifespan))
+                self._task = asyncio.create_task(self._live(lifespan))
 
         return wrapped
 
-    async def _warm_up(self, lifespan: Scope) -> None:
+    async def _live(self, lifespan: Scope) -> None:
         state = self._state
         try:
             log = state.launch.run_dir / "server.log"
@@ -54,5 +62,7 @@ class Probes:
             logger.exception("the warm-up failed")
             control.tell(event="failed", reason=f"the warm-up request failed: {error}")
             return
-        state.state = "ready"
+        if state.state == "warming":
+            state.state = "ready"
         control.tell(event="ready", measured=state.measured)
+        await Watchdog(self._vllm, state, lifespan).run()

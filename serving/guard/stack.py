@@ -1,39 +1,64 @@
-"""The request path, in order. vLLM loads `Guard` with `--middleware serving.guard.stack.Guard`."""
+"""The request path, in order. vLLM loads `Guard` with `--middleware serving.guard.stack.Guard`.
+
+Below ASGI, `connection.py` bounds heads and stalls; behind the last layer comes vLLM's handler, whose media connector
+fetches and decodes.
+"""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving.guard import engine
 from serving.guard.ask import Ask
 from serving.guard.body import Body
-from serving.guard.chat import Chat
+from serving.guard.content import Content
+from serving.guard.early import Early
+from serving.guard.errors import Errors
+from serving.guard.gate import Gate
 from serving.guard.image_sizes import ImageSizes
-from serving.guard.keys import Keys, read_keys
+from serving.guard.keys import KeyRing, Keys
 from serving.guard.measure import Measure
+from serving.guard.models import Models
+from serving.guard.origin import Origin
 from serving.guard.probes import Probes
+from serving.guard.quota import Quota
 from serving.guard.routes import Routes
 from serving.guard.state import ServerState
 from serving.guard.status import Status
+from serving.guard.turn import Turn
+from serving.guard.usage import Usage
+from serving.guard.validation import Validation
 from serving.launch import current_launch
 from serving.metrics import expose_status
 from serving.status import status_body
 
 
 class Guard:
-    """A request passes the layers from top to bottom; each may answer it and end its way."""
+    """A request passes the layers from the last line here to the first; each may answer it and end its way."""
 
     def __init__(self, app: ASGIApp) -> None:
         launch = current_launch()
         if launch is None:
             raise RuntimeError("the guard works only in a server that `onecard serve` started")
+        settings = launch.guard
         state = ServerState(launch)
+        ring = KeyRing(launch.api_keys_file)
+        max_body_bytes = launch.plan.limits.max_body_mib * 2**20
         vllm = app
-        app = Chat(vllm, launch.plan.limits, launch.default_max_tokens, allow_image_urls=launch.allow_image_urls)
+        app = Errors(vllm, engine.is_dead)
+        app = Turn(app, state.admission, settings.queue_timeout_s)
+        app = Validation(app, launch)
         app = Ask(app, launch.model_names[0])
+        app = Body(app, max_body_bytes, settings.body_timeout_s)
+        app = Gate(app, state.admission, max_body_bytes)
+        app = Content(app)
+        app = Models(app, launch)
+        app = Quota(app, ring, Usage(launch.run_dir / "usage.json"))
         app = ImageSizes(app)
-        app = Body(app, max_bytes=launch.plan.limits.max_body_mib * 2**20)
         app = Status(app, state)
         app = Routes(app)
-        app = Keys(app, read_keys(launch.api_keys_file))
-        app = Probes(app, state, warm_up_through=vllm)
+        app = Keys(app, ring)
+        app = Origin(app, settings.allowed_hosts, settings.allowed_origins)
+        app = Probes(app, state, vllm)
+        app = Early(app)
         app = Measure(app)
         expose_status(lambda: status_body(launch, state=state.state, measured=state.measured))
         self.app: ASGIApp = app

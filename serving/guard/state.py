@@ -1,31 +1,56 @@
-"""What the server process knows of itself: whether it is warm, what it measured, and vLLM's queue."""
+"""What the server process knows of itself: how far it is, what it measured, and who is being served."""
 
 import time
 from typing import Any
 
-from prometheus_client import REGISTRY
-
+from serving.guard.admission import Admission, Capacity
 from serving.launch import Launch
+from serving.plan import Plan
+from serving.progress import TITLES
 from serving.status import status_body
 
-_QUEUE = {"vllm:num_requests_running": "running", "vllm:num_requests_waiting": "waiting"}
+_DOING = {
+    "warming": TITLES["warmup"],
+    "draining": "answers that are under way are finished, and no new ones begun",
+    "restarting": "the engine is started again",
+}
+# A server that drains is followed by another, or by none; this is when it is worth looking.
+_LOOK_AGAIN_S = {"draining": 10.0, "restarting": 20.0}
 
 
 class ServerState:
-    """`state` is "warming" until it is "ready"; the supervisor is told of the change (control.py)."""
+    """`state` is warming → ready ⇄ stalled → draining, or → restarting; the supervisor is told of it (control.py).
+
+    A stalled server still takes requests, as it may only be slow; `/ready` says no, so that others are asked first.
+    """
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
         self.state = "warming"
         self.measured: dict[str, Any] = {}
+        self.admission = Admission(capacity_of(launch.plan))
         self._began = time.monotonic()
 
+    @property
+    def takes_requests(self) -> bool:
+        return self.state in ("ready", "stalled")
+
+    @property
+    def doing(self) -> str:
+        """Why no requests are taken, in words."""
+        return _DOING.get(self.state, "")
+
+    def drain(self) -> None:
+        """SIGUSR1 from the supervisor: no new requests; the running ones go on."""
+        if self.state != "restarting":
+            self.state = "draining"
+
     def seconds_left(self) -> float | None:
-        """What is left of the warm-up, by how long it took the last time."""
+        """Until requests are taken again, as far as it is known: of the warm-up, by how long it took the last time."""
         typical = self.launch.typical_s.get("warmup")
-        if self.state != "warming" or typical is None:
-            return None
-        return max(0.0, typical - (time.monotonic() - self._began))
+        if self.state != "warming":
+            return _LOOK_AGAIN_S.get(self.state)
+        return None if typical is None else max(0.0, typical - (time.monotonic() - self._began))
 
     def status(self) -> dict[str, Any]:
         """The JSON of `/onecard/status`."""
@@ -35,14 +60,21 @@ class ServerState:
             step="warmup" if self.state == "warming" else None,
             seconds_left=self.seconds_left(),
             measured=self.measured,
-            queue=_queue(),
+            queue={"running": self.admission.running, "waiting": self.admission.waiting},
         )
 
 
-def _queue() -> dict[str, int]:
-    """Requests that run and wait, from vLLM's own gauges."""
-    lengths = dict.fromkeys(_QUEUE.values(), 0)
-    for metric in REGISTRY.collect():
-        if name := _QUEUE.get(metric.name):
-            lengths[name] = int(sum(sample.value for sample in metric.samples if sample.name == metric.name))
-    return lengths
+def capacity_of(plan: Plan) -> Capacity:
+    """As much in flight as the plan can serve; behind it a queue of twice as many requests.
+
+    Pictures in flight may together be four batches for the encoder, and always those that one request may have.
+    """
+    most = plan.capacity
+    one_request = most.image_tokens * max(1, plan.limits.max_images_per_request)
+    batches = 4 * int(plan.engine_args.get("max_num_batched_tokens", 0))
+    return Capacity(
+        kv_tokens=most.kv_tokens,
+        encoder_tokens=max(one_request, batches),
+        requests=most.max_num_seqs,
+        queue=max(16, 2 * most.max_num_seqs),
+    )

@@ -1,26 +1,25 @@
 """The guard's layers, each before a plain ASGI application; test_guard_stack.py has all of them together."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from serving.errors import ConfigError
 from serving.guard.body import Body
-from serving.guard.chat import Chat
-from serving.guard.keys import Keys, read_keys
+from serving.guard.keys import Key, KeyRing, Keys, read_keys
 from serving.guard.routes import ROUTES, Routes
-from serving.profile import Limits
+from serving.guard.settings import GuardSettings
 from serving.status import retry_after
 from serving.waiting import WaitingRoom
 from tests.asgi import CHAT, Recorder, by_hand, error_of, request
 
-PICTURE = "data:image/png;base64,AAAA"
-LIMITS = Limits(max_image_pixels=4096, max_images_per_request=2, max_body_mib=1)
+
+def ring(folder: Path, text: str) -> KeyRing:
+    (folder / "keys").write_text(text, encoding="utf-8")
+    return KeyRing(folder / "keys")
 
 
 # --- keys ---
@@ -41,9 +40,10 @@ LIMITS = Limits(max_image_pixels=4096, max_images_per_request=2, max_body_mib=1)
         ({"X-API-Key": "secret"}, 401),
     ],
 )
-def test_only_a_known_key_opens_the_server(header: dict[str, str], status: int) -> None:
+def test_only_a_known_key_opens_the_server(tmp_path: Path, header: dict[str, str], status: int) -> None:
     app = Recorder()
-    reply = request(Keys(app, {"a": b"secret", "b": b"second:with:colons"}), "GET", "/v1/models", headers=header)
+    keys = ring(tmp_path, "a:secret\nb:second:with:colons\n")
+    reply = request(Keys(app, keys), "GET", "/v1/models", headers=header)
     assert reply.status_code == status
     assert len(app.scopes) == (status == 200)
     if status == 401:
@@ -51,16 +51,17 @@ def test_only_a_known_key_opens_the_server(header: dict[str, str], status: int) 
         assert reply.headers["www-authenticate"] == "Bearer"
 
 
-@given(st.binary(max_size=40))
-def test_no_header_but_the_key_itself_is_let_in(header: bytes) -> None:
+@given(header=st.binary(max_size=40))
+def test_no_header_but_the_key_itself_is_let_in(tmp_path_factory: pytest.TempPathFactory, header: bytes) -> None:
     app = Recorder()
-    answers, _ = by_hand(Keys(app, {"a": b"a-long-random-word"}), {"headers": [(b"authorization", header)]})
+    keys = ring(tmp_path_factory.getbasetemp(), "a:a-long-random-word")
+    answers, _ = by_hand(Keys(app, keys), {"headers": [(b"authorization", header)]})
     assert answers[0]["status"] == 401
     assert app.scopes == []
 
 
 def test_without_keys_everything_passes() -> None:
-    assert request(Keys(Recorder(), {}), "GET", "/v1/models").status_code == 200
+    assert request(Keys(Recorder(), KeyRing(None)), "GET", "/v1/models").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_without_keys_everything_passes() -> None:
 def test_the_key_file_is_read_as_a_person_writes_it(tmp_path: Path, text: str, keys: dict[str, bytes]) -> None:
     file = tmp_path / "keys"
     file.write_text(text, encoding="utf-8")
-    assert read_keys(file) == keys
+    assert {name: key.secret for name, key in read_keys(file).items()} == keys
 
 
 @pytest.mark.parametrize("content", [b"", b"# nothing\n", b"alice:\n", b"\xff\xfe\x00"])
@@ -96,9 +97,35 @@ def test_a_missing_key_file_is_refused_and_the_environment_adds_one(
         read_keys(tmp_path / "none")
     assert read_keys(None) == {}
     monkeypatch.setenv("ONECARD_API_KEY", "three")
-    assert read_keys(None) == {"ONECARD_API_KEY": b"three"}
+    assert read_keys(None) == {"ONECARD_API_KEY": Key(b"three")}
     (tmp_path / "keys").write_text("alice:one")
-    assert set(read_keys(tmp_path / "keys").values()) == {b"one", b"three"}
+    assert {key.secret for key in read_keys(tmp_path / "keys").values()} == {b"one", b"three"}
+
+
+def test_a_key_may_have_quotas(tmp_path: Path) -> None:
+    keys = ring(tmp_path, "alice:one requests/minute=60 tokens/day=1000\nbob:two\n")
+    assert keys.quotas("alice") == {"requests/minute": 60, "tokens/day": 1000}
+    assert keys.quotas("bob") == {}
+
+
+@pytest.mark.parametrize("words", ["request/minute=60", "tokens/day=many", "tokens/day", "rpm=5"])
+def test_a_quota_that_does_not_exist_is_refused_with_the_known_ones(tmp_path: Path, words: str) -> None:
+    with pytest.raises(ConfigError, match=r"line 1.*/"):
+        ring(tmp_path, f"alice:one {words}")
+
+
+def test_keys_that_were_added_and_withdrawn_are_seen_without_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.guard.keys._LOOK_EVERY_S", 0.0)
+    keys = ring(tmp_path, "alice:one")
+    assert (keys.name_of(b"one"), keys.name_of(b"two")) == ("alice", None)
+    (tmp_path / "keys").write_text("bob:two # added")
+    assert (keys.name_of(b"one"), keys.name_of(b"two")) == (None, "bob")
+    (tmp_path / "keys").write_text("")  # as an editor leaves it for a moment
+    assert keys.name_of(b"two") == "bob"
+    (tmp_path / "keys").unlink()
+    assert keys.name_of(b"two") == "bob"
 
 
 # --- routes ---
@@ -197,129 +224,12 @@ def test_below_the_body_the_client_can_still_be_seen_leaving() -> None:
     assert seen == [{"type": "http.request", "body": b"hello", "more_body": False}, {"type": "http.disconnect"}]
 
 
-# --- chat ---
-
-
-def chat(app: ASGIApp, *, allow_image_urls: bool = False) -> Chat:
-    return Chat(app, LIMITS, 256, allow_image_urls=allow_image_urls)
-
-
-def about(*urls: Any, **more: Any) -> dict[str, Any]:
-    parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-    return {"messages": [{"role": "user", "content": [*parts, {"type": "text", "text": "?"}]}], **more}
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://127.0.0.1/x.png", "https://example.com/x.png", "HTTP://example.com", "file:///etc/passwd", "ftp://x/y",
-        " data:image/png;base64,AAAA", "/etc/passwd", "", "javascript:0", "datax:,",
-    ],
-)  # fmt: skip
-def test_a_picture_that_would_have_to_be_fetched_is_refused_with_the_flag_that_allows_it(url: str) -> None:
-    app = Recorder()
-    for body in (
-        about(url),
-        about(PICTURE, url),
-        {"messages": [{"content": [{"type": "image_url", "image_url": url}]}]},
-    ):
-        reply = request(chat(app), "POST", CHAT, json=body)
-        assert reply.status_code == 400
-        assert "--allow-image-urls" in error_of(reply)["message"]
-    assert app.scopes == []
-
-
-@pytest.mark.parametrize(
-    ("url", "status"),
-    [("https://example.com/x.png", 200), ("http://x/y", 200), (PICTURE, 200), ("file:///etc/passwd", 400)],
-)
-def test_the_flag_allows_the_web_and_nothing_else(url: str, status: int) -> None:
-    assert request(chat(Recorder(), allow_image_urls=True), "POST", CHAT, json=about(url)).status_code == status
-
-
-def test_pictures_are_counted_over_the_whole_conversation() -> None:
-    def turns(count: int) -> dict[str, Any]:
-        return {"messages": about(PICTURE)["messages"] * count}
-
-    assert request(chat(Recorder()), "POST", CHAT, json=turns(2)).status_code == 200
-    reply = request(chat(Recorder()), "POST", CHAT, json=turns(3))
-    assert reply.status_code == 400
-    assert "3 pictures; this profile takes 2" in error_of(reply)["message"]
-
-
-@pytest.mark.parametrize("url", [None, 5, {"a": 1}, [PICTURE]])
-def test_a_url_that_is_no_text_is_refused(url: Any) -> None:
-    reply = request(chat(Recorder()), "POST", CHAT, json=about(url))
-    assert (reply.status_code, error_of(reply)["param"]) == (400, "messages")
-
-
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"{", b"[]", b"null", b"5", b'"text"', b"\xff\xfe", b'{"a": "\xff"}', b"[" * 5000, "{}".encode("utf-16")],
-)
-def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
-    reply = request(chat(Recorder()), "POST", CHAT, content=body)
-    assert (reply.status_code, error_of(reply)["code"]) == (400, "invalid_json")
-
-
-@pytest.mark.parametrize("given", [{}, {"max_tokens": None}, {"max_completion_tokens": None}])
-def test_an_answer_of_unsaid_length_is_bounded(given: dict[str, Any]) -> None:
-    reply = request(chat(Recorder()), "POST", CHAT, json=about(PICTURE, **given))
-    assert reply.json() == about(PICTURE, **given) | {"max_completion_tokens": 256}
-    assert reply.status_code == 200
-
-
-@pytest.mark.parametrize("key", ["max_tokens", "max_completion_tokens"])
-def test_a_length_that_was_asked_for_leaves_the_body_untouched(key: str) -> None:
-    body = json.dumps(about(PICTURE, **{key: 7}), indent=3).encode()
-    assert request(chat(Recorder()), "POST", CHAT, content=body).content == body
-
-
-def test_the_length_that_is_declared_is_that_of_the_new_body() -> None:
-    app = Recorder()
-    scope = {"headers": [(b"content-length", b"2"), (b"transfer-encoding", b"chunked"), (b"x-other", b"1")]}
-    by_hand(chat(app), scope, {"type": "http.request", "body": b"{}"})
-    assert app.scopes[0]["headers"] == [(b"x-other", b"1"), (b"content-length", str(len(app.bodies[0])).encode())]
-
-
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.just(PICTURE) | st.just("https://x/y.png"),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["messages", "content", "image_url", "url", "type", "max_tokens"]), inner)
-    ),
-)
-
-
-@given(st.fixed_dictionaries({"messages": _JSON}, optional={"max_tokens": _JSON}))
-def test_any_json_is_refused_or_passed_on_with_its_content(body: dict[str, Any]) -> None:
-    app = Recorder()
-    message = {"type": "http.request", "body": json.dumps(body).encode()}
-    answers, _ = by_hand(chat(app), {}, message)
-    if answers[0]["status"] == 200:
-        passed = json.loads(app.bodies[0])
-        assert {key: passed[key] for key in body} == body
-        assert not asks_for_a_fetch(passed)
-    else:
-        assert answers[0]["status"] == 400
-        assert app.bodies == []
-
-
-def asks_for_a_fetch(body: dict[str, Any]) -> bool:
-    """By vLLM's reading: a part of a message's list of parts with a web URL under `image_url`."""
-    messages = body["messages"] if isinstance(body["messages"], list) else []
-    contents = [each.get("content") for each in messages if isinstance(each, dict)]
-    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
-    images = [part["image_url"] for part in parts if "image_url" in part]
-    return any((image.get("url") if isinstance(image, dict) else image) == "https://x/y.png" for image in images)
-
-
 # --- the waiting room, which answers while there is no server process ---
 
 
-def waiting_room(seconds_left: float | None, keys: dict[str, bytes] | None = None) -> WaitingRoom:
+def waiting_room(seconds_left: float | None, keys: KeyRing | None = None) -> WaitingRoom:
     status = {"state": "starting", "seconds_left": seconds_left}
-    return WaitingRoom(lambda: status, lambda: "loading the weights", keys or {})
+    return WaitingRoom(lambda: status, lambda: "loading the weights", keys or KeyRing(None), GuardSettings())
 
 
 @pytest.mark.parametrize(("left", "header"), [(None, "5"), (0.2, "1"), (33.4, "33"), (4000.0, "120")])
@@ -331,14 +241,15 @@ def test_while_nothing_serves_the_step_and_the_time_are_told(left: float | None,
     assert ("33 s left" in message) == (left == 33.4)
 
 
-def test_the_waiting_room_has_the_same_doors_as_the_server() -> None:
-    room = waiting_room(None, {"a": b"secret"})
+def test_the_waiting_room_has_the_same_doors_as_the_server(tmp_path: Path) -> None:
+    room = waiting_room(None, ring(tmp_path, "a:secret"))
     header = {"Authorization": "Bearer secret"}
     assert request(room, "GET", "/health").status_code == 200
     assert (request(room, "GET", "/ready").status_code, request(room, "GET", "/ready").json()["ready"]) == (503, False)
     assert request(room, "GET", "/onecard/status").status_code == 401
     assert request(room, "GET", "/onecard/status", headers=header).json()["state"] == "starting"
     assert request(room, "GET", "/tokenize", headers=header).status_code == 404
+    assert request(room, "GET", "/v1/models", headers=header | {"Host": "evil.example"}).status_code == 421
 
 
 @given(st.none() | st.floats(allow_nan=False, allow_infinity=False))

@@ -24,6 +24,9 @@ from serving.guard.stack import Guard
 from serving.launch import ENVIRONMENT_KEY, Launch
 from serving.prepare import prepare
 from tests.asgi import CHAT, Recorder, error_of, request, sent
+from tests.drawing import blank, encoded
+
+QUESTION = {"model": "demo", "messages": [{"role": "user", "content": "hi"}]}
 
 
 class Vllm:
@@ -31,11 +34,16 @@ class Vllm:
 
     def __init__(self) -> None:
         self.requests: list[dict[str, Any]] = []
-        self.refuses: tuple[int, dict[str, Any]] | None = None
+        self.refuses: tuple[int, Any] | None = None
+        self.raises_after: int | None = None
 
     async def chat(self, request: Request) -> Response:
         body = await request.json()
         self.requests.append(body)
+        if self.raises_after is not None:
+            self.raises_after -= 1
+            if self.raises_after < 0:
+                raise RuntimeError("a defect")
         if self.refuses:
             return JSONResponse(self.refuses[1], self.refuses[0])
         return JSONResponse({"choices": [{"message": {"content": "A red circle. 红色的圆形。"}}]})
@@ -118,7 +126,8 @@ def when_ready(vllm: Vllm, ask: Callable[[ASGIApp], Awaitable[httpx.Response]]) 
 
 
 def events(control_pipe: int) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in os.read(control_pipe, 65_536).splitlines()]
+    told = [json.loads(line) for line in os.read(control_pipe, 65_536).splitlines()]
+    return [event for event in told if event["event"] != "beat"]
 
 
 @pytest.mark.usefixtures("launch")
@@ -166,7 +175,7 @@ def test_before_the_warm_up_is_done_requests_are_told_to_wait(launch: Launch) ->
     app = Vllm().guarded()
     for method, path in (("POST", CHAT), ("GET", "/v1/models"), ("POST", "/ask")):
         reply = request(app, method, path)
-        assert reply.status_code == 503
+        assert reply.status_code == 503, path
         assert int(reply.headers["retry-after"]) >= 1
         assert "warming" in error_of(reply)["message"]
     assert request(app, "GET", "/metrics").status_code == 200
@@ -205,7 +214,7 @@ def test_with_a_key_only_the_probes_are_open(monkeypatch: pytest.MonkeyPatch) ->
     [({}, DEFAULT_QUESTION), ({"question": "几个圆形？"}, "几个圆形？"), ({"question": ""}, DEFAULT_QUESTION)],
 )
 def test_a_form_becomes_a_chat_request_with_the_same_picture(data: dict[str, str], question: str) -> None:
-    vllm, picture = Vllm(), bytes(range(256)) * 10
+    vllm, picture = Vllm(), encoded(blank())
     reply = when_ready(vllm, lambda app: sent(app, "POST", "/ask", files={"image": ("photo.jpg", picture)}, data=data))
     assert reply.status_code == 200
     body = reply.json()
@@ -214,7 +223,7 @@ def test_a_form_becomes_a_chat_request_with_the_same_picture(data: dict[str, str
     (asked,) = vllm.requests
     image, text = asked["messages"][0]["content"]
     assert base64.b64decode(image["image_url"]["url"].partition("base64,")[2]) == picture
-    assert (text["text"], asked["model"], asked["max_completion_tokens"]) == (question, "onecard-demo", 256)
+    assert (text["text"], asked["model"], asked["max_tokens"]) == (question, "onecard-demo", 256)
 
 
 _FORM = {"content-type": "multipart/form-data; boundary=x"}
@@ -238,7 +247,7 @@ _FORM = {"content-type": "multipart/form-data; boundary=x"}
 def test_a_form_that_cannot_be_read_is_refused_in_words(options: dict[str, Any], status: int) -> None:
     vllm = Vllm()
     reply = when_ready(vllm, lambda app: sent(app, "POST", "/ask", **options))
-    assert (reply.status_code, error_of(reply)["param"]) == (status, "image")
+    assert (reply.status_code, error_of(reply)["param"]) == (status, "image" if status == 400 else None)
     assert vllm.requests == []
 
 
@@ -248,10 +257,48 @@ def test_what_vllm_refuses_of_a_form_is_passed_on() -> None:
 
     async def ask(app: ASGIApp) -> httpx.Response:
         vllm.refuses = (400, {"error": {"message": "cannot identify image file"}})
-        return await sent(app, "POST", "/ask", files={"image": b"no picture"})
+        return await sent(app, "POST", "/ask", files={"image": encoded(blank())})
 
     reply = when_ready(vllm, ask)
-    assert (reply.status_code, reply.json()) == (400, {"error": {"message": "cannot identify image file"}})
+    assert (reply.status_code, error_of(reply)["message"]) == (400, "cannot identify image file")
+
+
+@pytest.mark.usefixtures("launch")
+@pytest.mark.parametrize(
+    ("answered", "status"),
+    [
+        ((400, {"error": {"message": "no", "type": "BadRequestError", "param": "stop", "code": 400}}), 400),
+        ((422, {"detail": [{"loc": ["body"], "msg": "no"}]}), 422),
+        ((501, {"error": {"message": "no", "code": 501}}), 400),
+        ((500, {"error": {"message": "EngineCore at /srv/model died", "code": 500}}), 500),
+        ((503, {"error": {"message": "queue of 10", "code": 503}}), 503),
+        ((404, ["no"]), 404),
+    ],
+)
+def test_errors_of_vllm_are_in_openais_shape_and_show_nothing_from_inside(
+    answered: tuple[int, Any], status: int
+) -> None:
+    vllm = Vllm()
+
+    async def ask(app: ASGIApp) -> httpx.Response:
+        vllm.refuses = answered
+        return await sent(app, "POST", CHAT, json=QUESTION)
+
+    reply = when_ready(vllm, ask)
+    assert reply.status_code == status
+    error = error_of(reply)
+    assert error["type"] in ("invalid_request_error", "not_found_error", "server_error")
+    assert "/srv" not in error["message"]
+    assert ("retry-after" in reply.headers) == (status == 503)
+
+
+@pytest.mark.usefixtures("launch")
+def test_what_vllm_raises_is_an_answer_too() -> None:
+    vllm = Vllm()
+    vllm.raises_after = 2  # the warm-up's two requests
+
+    reply = when_ready(vllm, lambda app: sent(app, "POST", CHAT, json=QUESTION))
+    assert (reply.status_code, error_of(reply)["code"]) == (500, "internal")
 
 
 def test_a_form_over_the_limit_is_refused(launch: Launch) -> None:

@@ -15,6 +15,8 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from serving import running
 from serving.errors import NotRunningError, OnecardError
+from serving.guard.keys import KeyRing
+from serving.guard.settings import GuardSettings
 from serving.launch import Launch, child_environment
 from serving.prepare import prepare
 from serving.running import describe_status, fetch_status, log_lines, stop_server
@@ -42,10 +44,13 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Launch:
     return Launch(plan=plan, model_folder=tmp, default_max_tokens=256, host="127.0.0.1", port=8123, run_dir=tmp)
 
 
-def waiting_room(launch: Launch, keys: dict[str, bytes] | None = None) -> WaitingRoom:
+def waiting_room(launch: Launch, key: str = "") -> WaitingRoom:
     """What the supervisor answers while it starts a server."""
     status = status_body(launch, state="starting", step="weights", seconds_left=12.3)
-    return WaitingRoom(lambda: status, lambda: "loading the weights", keys or {})
+    file = launch.run_dir / "keys"
+    file.write_text(key)
+    ring = KeyRing(file if key else None)
+    return WaitingRoom(lambda: status, lambda: "loading the weights", ring, GuardSettings())
 
 
 # --- status ---
@@ -67,7 +72,7 @@ def test_the_status_of_a_ready_server_has_no_step(launch: Launch) -> None:
 
 
 def test_the_status_of_a_keyed_server_needs_its_key(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
-    with listening(waiting_room(launch, {"a": b"secret"})) as port:
+    with listening(waiting_room(launch, "a:secret")) as port:
         with pytest.raises(OnecardError, match="set ONECARD_API_KEY"):
             fetch_status(port)
         monkeypatch.setenv("ONECARD_API_KEY", "secret")

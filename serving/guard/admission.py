@@ -1,0 +1,192 @@
+"""Who is served, who waits and who is refused: a pure policy, in which nothing sleeps and the time is an argument.
+
+A request is charged with what it will hold (KV tokens) and what it will make the vision encoder do. As much is in flight
+as the plan can serve; a bounded queue waits behind it; what is beyond that is refused with the time after which the
+queue will have moved, by the measured rate of service. Between keys the queue is fair: start-time fair queueing
+(Goyal, Vin, Cheng 1996), so that who floods waits behind himself.
+"""
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+# The rate of service forgets: what was served this many busy seconds ago counts half.
+_HALF_LIFE_S = 30.0
+# Before anything has been measured: all that fits is served in this time.
+_FIRST_GUESS_S = 10.0
+_LONGEST_RETRY_S = 120
+
+
+@dataclass(frozen=True)
+class Cost:
+    """`kv_tokens`: prompt and longest answer together. `encoder_tokens`: those of its pictures, a part of the prompt."""
+
+    kv_tokens: int
+    encoder_tokens: int = 0
+    prompt_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What is in flight at most, and how many requests wait behind it."""
+
+    kv_tokens: int
+    encoder_tokens: int
+    requests: int
+    queue: int
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One request's place. `tell` is called once, when it is admitted (True) or pushed out of the queue (False)."""
+
+    key: str
+    cost: Cost
+    tell: Callable[[bool], None]
+    start: float = 0.0
+    number: int = 0
+    state: str = "waiting"  # waiting → running → done, or waiting → done
+
+    def __lt__(self, other: "Ticket") -> bool:
+        return (self.start, self.number) < (other.start, other.number)
+
+
+@dataclass
+class Admission:
+    """`enter` gives a ticket or, as a number of seconds, a refusal; `leave` gives its place back, whatever its state."""
+
+    capacity: Capacity
+    running: int = 0
+    kv_tokens: int = 0
+    encoder_tokens: int = 0
+    _waiting: list[Ticket] = field(default_factory=list)
+    _queued: Counter[str] = field(default_factory=Counter)
+    _finish: dict[str, float] = field(default_factory=dict)
+    _virtual_time: float = 0.0
+    _numbers: int = 0
+    _served: float = 0.0
+    _busy_s: float = 0.0
+    _since: float = 0.0
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def full(self, key: str) -> bool:
+        """Whether a request of this key would be refused now: known before its body is read."""
+        return self.waiting >= self.capacity.queue and self._to_push_out(key) is None
+
+    def enter(self, key: str, cost: Cost, tell: Callable[[bool], None], now: float) -> Ticket | int:
+        """A ticket, admitted at once or waiting; or the seconds after which to ask again."""
+        ticket = Ticket(key, self._within(cost), tell)
+        if not self._waiting and self._fits(ticket.cost):
+            self._tag(ticket)
+            self._start(ticket, now)
+            return ticket
+        if self.waiting >= self.capacity.queue:
+            pushed = self._to_push_out(key)
+            if pushed is None:
+                return self.retry_after(ticket.cost)
+            self._unqueue(pushed)
+            pushed.state = "done"
+            pushed.tell(False)
+        self._tag(ticket)
+        heapq.heappush(self._waiting, ticket)
+        self._queued[key] += 1
+        self._admit(now)
+        return ticket
+
+    def leave(self, ticket: Ticket, now: float) -> None:
+        """The request has been answered, or whoever sent it has left."""
+        if ticket.state == "waiting":
+            self._unqueue(ticket)
+        elif ticket.state == "running":
+            self._measure(now)
+            self._served += ticket.cost.kv_tokens
+            self.running -= 1
+            self.kv_tokens -= ticket.cost.kv_tokens
+            self.encoder_tokens -= ticket.cost.encoder_tokens
+        ticket.state = "done"
+        self._admit(now)
+        if not self.running and not self._waiting:  # idle: nobody is ahead of anybody any more
+            self._finish.clear()
+
+    def retry_after(self, cost: Cost) -> int:
+        """Whole seconds until what waits, and this after it, will have been served."""
+        ahead = sum(ticket.cost.kv_tokens for ticket in self._waiting) + cost.kv_tokens
+        return max(1, min(_LONGEST_RETRY_S, math.ceil(ahead / self.rate())))
+
+    def rate(self) -> float:
+        """KV tokens served per busy second, as measured lately."""
+        if self._busy_s < 1.0 or not self._served:
+            return max(1.0, self.capacity.kv_tokens / _FIRST_GUESS_S)
+        return self._served / self._busy_s
+
+    def _within(self, cost: Cost) -> Cost:
+        """What is larger than everything there is runs alone rather than never; it was estimated from above."""
+        return Cost(
+            min(cost.kv_tokens, self.capacity.kv_tokens),
+            min(cost.encoder_tokens, self.capacity.encoder_tokens),
+            cost.prompt_tokens,
+        )
+
+    def _fits(self, cost: Cost) -> bool:
+        return (
+            self.running < self.capacity.requests
+            and self.kv_tokens + cost.kv_tokens <= self.capacity.kv_tokens
+            and self.encoder_tokens + cost.encoder_tokens <= self.capacity.encoder_tokens
+        )
+
+    def _tag(self, ticket: Ticket) -> None:
+        """A key's requests follow one another in virtual time, which its cost moves on."""
+        ticket.start = max(self._virtual_time, self._finish.get(ticket.key, 0.0))
+        self._finish[ticket.key] = ticket.start + ticket.cost.kv_tokens
+        self._numbers += 1
+        ticket.number = self._numbers
+
+    def _admit(self, now: float) -> None:
+        # The first in line waits until it fits, else a large request would starve behind small ones.
+        while self._waiting and self._fits(self._waiting[0].cost):
+            ticket = heapq.heappop(self._waiting)
+            self._forget_queued(ticket.key)
+            self._start(ticket, now)
+
+    def _start(self, ticket: Ticket, now: float) -> None:
+        self._measure(now)
+        self._virtual_time = max(self._virtual_time, ticket.start)
+        ticket.state = "running"
+        self.running += 1
+        self.kv_tokens += ticket.cost.kv_tokens
+        self.encoder_tokens += ticket.cost.encoder_tokens
+        ticket.tell(True)
+
+    def _to_push_out(self, key: str) -> Ticket | None:
+        """The last in line of the key that fills the queue, when this one has clearly less of it."""
+        if not self._queued:
+            return None
+        greediest, most = self._queued.most_common(1)[0]
+        if greediest == key or self._queued[key] + 1 >= most:
+            return None
+        return max(ticket for ticket in self._waiting if ticket.key == greediest)
+
+    def _unqueue(self, ticket: Ticket) -> None:
+        self._waiting.remove(ticket)
+        heapq.heapify(self._waiting)
+        self._finish[ticket.key] -= ticket.cost.kv_tokens  # what is not served is not held against its key
+        self._forget_queued(ticket.key)
+
+    def _forget_queued(self, key: str) -> None:
+        self._queued[key] -= 1
+        if not self._queued[key]:
+            del self._queued[key]
+
+    def _measure(self, now: float) -> None:
+        """Counts the time since the last change when it was spent serving."""
+        if self.running:
+            elapsed = max(0.0, now - self._since)
+            kept = 0.5 ** (elapsed / _HALF_LIFE_S)
+            self._served *= kept
+            self._busy_s = self._busy_s * kept + elapsed
+        self._since = now

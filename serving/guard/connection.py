@@ -1,0 +1,140 @@
+"""The protocol below ASGI: limits on a request's head and on how long a connection may stall.
+
+uvicorn's httptools protocol has no limits of its own here; h11's has no deadlines. What is refused at this level never
+reaches a layer of the guard.
+"""
+
+import asyncio
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from serving.status import error_body
+
+MAX_HEAD_BYTES = 32 * 1024
+MAX_HEADERS = 100
+MAX_URL_BYTES = 8 * 1024
+# From the connection's begin, or the head's first byte, to its end.
+HEAD_TIMEOUT_S = 10.0
+# What a refused client gets to take its answer before the connection is closed.
+LINGER_S = 1.0
+# A reader that takes nothing for this long has left, whatever its socket says.
+WRITE_TIMEOUT_S = 30.0
+
+
+class _HeadTooLargeError(httptools.HttpParserError):
+    pass
+
+
+class Connection(HttpToolsProtocol):
+    """One connection. Refusals of this level are in OpenAI's shape too, and close it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._in_body = False
+        self._head_bytes = 0
+        self._head_too_large = False
+        self._refused = False
+
+    # --- the head ---
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        if not self._in_body:
+            self._await_head()
+        super().data_received(data)
+        if not self._in_body and self._head_timer:
+            # What the parser has not yet handed to a callback: a header without end, above all.
+            self._head_bytes += len(data)
+            if self._head_bytes > 2 * MAX_HEAD_BYTES and not self._refused:
+                self._head_too_large = True
+                self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._count(len(url), len(self.url) > MAX_URL_BYTES)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._count(len(name) + len(value), len(self.headers) > MAX_HEADERS)
+
+    def _count(self, size: int, too_many: bool) -> None:
+        self._head_bytes += size
+        if too_many or self._head_bytes > MAX_HEAD_BYTES:
+            self._head_too_large = True
+            raise _HeadTooLargeError  # uvicorn answers a parser's error with send_400_response
+
+    def on_headers_complete(self) -> None:
+        self._in_body = True
+        self._cancel_head_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if self._head_too_large:
+            status = 431
+            msg = f"The request's head is too large: {MAX_HEADERS} headers and {MAX_HEAD_BYTES // 1024} KiB are taken."
+        else:
+            status = 400
+        body = error_body(msg, "invalid_request_error", code="bad_http")
+        self.transport.write(
+            STATUS_LINE[status]
+            + b"content-type: application/json\r\nconnection: close\r\n"
+            + b"content-length: %d\r\n\r\n" % len(body)
+            + body
+        )
+        self._refused = True
+        # Closed at once, with bytes still arriving, the kernel would reset the connection and the client lose the answer.
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)
+
+    def _await_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        if not self.transport.is_closing() and not self._refused:
+            if self.cycle is None or self.cycle.response_complete:
+                self.send_400_response(f"The request's head did not arrive within {HEAD_TIMEOUT_S:.0f} seconds.")
+            else:  # an answer to an earlier request is under way: nothing may be written between its bytes
+                self.transport.close()
+
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    # --- slow readers, and the end ---
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(WRITE_TIMEOUT_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._cancel_write_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_head_timer()
+        self._cancel_write_timer()
+        super().connection_lost(exc)
+
+    def _cancel_write_timer(self) -> None:
+        if self._write_timer:
+            self._write_timer.cancel()
+            self._write_timer = None

@@ -1,0 +1,23 @@
+"""What the layers know of a request and tell one another: whose it is, and what serving it will take."""
+
+from dataclasses import dataclass
+
+from starlette.types import Scope
+
+from serving.guard.admission import Cost
+
+SCOPE_KEY = "onecard"
+
+
+@dataclass
+class Facts:
+    """`key` is the name of the API key, empty where none is configured; `cost` is known once the body has been read."""
+
+    key: str = ""
+    cost: Cost | None = None
+
+
+def facts(scope: Scope) -> Facts:
+    """The facts of the request; the same object for all layers, however they copy the scope."""
+    found = scope.setdefault(SCOPE_KEY, Facts())
+    return found if isinstance(found, Facts) else Facts()

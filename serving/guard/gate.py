@@ -1,0 +1,49 @@
+"""The first decision about a request for an answer, before its body is read: by its length and the state of the queue."""
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.guard.admission import Admission, Cost
+from serving.guard.body import declared_length
+from serving.guard.facts import facts
+from serving.guard.respond import refuse
+
+_ANSWERS = frozenset({"/v1/chat/completions", "/v1/completions", "/ask"})
+# Bodies that are held at the same time, in the largest that one may be.
+_HELD_BODIES = 8
+
+
+class Gate:
+    """Bounds the memory of bodies: each is charged with what it declares, or with the most it may be, until its answer
+    has been given."""
+
+    def __init__(self, app: ASGIApp, admission: Admission, max_body_bytes: int) -> None:
+        self.app = app
+        self._admission = admission
+        self._max_body_bytes = max_body_bytes
+        self._held_bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] not in _ANSWERS:
+            await self.app(scope, receive, send)
+            return
+        size = declared_length(scope) or self._max_body_bytes
+        no_room = self._held_bytes and self._held_bytes + size > _HELD_BODIES * self._max_body_bytes
+        if no_room or self._admission.full(facts(scope).key):
+            await overloaded(self._admission.retry_after(Cost(0)))(scope, receive, send)
+            return
+        self._held_bytes += size
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self._held_bytes -= size
+
+
+def overloaded(retry_after_s: int) -> ASGIApp:
+    """429: as much is being served and is waiting as this card can serve."""
+    return refuse(
+        429,
+        f"The server has as much to do as it can: ask again in {retry_after_s} s.",
+        "rate_limit_error",
+        code="overloaded",
+        headers={"Retry-After": str(retry_after_s)},
+    )

@@ -1,0 +1,151 @@
+"""The messages of a chat request, and the prompt of a completion: counted, bounded, and free of the model's own marks
+for pictures. Pictures are sized by their headers; nothing is decoded and nothing fetched."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from serving.guard.pictures import PictureCost, check_url, data_url_size
+from serving.guard.refusal import RefusalError
+
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+_TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+_PICTURE_PARTS = frozenset({"image_url", "input_image"})
+MAX_MESSAGES = 1024
+MAX_PARTS = 1024
+MAX_PROMPTS = 8
+# Qwen-VL's marks. In a text they would stand for a picture that is not there.
+_MARKS = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>")
+_ASCII_A_TOKEN = 3
+
+
+@dataclass(frozen=True)
+class PictureRules:
+    most: int
+    cost: PictureCost
+    allow_web: bool
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a request: their tokens in the prompt, and those that their URLs would take as texts."""
+
+    tokens: int = 0
+    as_texts: int = 0
+
+
+def check_messages(request: dict[str, Any], rules: PictureRules) -> Pictures:
+    """Looks at every message of a chat request. Raises RefusalError."""
+    messages = request.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise RefusalError("`messages` must be a list with at least one message.", param="messages")
+    if len(messages) > MAX_MESSAGES:
+        raise RefusalError(f"More than {MAX_MESSAGES} messages: send the last ones.", param="messages")
+    urls: list[str] = []
+    parts = 0
+    for number, message in enumerate(messages):
+        role = message.get("role") if isinstance(message, dict) else None
+        if not isinstance(role, str) or role not in _ROLES:
+            raise RefusalError(
+                f"`messages[{number}].role` must be one of {', '.join(sorted(_ROLES))}.", param="messages"
+            )
+        content = message.get("content")
+        if isinstance(content, list):
+            parts += len(content)
+            if parts > MAX_PARTS:
+                raise RefusalError(f"More than {MAX_PARTS} parts in one request.", param="messages")
+            urls += _part_urls(content, number, rules)
+        elif not isinstance(content, str | None):
+            raise RefusalError(f"`messages[{number}].content` must be text or a list of parts.", param="messages")
+    if len(urls) > rules.most:
+        raise RefusalError(
+            f"The request has {len(urls)} pictures; this profile takes {rules.most}.",
+            param="messages",
+            code="too_many_images",
+        )
+    # Counted before the first header is read.
+    data = [url for url in urls if url[:5].lower() == "data:"]
+    sizes = [data_url_size(url) for url in data]
+    tokens = sum(rules.cost.tokens(*size) for size in sizes) + (len(urls) - len(data)) * rules.cost.unknown()
+    return Pictures(tokens, sum(map(_estimate, urls)))
+
+
+def _part_urls(content: list[Any], number: int, rules: PictureRules) -> list[str]:
+    """The pictures among a message's parts."""
+    urls: list[str] = []
+    texts: list[str] = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if not isinstance(kind, str):
+            raise RefusalError(f"Each part of `messages[{number}]` needs a `type`.", param="messages")
+        if kind in _TEXT_PARTS:
+            text = part.get(_TEXT_PARTS[kind])
+            if not isinstance(text, str):
+                raise RefusalError(f"A text part of `messages[{number}]` has no text.", param="messages")
+            texts.append(text)
+        elif kind in _PICTURE_PARTS:
+            if part.get("uuid") is not None:
+                raise RefusalError(
+                    "`uuid` of a picture is not taken here: others' pictures could be passed off under it.",
+                    param="messages",
+                    code="forbidden_parameter",
+                )
+            image = part.get("image_url")
+            urls.append(check_url(image.get("url") if isinstance(image, dict) else image, allow_web=rules.allow_web))
+        else:
+            raise RefusalError(
+                f"A part of `messages[{number}]` is of a type that this server does not take: text and image_url are.",
+                param="messages",
+                code="unsupported_part",
+            )
+    check_marks("".join(texts))  # the chat template puts nothing between a message's parts
+    return urls
+
+
+def check_prompt(request: dict[str, Any], vision_token_ids: frozenset[int]) -> int:
+    """Looks at the prompt of a completion; how many prompts it is. Raises RefusalError."""
+    prompt = request.get("prompt")
+    prompts = prompt if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list) else [prompt]
+    if len(prompts) > MAX_PROMPTS:
+        raise RefusalError(f"More than {MAX_PROMPTS} prompts in one request.", param="prompt")
+    for each in prompts:
+        ids = each if isinstance(each, list) and each else None
+        if not isinstance(each, str) and not (ids and all(type(token) is int for token in ids)):
+            raise RefusalError("`prompt` must be text or token ids, or a list of them.", param="prompt")
+        if ids and vision_token_ids.intersection(ids):
+            raise RefusalError("`prompt` holds token ids that stand for a picture.", param="prompt")
+    return len(prompts)
+
+
+def check_texts(request: dict[str, Any]) -> int:
+    """Looks at every text of a request, wherever it stands; the tokens that all of them will take, from above in most
+    languages. Raises RefusalError."""
+    tokens = 0
+    rest: list[Any] = [request]
+    while rest:
+        each = rest.pop()
+        if isinstance(each, str):
+            check_marks(each)
+            tokens += _estimate(each)
+        elif isinstance(each, dict):
+            rest.extend(each)
+            rest.extend(each.values())
+        elif isinstance(each, list):
+            rest.extend(each)
+            tokens += len(each)  # token ids, or the chat template's words around a message
+    return tokens
+
+
+def check_marks(text: str) -> None:
+    """Raises RefusalError when one of the model's marks for pictures stands in a text."""
+    if "<" in text and "<|" in text:  # one character is found far faster than two, and base64 has none
+        for mark in _MARKS:
+            if mark in text:
+                raise RefusalError(
+                    f"{mark} cannot stand in a text: it is the model's own mark for a picture.",
+                    param="messages",
+                    code="special_token",
+                )
+
+
+def _estimate(text: str) -> int:
+    return len(text) // _ASCII_A_TOKEN + 1 if text.isascii() else len(text)

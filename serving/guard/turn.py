@@ -1,0 +1,53 @@
+"""Each request waits for its turn here: the policy is admission's, the waiting and the clock are this layer's."""
+
+import asyncio
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.guard.admission import Admission, Ticket
+from serving.guard.body import replay, whole_body
+from serving.guard.facts import facts
+from serving.guard.gate import overloaded
+
+
+class Turn:
+    """What has no cost, as a list of models, passes. A client that leaves gives its place back, in the queue too."""
+
+    def __init__(self, app: ASGIApp, admission: Admission, timeout_s: float) -> None:
+        self.app = app
+        self._admission = admission
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        fact = facts(scope)
+        if scope["type"] != "http" or fact.cost is None:
+            await self.app(scope, receive, send)
+            return
+        body = await whole_body(receive)
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[bool] = loop.create_future()
+        ticket = self._admission.enter(fact.key, fact.cost, told.set_result, loop.time())
+        if not isinstance(ticket, Ticket):
+            await overloaded(ticket)(scope, receive, send)
+            return
+        try:
+            admitted = told.result() if told.done() else await self._wait(told, receive)
+            if admitted:
+                await self.app(scope, replay(body, receive), send)
+            elif admitted is False:
+                await overloaded(self._admission.retry_after(fact.cost))(scope, receive, send)
+        finally:
+            self._admission.leave(ticket, loop.time())
+
+    async def _wait(self, told: "asyncio.Future[bool]", receive: Receive) -> bool | None:
+        """True when it is admitted, False when it was pushed out or has waited too long, None when the client left."""
+        left: asyncio.Future[Any] = asyncio.ensure_future(
+            receive()
+        )  # the body has been read: what comes now is that the client is gone
+        waiting: set[asyncio.Future[Any]] = {told, left}
+        await asyncio.wait(waiting, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if left.done():
+            return None
+        left.cancel()
+        return told.done() and told.result()

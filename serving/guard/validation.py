@@ -1,0 +1,110 @@
+"""Requests for answers, looked at before vLLM sees them: parsed once, refused with the parameter's name, bounded, and
+weighed for admission. What is not looked at here is vLLM's to judge."""
+
+import hashlib
+import json
+import secrets
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import to_json
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.guard.admission import Cost
+from serving.guard.body import replay, whole_body
+from serving.guard.facts import facts
+from serving.guard.json_body import read_object
+from serving.guard.messages import PictureRules, Pictures, check_messages, check_prompt, check_texts
+from serving.guard.parameters import bound_answer, check_parameters
+from serving.guard.pictures import PictureCost
+from serving.guard.refusal import RefusalError
+from serving.guard.structured import check_structured
+from serving.launch import Launch
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+_VISION_IDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+
+
+class Validation:
+    """Parses the body once; vLLM, which parses it again, gets it with the values that had to be changed."""
+
+    def __init__(self, app: ASGIApp, launch: Launch) -> None:
+        self.app = app
+        plan = launch.plan
+        self._pictures = PictureRules(
+            plan.limits.max_images_per_request, PictureCost.of(plan), allow_web=launch.allow_image_urls
+        )
+        self._models = frozenset(launch.model_names)
+        self._default_max_tokens = launch.default_max_tokens
+        override = plan.engine_args.get("override_generation_config", {}).get("max_new_tokens")
+        self._largest_max_tokens = min(plan.capacity.max_model_len, override or plan.capacity.max_model_len)
+        self._vision_ids = _vision_token_ids(launch.model_folder)
+        self._salt_key = secrets.token_bytes(32)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] not in (CHAT, COMPLETIONS):
+            await self.app(scope, receive, send)
+            return
+        try:
+            body, cost = self._checked(scope, await whole_body(receive))
+        except RefusalError as refusal:
+            await refusal.response()(scope, receive, send)
+            return
+        facts(scope).cost = cost
+        scope = {**scope, "headers": _with_length(scope["headers"], len(body))}
+        await self.app(scope, replay(body, receive), send)
+
+    def _checked(self, scope: Scope, body: bytes) -> tuple[bytes, Cost]:
+        """The body that vLLM gets, and what serving it will take. Raises RefusalError."""
+        request = read_object(body)
+        check_parameters(request)
+        self._check_model(request)
+        check_structured(request)
+        answer, changes = bound_answer(request, self._default_max_tokens, self._largest_max_tokens)
+        prompt_tokens = check_texts(request)
+        prompts, pictures = 1, Pictures()
+        if scope["path"] == CHAT:
+            pictures = check_messages(request, self._pictures)
+            prompt_tokens += pictures.tokens - pictures.as_texts
+        else:
+            prompts = check_prompt(request, self._vision_ids)
+        answers = prompts * int(request.get("n") or 1)
+        if key := facts(scope).key:
+            # What one key has cached is not to be found out by another's timing.
+            changes["cache_salt"] = hashlib.blake2b(key.encode(), key=self._salt_key, digest_size=16).hexdigest()
+        cost = Cost(prompt_tokens + answers * answer, pictures.tokens, prompt_tokens)
+        return _changed(body, changes), cost
+
+    def _check_model(self, request: dict[str, Any]) -> None:
+        model = request.get("model")
+        if model is not None and model not in self._models:
+            raise RefusalError(
+                f"There is no model {str(model)[:80]!r} here; there is {', '.join(sorted(self._models))}.",
+                param="model",
+                code="model_not_found",
+                status=404,
+            )
+
+
+def _changed(body: bytes, changes: dict[str, Any]) -> bytes:
+    """The body with these values in place of its own: of two values of one name the last counts, for every reader of
+    JSON there is here. Writing megabytes of base64 anew would take longer than all the rest."""
+    if not changes:
+        return body
+    kept = body.rstrip()[:-1].rstrip()
+    return kept + (b"" if kept.endswith(b"{") else b",") + to_json(changes)[1:]
+
+
+def _vision_token_ids(model_folder: Path) -> frozenset[int]:
+    """The ids of the model's marks for pictures, from its config."""
+    try:
+        config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
+    except OSError:  # a launch without a checkpoint: there is nothing to protect
+        return frozenset()
+    return frozenset(config[name] for name in _VISION_IDS if isinstance(config.get(name), int))
+
+
+def _with_length(headers: list[tuple[bytes, bytes]], length: int) -> list[tuple[bytes, bytes]]:
+    kept = [(name, value) for name, value in headers if name not in (b"content-length", b"transfer-encoding")]
+    return [*kept, (b"content-length", str(length).encode())]

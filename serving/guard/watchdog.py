@@ -1,0 +1,107 @@
+"""Looks at what the engine does and not at what it says: an engine that hangs answers no question and raises no flag.
+
+Progress is a change of vLLM's own token counters, or an answer to a canary: one token through vLLM's API, asked for when
+nothing has been seen for a while. A canary that stays unanswered while nothing else moves makes the server `stalled`,
+and after the hang timeout the supervisor is told to start it anew.
+"""
+
+import asyncio
+import logging
+import time
+
+import httpx
+from prometheus_client import REGISTRY
+from starlette.types import ASGIApp, Scope
+
+from serving import control
+from serving.guard import engine, in_process
+from serving.guard.state import ServerState
+
+logger = logging.getLogger("vllm.onecard")
+
+_COUNTERS = ("vllm:prompt_tokens_total", "vllm:generation_tokens_total")
+# `/ready` leaves 200 within 10 s of lost progress under load, and within 30 s when idle.
+CANARY_IDLE_S = 20.0
+CANARY_BUSY_S = 4.0
+STALLED_S = 4.0
+_LOOK_EVERY_S = 0.5
+
+
+class Watchdog:
+    """Runs from the end of the warm-up. Tells the supervisor that it lives, and when the engine does not."""
+
+    def __init__(self, vllm: ASGIApp, state: ServerState, lifespan: Scope) -> None:
+        self._vllm = vllm
+        self._state = state
+        self._scope = lifespan
+        self._counted = -1.0
+        self._progress_at = time.monotonic()
+        self._canary: asyncio.Task[None] | None = None
+        self._canary_at = 0.0
+
+    async def run(self) -> None:
+        """Until the server ends, or the supervisor has been told to end it."""
+        drained = False
+        while self._state.state != "restarting":
+            self._look(time.monotonic())
+            control.tell(event="beat")
+            if self._state.state == "draining" and not drained and not self._state.admission.running:
+                drained = not self._state.admission.waiting
+                if drained:
+                    control.tell(event="drained")
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _look(self, now: float) -> None:
+        if engine.is_dead(self._scope):
+            self._give_up("the engine process died")
+            return
+        counted = _tokens()
+        if counted != self._counted:
+            self._counted = counted
+            self._progress(now)
+        if self._canary is None:
+            quiet = CANARY_BUSY_S if self._state.admission.running else CANARY_IDLE_S
+            if now - self._progress_at > quiet:
+                self._canary_at = now
+                self._canary = asyncio.create_task(self._ask())
+            return
+        silent_s = now - max(self._progress_at, self._canary_at)
+        if silent_s > self._state.launch.guard.hang_timeout_s:
+            self._give_up(f"the engine has made no progress for {silent_s:.0f} s")
+        elif silent_s > STALLED_S and self._state.state == "ready":
+            logger.warning("no progress for %.0f s: not ready until the engine moves again", silent_s)
+            self._state.state = "stalled"
+
+    async def _ask(self) -> None:
+        """The canary. An answer of any kind is progress: the engine's own, or vLLM saying what is wrong."""
+        body = {
+            "model": self._state.launch.model_names[0],
+            "max_tokens": 1,
+            "messages": [{"role": "user", "content": "?"}],
+        }
+        try:
+            async with in_process.client(self._vllm, self._scope) as client:
+                reply = await client.post("/v1/chat/completions", json=body)
+            if reply.status_code != 200:
+                logger.warning("the canary was answered with %d", reply.status_code)
+        except httpx.HTTPError as error:
+            logger.warning("the canary was not answered: %s", error)
+        self._canary = None
+        self._progress(time.monotonic())
+
+    def _progress(self, now: float) -> None:
+        self._progress_at = now
+        if self._state.state == "stalled":
+            logger.warning("the engine moves again")
+            self._state.state = "ready"
+
+    def _give_up(self, reason: str) -> None:
+        logger.error("%s: it is started again", reason)
+        self._state.state = "restarting"
+        control.tell(event="hung", reason=reason)
+
+
+def _tokens() -> float:
+    """Tokens that the engine has read and written so far; constant where this vLLM names its counters otherwise."""
+    metrics = REGISTRY.restricted_registry(_COUNTERS).collect()
+    return sum(sample.value for metric in metrics for sample in metric.samples)

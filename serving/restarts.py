@@ -1,0 +1,26 @@
+"""After a crash: how long to pause, and when to give up. Pure; times are seconds of the monotonic clock."""
+
+import time
+
+PAUSES_S = (0.0, 1.0, 2.0, 5.0, 10.0)
+# A server that was ready for this long has not crashed at once: the pauses begin anew.
+STABLE_S = 120.0
+
+
+class Restarts:
+    """Counts the crashes in a row."""
+
+    def __init__(self) -> None:
+        self.in_a_row = 0
+
+    def crashed(self, ready_for_s: float | None) -> float | None:
+        """The pause before the next start; None when there have been too many. `ready_for_s` is how long the server
+        had been ready, None when it never was."""
+        stable = ready_for_s is not None and ready_for_s > STABLE_S
+        self.in_a_row = 1 if stable else self.in_a_row + 1
+        return PAUSES_S[self.in_a_row - 1] if self.in_a_row <= len(PAUSES_S) else None
+
+
+def slept_s() -> float:
+    """Seconds that this machine has been suspended since it was booted: the one clock runs on then, the other does not."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
