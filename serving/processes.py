@@ -8,13 +8,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+SERVER = (sys.executable, "-m", "serving.server")
 # Ctrl-C ends everything within ten seconds: this for a clean end, the rest for killing and clearing up.
 STOP_GRACE_S = 6.0
 _SHARED_MEMORY = "/dev/shm/"  # noqa: S108
 
 
 class ServerProcess:
-    """`python -m serving.server` in a process group of its own, so that Ctrl-C reaches the supervisor alone."""
+    """The server in a process group of its own, so that Ctrl-C reaches the supervisor alone."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -22,12 +23,12 @@ class ServerProcess:
         self._shared_memory: set[str] = set()
 
     @classmethod
-    async def start(cls, listening_fd: int, control_fd: int, environment: dict[str, str]) -> "ServerProcess":
+    async def start(
+        cls, command: tuple[str, ...], listening_fd: int, control_fd: int, environment: dict[str, str]
+    ) -> "ServerProcess":
         """Starts it with the listening socket and the control pipe inherited; its output is one stream, `log`."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "serving.server",
+            *command,
             str(listening_fd),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,

@@ -21,7 +21,7 @@ from serving.console import Console
 from serving.errors import GaveUpError, OnecardError
 from serving.guard.keys import KeyRing
 from serving.launch import Launch, child_environment
-from serving.processes import STOP_GRACE_S, ServerProcess
+from serving.processes import SERVER, STOP_GRACE_S, ServerProcess
 from serving.progress import TITLES, Progress, keep_typical, read_typical
 from serving.restarts import Restarts, slept_s
 from serving.server_log import ServerLog
@@ -38,10 +38,12 @@ _SLEPT_S = 5.0
 
 
 class Supervisor:
-    """One server on one socket. `run` returns when it was asked to stop, and raises OnecardError when it gave up."""
+    """One server on one socket. `run` returns when it was asked to stop, and raises OnecardError when it gave up.
+    `command` starts the server process; the listening socket's number is its last word."""
 
-    def __init__(self, launch: Launch, listening: socket.socket) -> None:
+    def __init__(self, launch: Launch, listening: socket.socket, command: tuple[str, ...] = SERVER) -> None:
         self._launch = launch
+        self._command = command
         self._listening = listening
         self._ring = KeyRing(launch.api_keys_file)
         self._what = f"{launch.plan.profile} {launch.model_folder}"
@@ -96,7 +98,9 @@ class Supervisor:
         read_end, write_end = os.pipe()
         environment = child_environment(launch.write(), ipc, has_nvcc=shutil.which("nvcc") is not None)
         environment[control.ENVIRONMENT_KEY] = str(write_end)
-        process = self._process = await ServerProcess.start(self._listening.fileno(), write_end, environment)
+        process = self._process = await ServerProcess.start(
+            self._command, self._listening.fileno(), write_end, environment
+        )
         os.close(write_end)
         watchers = [
             asyncio.create_task(self._read_log(process)),

@@ -1,0 +1,56 @@
+"""`python -m tests.stand_in.server FD`: the real guard on the inherited socket, before an application that answers chat
+requests as slowly as `max_tokens` says (a hundredth of a second each). `STAND_IN` names what else it does."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from serving import control
+from serving.guard.connection import Connection
+from serving.guard.stack import Guard
+from serving.plugin import die_with_parent
+
+
+async def chat(request: Request) -> JSONResponse:
+    body = await request.json()
+    if body["messages"][0]["content"] == "die":
+        os._exit(7)
+    await asyncio.sleep(body["max_tokens"] / 100)
+    return JSONResponse({"choices": [{"message": {"content": "A red circle."}}]})
+
+
+class Server(uvicorn.Server):
+    def handle_exit(self, sig: int, frame: object) -> None:  # noqa: ARG002
+        """As vLLM does: SIGTERM ends what is under way."""
+        if os.environ.get("STAND_IN") != "deaf":
+            os._exit(0)
+
+
+def main() -> None:
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    match os.environ.get("STAND_IN"):
+        case "refused":
+            control.tell(event="refused", reason="vLLM does not take that.", exit_code=12)
+            sys.exit(12)
+        case "broken":
+            raise RuntimeError("the weights are of clay")
+        case "crashes":
+            signal.signal(signal.SIGALRM, lambda *_: os._exit(7))
+            signal.setitimer(signal.ITIMER_REAL, 1.0)
+    app = Starlette(routes=[Route("/v1/chat/completions", chat, methods=["POST"])], middleware=[Middleware(Guard)])
+    config = uvicorn.Config(app, http=Connection, ws="none", log_config=None, timeout_graceful_shutdown=1)
+    Server(config).run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
+
+
+if __name__ == "__main__":
+    main()

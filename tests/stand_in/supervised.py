@@ -1,0 +1,38 @@
+"""`python -m tests.stand_in.supervised PORT DRAIN_S HANG_S`: the supervisor over the stand-in, with shorter pauses."""
+
+import asyncio
+import sys
+
+from serving import restarts, supervisor
+from serving.errors import OnecardError
+from serving.guard.settings import GuardSettings
+from serving.launch import Launch
+from serving.prepare import open_socket, prepare
+from serving.state_dir import make_run_dir
+
+
+def main() -> int:
+    port, drain_s, hang_s = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
+    restarts.PAUSES_S = (0.0, 0.1, 0.1)
+    supervisor.STOP_GRACE_S = 1.0
+    prepared = prepare("cpu", "demo", gpu_memory_mib=8192, download=False)
+    launch = Launch(
+        plan=prepared.plan,
+        model_folder=prepared.resolved.folder,
+        default_max_tokens=256,
+        host="127.0.0.1",
+        port=port,
+        run_dir=make_run_dir(port),
+        guard=GuardSettings(drain_s=drain_s, hang_timeout_s=hang_s),
+    )
+    command = (sys.executable, "-m", "tests.stand_in.server")
+    try:
+        asyncio.run(supervisor.Supervisor(launch, open_socket("127.0.0.1", port), command).run())
+    except OnecardError as error:
+        sys.stderr.write(f"onecard: {error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

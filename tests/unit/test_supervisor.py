@@ -1,0 +1,256 @@
+"""The supervisor over a server process without an engine (tests/stand_in): real sockets, processes and signals."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from serving.errors import UsageError
+from serving.restarts import PAUSES_S, STABLE_S, Restarts, slept_s
+from serving.unsafe import check_unsafe
+from tests.conftest import free_port
+
+LONG_S = 60
+
+
+class Supervised:
+    """A running supervisor; asks it questions."""
+
+    def __init__(self, port: int, process: subprocess.Popen[bytes], output: Path) -> None:
+        self.port = port
+        self.process = process
+        self.output = output
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=LONG_S, trust_env=False)
+
+    def ask(self, tokens: int = 1, text: str = "hi") -> httpx.Response:
+        body = {"model": "demo", "max_tokens": tokens, "messages": [{"role": "user", "content": text}]}
+        url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
+        return httpx.post(url, json=body, timeout=LONG_S, trust_env=False)
+
+    def until(self, status: int, path: str = "/ready") -> None:
+        for _ in range(10 * LONG_S):
+            with contextlib.suppress(httpx.HTTPError):
+                if self.get(path).status_code == status:
+                    return
+            assert self.process.poll() is None, self.output.read_text()
+            time.sleep(0.1)
+        pytest.fail(f"{path} is not {status}: {self.output.read_text()}")
+
+    def server(self) -> psutil.Process:
+        (server,) = psutil.Process(self.process.pid).children()
+        return server
+
+    def ends(self) -> int:
+        return self.process.wait(LONG_S)
+
+    def restarts(self) -> int:
+        return int(self.get("/onecard/status").json()["restarts"])
+
+
+@contextlib.contextmanager
+def supervised(
+    folder: Path, does: str = "", drain_s: float = LONG_S, hang_s: float = LONG_S, port: int = 0
+) -> Iterator[Supervised]:
+    port = port or free_port()
+    environment = os.environ | {"ONECARD_STATE_DIR": str(folder), "STAND_IN": does}
+    with (folder / "output").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.stand_in.supervised", str(port), str(drain_s), str(hang_s)],
+            cwd=Path(__file__).parents[2], env=environment, stdout=output, stderr=output,
+        )  # fmt: skip
+    try:
+        yield Supervised(port, process, folder / "output")
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def asking(running: Supervised, tokens: int) -> Iterator[list[Any]]:
+    """A question that is under way in the block; its status, or what broke it, is in the list afterwards."""
+    answers: list[Any] = []
+
+    def ask() -> None:
+        try:
+            answers.append(running.ask(tokens).status_code)
+        except httpx.HTTPError as error:
+            answers.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while running.get("/onecard/status").json()["queue"]["running"] == 0:
+        time.sleep(0.02)
+    yield answers
+    thread.join()
+
+
+def port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_sigterm_lets_answers_finish_and_refuses_new_ones_meanwhile(tmp_path: Path) -> None:
+    with supervised(tmp_path) as running:
+        running.until(200)
+        with asking(running, tokens=250) as answers:
+            running.process.send_signal(signal.SIGTERM)
+            running.until(503)
+            late = running.ask()
+            assert (late.status_code, late.json()["error"]["code"]) == (503, "not_ready")
+            assert int(late.headers["retry-after"]) > 0
+            assert running.get("/onecard/status").json()["state"] == "draining"
+            assert running.get("/health").status_code == 200
+        assert answers == [200]
+        assert running.ends() == 0
+        assert port_is_free(running.port)
+
+
+def broken_off(tmp_path: Path, *signals: int, drain_s: float = LONG_S, does: str = "") -> None:
+    """A long answer is under way, the signals come, and everything ends without it."""
+    with supervised(tmp_path, does, drain_s) as running:
+        running.until(200)
+        server = running.server()
+        with asking(running, tokens=1000) as answers:
+            for number in signals:
+                running.process.send_signal(number)
+                time.sleep(0.2)
+            assert running.ends() == 0
+        assert answers != [200]
+        assert not server.is_running()
+        assert port_is_free(running.port)
+
+
+def test_a_second_sigterm_ends_everything_at_once(tmp_path: Path) -> None:
+    broken_off(tmp_path, signal.SIGTERM, signal.SIGTERM)
+
+
+def test_an_answer_that_outlasts_the_drain_time_is_broken_off(tmp_path: Path) -> None:
+    broken_off(tmp_path, signal.SIGTERM, drain_s=0.3)
+
+
+def test_ctrl_c_waits_for_no_long_answer(tmp_path: Path) -> None:
+    broken_off(tmp_path, signal.SIGINT)
+
+
+def test_what_does_not_end_by_itself_is_killed(tmp_path: Path) -> None:
+    broken_off(tmp_path, signal.SIGTERM, drain_s=0.3, does="deaf")
+
+
+def test_a_server_that_dies_is_started_again_and_the_port_never_closes(tmp_path: Path) -> None:
+    with supervised(tmp_path) as running:
+        running.until(200)
+        lost: list[httpx.ConnectError] = []
+        done = threading.Event()
+
+        def poll() -> None:
+            while not done.is_set():
+                try:
+                    running.get("/health")
+                except httpx.ConnectError as error:
+                    lost.append(error)
+                except httpx.HTTPError:
+                    pass  # cut off by the death itself
+                time.sleep(0.01)
+
+        poller = threading.Thread(target=poll)
+        poller.start()
+        with pytest.raises(httpx.HTTPError):
+            running.ask(text="die")
+        running.until(503)
+        running.until(200)
+        done.set()
+        poller.join()
+        assert (lost, running.restarts()) == ([], 1)
+        assert running.ask().status_code == 200
+
+
+def test_a_server_that_says_nothing_any_more_is_started_again(tmp_path: Path) -> None:
+    with supervised(tmp_path, hang_s=2) as running:
+        running.until(200)
+        running.server().suspend()
+        running.until(200)
+        assert running.restarts() == 1
+        assert "has said nothing" in running.output.read_text()
+
+
+@pytest.mark.parametrize(
+    ("does", "code", "words"),
+    [
+        ("refused", 12, "vLLM does not take that."),
+        ("broken", 13, "RuntimeError: the weights are of clay"),
+        ("crashes", 13, "crashed 4 times in a row"),
+    ],
+)
+def test_what_will_not_get_better_is_given_up_with_its_reason(tmp_path: Path, does: str, code: int, words: str) -> None:
+    with supervised(tmp_path, does) as running:
+        assert running.ends() == code
+        assert words in running.output.read_text()
+        assert port_is_free(running.port)
+
+
+def test_a_killed_supervisor_leaves_nothing_and_the_next_start_works(tmp_path: Path) -> None:
+    with supervised(tmp_path) as running:
+        running.until(200)
+        server = running.server()
+        running.process.kill()
+        running.process.wait()
+        server.wait(LONG_S)
+        assert port_is_free(running.port)
+    with supervised(tmp_path, port=running.port) as again:
+        again.until(200)
+
+
+# --- the policies by themselves ---
+
+
+def test_pauses_grow_until_it_is_given_up_and_begin_anew_after_a_stable_time() -> None:
+    restarts = Restarts()
+    assert [restarts.crashed(1.0) for _ in range(6)] == [*PAUSES_S, None]
+    assert list(PAUSES_S) == sorted(PAUSES_S)
+    assert restarts.crashed(STABLE_S + 1) == PAUSES_S[0]
+    assert restarts.crashed(None) == PAUSES_S[1]
+
+
+def test_a_machine_that_did_not_sleep_has_not_slept() -> None:
+    before = slept_s()
+    assert abs(slept_s() - before) < 0.1
+
+
+def refused() -> AbstractContextManager[Any]:
+    return pytest.raises(UsageError, match="--unsafe")
+
+
+@pytest.mark.parametrize(
+    ("environment", "arguments"),
+    [
+        ({"VLLM_SERVER_DEV_MODE": "1"}, {}),
+        ({"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}, {}),
+        ({"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}, {}),
+        ({}, {"trust_remote_code": True}),
+        ({}, {"allowed_local_media_path": "/"}),
+        ({}, {"enable_mm_embeds": True}),
+    ],
+)
+def test_what_opens_vllm_to_foreign_code_needs_one_flag(environment: dict[str, str], arguments: dict[str, Any]) -> None:
+    with refused():
+        check_unsafe(environment, arguments, allowed=False)
+    check_unsafe(environment, arguments, allowed=True)
+
+
+def test_what_is_switched_off_is_no_reason() -> None:
+    check_unsafe({"VLLM_SERVER_DEV_MODE": "0", "PATH": "1"}, {"trust_remote_code": False, "seed": 1}, allowed=False)
