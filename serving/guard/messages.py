@@ -4,7 +4,7 @@ for pictures. Pictures are sized by their headers; nothing is decoded and nothin
 from dataclasses import dataclass
 from typing import Any
 
-from serving.guard.pictures import PictureCost, check_url, data_url_size
+from serving.guard.pictures import PictureCost, check_url, data_url_pixels
 from serving.guard.refusal import RefusalError
 
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
@@ -64,8 +64,9 @@ def check_messages(request: dict[str, Any], rules: PictureRules) -> Pictures:
         )
     # Counted before the first header is read.
     data = [url for url in urls if url[:5].lower() == "data:"]
-    sizes = [data_url_size(url) for url in data]
-    tokens = sum(rules.cost.tokens(*size) for size in sizes) + (len(urls) - len(data)) * rules.cost.unknown()
+    tokens = (
+        sum(rules.cost.tokens(data_url_pixels(url)) for url in data) + (len(urls) - len(data)) * rules.cost.unknown()
+    )
     return Pictures(tokens, sum(map(_estimate, urls)))
 
 

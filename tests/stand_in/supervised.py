@@ -15,10 +15,10 @@ def main() -> int:
     port, drain_s, hang_s = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
     restarts.PAUSES_S = (0.0, 0.1, 0.1)
     supervisor.STOP_GRACE_S = 1.0
-    prepared = prepare("cpu", "demo", gpu_memory_mib=8192, download=False)
+    prepared = prepare("cpu", "demo", gpu_memory_mib=8192)
     launch = Launch(
         plan=prepared.plan,
-        model_folder=prepared.resolved.folder,
+        model_folder=prepared.resolved.download(),
         default_max_tokens=256,
         host="127.0.0.1",
         port=port,

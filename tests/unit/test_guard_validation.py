@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import contextlib
 import json
 import zlib
 from pathlib import Path
@@ -15,10 +14,10 @@ from hypothesis import strategies as st
 
 from serving.guard.body import replay
 from serving.guard.facts import facts
-from serving.guard.pictures import MAX_PIXELS, PictureCost, image_size
-from serving.guard.refusal import RefusalError
+from serving.guard.pictures import PictureCost
 from serving.guard.structured import MAX_SCHEMA_NODES
 from serving.guard.validation import Validation
+from serving.images.limits import MAX_SIDE
 from serving.launch import Launch
 from serving.plan import Plan
 from serving.prepare import prepare
@@ -37,12 +36,12 @@ PICTURE = data_url(encoded(blank(64, 64)))
 
 @pytest.fixture(scope="module")
 def plan() -> Plan:
-    return prepare("cpu", "demo", gpu_memory_mib=8192, download=False).plan
+    return prepare("cpu", "demo", gpu_memory_mib=8192).plan
 
 
 @pytest.fixture(scope="module")
 def model_folder() -> Path:
-    return prepare("cpu", "demo", gpu_memory_mib=8192, download=False).resolved.folder
+    return prepare("cpu", "demo", gpu_memory_mib=8192).resolved.download()
 
 
 @pytest.fixture
@@ -158,14 +157,9 @@ def png_header(width: int, height: int) -> bytes:
     return bytes(picture)
 
 
-@pytest.mark.parametrize("size", [(20_000, 20_000), (13_000, 13_000), (2**31 - 1, 1), (MAX_PIXELS, 2)])
+@pytest.mark.parametrize("size", [(20_000, 20_000), (13_000, 13_000), (2**31 - 1, 1), (MAX_SIDE + 1, 300)])
 def test_a_picture_that_would_fill_the_memory_is_refused_by_its_header(launch: Launch, size: tuple[int, int]) -> None:
-    refused(ask(launch, messages=about(data_url(png_header(*size)))), "messages", "megapixels")
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
-def test_the_size_is_read_from_the_header(kind: str) -> None:
-    assert image_size(encoded(blank(321, 123), kind)) == (321, 123)
+    refused(ask(launch, messages=about(data_url(png_header(*size)))), "messages", "megapixels at most")
 
 
 def test_a_jpeg_with_a_long_preface_is_read_to_its_size(launch: Launch) -> None:
@@ -174,17 +168,10 @@ def test_a_jpeg_with_a_long_preface_is_read_to_its_size(launch: Launch) -> None:
     assert ask(launch, messages=about(data_url(plain[:2] + comments + plain[2:]))).status_code == 200
 
 
-@given(st.binary(max_size=200))
-def test_bytes_of_any_kind_are_sized_or_refused(picture: bytes) -> None:
-    for given_bytes in (picture, encoded(blank(4, 4))[: len(picture)] + picture):
-        with contextlib.suppress(RefusalError):
-            assert min(image_size(given_bytes)) >= 0
-
-
 def test_pictures_cost_what_the_plan_says(plan: Plan) -> None:
     cost = PictureCost.of(plan)
-    assert cost.tokens(10_000, 10_000) == cost.unknown() == plan.capacity.image_tokens + 2
-    assert 0 < cost.tokens(1, 1) <= cost.tokens(100, 100) < cost.unknown()
+    assert cost.tokens(10**8) == cost.unknown() == plan.capacity.image_tokens + 2
+    assert 0 < cost.tokens(1) <= cost.tokens(10_000) < cost.unknown()
 
 
 # --- messages ---
