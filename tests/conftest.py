@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,10 +83,18 @@ class Server:
 
 
 def start_server(
-    folder: Path, *arguments: str, profile: str = "cpu", environment: dict[str, str] | None = None
+    folder: Path,
+    *arguments: str,
+    profile: str = "cpu",
+    environment: dict[str, str] | None = None,
+    before: Callable[[Path], None] | None = None,
 ) -> Server:
-    """Starts `onecard serve` on a free port, with its state under `folder`; does not wait."""
+    """Starts `onecard serve` on a free port, with its state under `folder`; does not wait. `before` is called with the
+    folder that the server will run in."""
     port = free_port()
+    if before:
+        (folder / "state" / str(port)).mkdir(parents=True)
+        before(folder / "state" / str(port))
     output = folder / "serve.out"
     with output.open("wb") as stream:
         process = subprocess.Popen(
@@ -107,7 +115,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "PYTHONPATH": str(Path(__file__).parent / "watch"),
         "ONECARD_TEST_CONNECTIONS": str(folder / "connections.txt"),
     }
-    running = start_server(folder, environment=watch)
+    # A hang is found sooner than a user's server would say it, so that the tests need not wait.
+    running = start_server(folder, "--hang-seconds", "15", environment=watch)
     try:
         running.wait_until_ready()
         yield running

@@ -96,7 +96,8 @@ def test_a_body_over_the_limit(server: Server) -> None:
             yield b"x" * 2**20
 
     with httpx.Client(timeout=30, trust_env=False) as http:
-        reply = http.post(f"{server.url}/v1/chat/completions", content=chunks())
+        headers = {"content-type": "application/json"}
+        reply = http.post(f"{server.url}/v1/chat/completions", content=chunks(), headers=headers)
     assert reply.status_code == 413
 
 

@@ -15,6 +15,8 @@ import psutil
 import pytest
 
 from tests.conftest import ONECARD, Server, free_port, start_server
+from tests.faults.conftest import known_good
+from tests.faults.table import Line
 
 # The promise for Ctrl-C, with room for a slow machine's own scheduling.
 ENDS_WITHIN_S = 10
@@ -110,14 +112,64 @@ def test_sigkill_of_the_server_process_is_followed_by_a_restart_on_the_same_port
     assert server.get("/onecard/status").json()["restarts"] >= 1
 
 
-def test_sigkill_of_the_engine_process_is_followed_by_a_restart(server: Server) -> None:
+def engine(server: Server) -> psutil.Process:
+    return next(each for each in descendants(server) if "EngineCore" in " ".join(each.cmdline()))
+
+
+def question(**more: Any) -> dict[str, Any]:
+    return {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "ignore_eos": True} | more
+
+
+def test_sigkill_of_the_engine_process_ends_streams_with_an_error_and_is_followed_by_a_restart(
+    server: Server, table: list[Line]
+) -> None:
     restarts = server.get("/onecard/status").json()["restarts"]
-    engines = [each for each in descendants(server) if "EngineCore" in " ".join(each.cmdline())]
-    engines[0].kill()
+    url = f"{server.url}/v1/chat/completions"
+    with (
+        httpx.Client(timeout=60, trust_env=False) as http,
+        http.stream("POST", url, json=question(stream=True, max_tokens=1000)) as reply,
+    ):
+        lines = reply.iter_lines()
+        next(lines)
+        engine(server).kill()
+        killed = time.monotonic()
+        events = [line for line in lines if line]
+    assert "error" in events[-2]
+    assert events[-1] == "data: [DONE]"
+    refused = httpx.post(url, json=question(max_tokens=4), timeout=60, trust_env=False)
+    assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (503, True)
+    table.append(Line("49", "SIGKILL of the engine: a new request", "503", 1000 * (time.monotonic() - killed)))
+    server.wait_until_ready()
+    table.append(Line("49", "SIGKILL of the engine: ready again", "200", 1000 * (time.monotonic() - killed)))
+    assert server.get("/onecard/status").json()["restarts"] == restarts + 1
+    assert "red" in known_good(server.port)
+
+
+def test_an_engine_that_hangs_is_found_and_started_again(server: Server, table: list[Line]) -> None:
+    """SIGSTOP under load: the process is there, the API answers, and not a token comes."""
+    restarts = server.get("/onecard/status").json()["restarts"]
+    stopped = engine(server)
+    stopped.suspend()
+    began = time.monotonic()
+    answers: list[Any] = []
+
+    def ask() -> None:
+        with contextlib.suppress(httpx.HTTPError):  # the kill breaks it off
+            reply = httpx.post(f"{server.url}/v1/chat/completions", json=question(), timeout=120, trust_env=False)
+            answers.append(reply.status_code)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
     while server.is_ready():
         time.sleep(0.1)
+    table.append(Line("50", "SIGSTOP of the engine under load: /ready", "503", 1000 * (time.monotonic() - began)))
     server.wait_until_ready()
+    table.append(Line("50", "SIGSTOP of the engine: ready again", "200", 1000 * (time.monotonic() - began)))
+    asking.join()
+    assert 200 not in answers
+    assert not stopped.is_running()
     assert server.get("/onecard/status").json()["restarts"] == restarts + 1
+    assert "red" in known_good(server.port)
 
 
 def test_status_and_logs_of_the_running_server(server: Server) -> None:
@@ -138,25 +190,16 @@ def test_status_and_logs_of_the_running_server(server: Server) -> None:
 
 
 @pytest.mark.ends_server
-def test_ctrl_c_in_a_stream_ends_everything(server: Server) -> None:
-    before = shared_memory() - {name for each in descendants(server) for name in _mapped(each)}
-    request: dict[str, Any] = {
-        "model": "demo",
-        "messages": [{"role": "user", "content": "hi"}],
-        "stream": True,
-        "max_tokens": 1000,
-        "ignore_eos": True,
-    }
-    with (
-        httpx.Client(timeout=30, trust_env=False) as http,
-        http.stream("POST", f"{server.url}/v1/chat/completions", json=request) as reply,
-    ):
-        next(reply.iter_lines())
-        interrupted(server, before)
-
-
-def _mapped(process: psutil.Process) -> set[str]:
-    return {Path(each.path).name for each in process.memory_maps() if each.path.startswith("/dev/shm/")}
+def test_a_killed_supervisor_leaves_no_process_and_a_free_port(server: Server) -> None:
+    """The kernel ends what it has left; the next start on the same port clears what is left in files."""
+    processes = descendants(server)
+    server.process.kill()
+    server.process.wait()
+    _, left = psutil.wait_procs(processes, timeout=ENDS_WITHIN_S)
+    assert alive(left) == []
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", server.port))
 
 
 def test_stop_without_a_server(tmp_path: Path) -> None:
