@@ -48,8 +48,8 @@ def test_without_a_key_of_its_own_nobody_is_let_in(team: Server, table: list[Lin
     reply = asks(team, key)
     assert (reply.status_code, reply.json()["error"]["code"]) == (401, "invalid_api_key")
     table.append(Line("7", f"the key {key!r}", "401", 1000 * (time.monotonic() - began)))
-    with pytest.raises(openai.AuthenticationError):
-        team.openai().with_options(api_key=key or "none").models.list()
+    with team.openai() as client, pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key=key or "none").models.list()
     for path in ("/metrics", "/docs", "/tokenize", "/onecard/status", "/v1/models", "/x"):
         assert team.get(path).status_code == 401
     assert [team.get(path).status_code for path in ("/health", "/ready")] == [200, 200]
