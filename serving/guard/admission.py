@@ -21,11 +21,13 @@ _LONGEST_RETRY_S = 120
 
 @dataclass(frozen=True)
 class Cost:
-    """`kv_tokens`: prompt and longest answer together. `encoder_tokens`: those of its pictures, a part of the prompt."""
+    """`kv_tokens`: prompt and longest answers together. `encoder_tokens`: those of its pictures, a part of the prompt.
+    `sequences`: the answers that it asks for, each of which the engine runs by itself."""
 
     kv_tokens: int
     encoder_tokens: int = 0
     prompt_tokens: int = 0
+    sequences: int = 1
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Capacity:
 
     kv_tokens: int
     encoder_tokens: int
-    requests: int
+    sequences: int
     queue: int
 
 
@@ -61,6 +63,7 @@ class Admission:
     running: int = 0
     kv_tokens: int = 0
     encoder_tokens: int = 0
+    sequences: int = 0
     _waiting: list[Ticket] = field(default_factory=list)
     _queued: Counter[str] = field(default_factory=Counter)
     _finish: dict[str, float] = field(default_factory=dict)
@@ -108,6 +111,7 @@ class Admission:
             self.running -= 1
             self.kv_tokens -= ticket.cost.kv_tokens
             self.encoder_tokens -= ticket.cost.encoder_tokens
+            self.sequences -= ticket.cost.sequences
         ticket.state = "done"
         self._admit(now)
         if not self.running and not self._waiting:  # idle: nobody is ahead of anybody any more
@@ -130,11 +134,12 @@ class Admission:
             min(cost.kv_tokens, self.capacity.kv_tokens),
             min(cost.encoder_tokens, self.capacity.encoder_tokens),
             cost.prompt_tokens,
+            min(cost.sequences, self.capacity.sequences),
         )
 
     def _fits(self, cost: Cost) -> bool:
         return (
-            self.running < self.capacity.requests
+            self.sequences + cost.sequences <= self.capacity.sequences
             and self.kv_tokens + cost.kv_tokens <= self.capacity.kv_tokens
             and self.encoder_tokens + cost.encoder_tokens <= self.capacity.encoder_tokens
         )
@@ -160,6 +165,7 @@ class Admission:
         self.running += 1
         self.kv_tokens += ticket.cost.kv_tokens
         self.encoder_tokens += ticket.cost.encoder_tokens
+        self.sequences += ticket.cost.sequences
         ticket.tell(True)
 
     def _to_push_out(self, key: str) -> Ticket | None:

@@ -75,6 +75,6 @@ def capacity_of(plan: Plan) -> Capacity:
     return Capacity(
         kv_tokens=most.kv_tokens,
         encoder_tokens=max(one_request, batches),
-        requests=most.max_num_seqs,
+        sequences=most.max_num_seqs,
         queue=max(16, 2 * most.max_num_seqs),
     )

@@ -73,7 +73,7 @@ class Validation:
         if key := facts(scope).key:
             # What one key has cached is not to be found out by another's timing.
             changes["cache_salt"] = hashlib.blake2b(key.encode(), key=self._salt_key, digest_size=16).hexdigest()
-        cost = Cost(prompt_tokens + answers * answer, pictures.tokens, prompt_tokens)
+        cost = Cost(prompt_tokens + answers * answer, pictures.tokens, prompt_tokens, answers)
         return _changed(body, changes), cost
 
     def _check_model(self, request: dict[str, Any]) -> None:

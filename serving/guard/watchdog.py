@@ -9,7 +9,6 @@ import asyncio
 import logging
 import time
 
-import httpx
 from prometheus_client import REGISTRY
 from starlette.types import ASGIApp, Scope
 
@@ -84,8 +83,8 @@ class Watchdog:
                 reply = await client.post("/v1/chat/completions", json=body)
             if reply.status_code != 200:
                 logger.warning("the canary was answered with %d", reply.status_code)
-        except httpx.HTTPError as error:
-            logger.warning("the canary was not answered: %s", error)
+        except Exception as error:  # whatever vLLM raises, it has moved; a dead engine is seen by `is_dead`
+            logger.warning("the canary was answered with an error: %s", error)
         self._canary = None
         self._progress(time.monotonic())
 

@@ -20,7 +20,7 @@ from serving.guard.turn import Turn
 from serving.guard.usage import Usage
 from tests.asgi import CHAT, Recorder, by_hand, error_of, request
 
-CAPACITY = Capacity(kv_tokens=100, encoder_tokens=50, requests=4, queue=6)
+CAPACITY = Capacity(kv_tokens=100, encoder_tokens=50, sequences=4, queue=6)
 
 
 class Clock:
@@ -51,6 +51,19 @@ def test_as_much_is_in_flight_as_the_plan_can_serve(kv: int, encoder: int, serve
     assert [ticket.state for ticket in tickets] == ["running"] * served + ["waiting"] * (5 - served)
     clock.leave(tickets[0])
     assert clock.admission.running == served
+
+
+def test_a_request_for_several_answers_takes_the_place_of_several() -> None:
+    clock = Clock()
+    four = clock.admission.enter("", Cost(10, sequences=4), lambda _: None, 0.0)
+    nine = clock.admission.enter("", Cost(10, sequences=9), lambda _: None, 0.0)
+    assert isinstance(four, Ticket)
+    assert isinstance(nine, Ticket)
+    assert (four.state, nine.state) == ("running", "waiting")
+    clock.leave(four)
+    assert nine.state == "running"
+    clock.leave(nine)
+    assert clock.admission.sequences == 0
 
 
 def test_what_is_larger_than_the_card_runs_alone_rather_than_never() -> None:
@@ -88,7 +101,7 @@ def test_who_floods_waits_behind_himself() -> None:
 
 
 def test_two_keys_in_a_crowd_are_served_in_turns() -> None:
-    clock = Clock(Capacity(kv_tokens=10, encoder_tokens=0, requests=1, queue=40))
+    clock = Clock(Capacity(kv_tokens=10, encoder_tokens=0, sequences=1, queue=40))
     first = clock.ticket("a")
     waiting = [clock.ticket("a") for _ in range(10)] + [clock.ticket("b") for _ in range(10)]
     order = []
@@ -101,7 +114,7 @@ def test_two_keys_in_a_crowd_are_served_in_turns() -> None:
 
 
 def test_a_key_that_asks_for_much_waits_longer_than_one_that_asks_for_little() -> None:
-    clock = Clock(Capacity(kv_tokens=100, encoder_tokens=0, requests=1, queue=40))
+    clock = Clock(Capacity(kv_tokens=100, encoder_tokens=0, sequences=1, queue=40))
     running = clock.ticket("x")
     waiting = [clock.ticket("large", kv=90) for _ in range(4)] + [clock.ticket("small", kv=10) for _ in range(8)]
     served: list[str] = []
