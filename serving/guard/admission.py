@@ -3,10 +3,10 @@
 A request is charged with what it will hold (KV tokens) and what it will make the vision encoder do. As much is in flight
 as the plan can serve; a bounded queue waits behind it; what is beyond that is refused with the time after which the
 queue will have moved, by the measured rate of service. Between keys the queue is fair: start-time fair queueing
-(Goyal, Vin, Cheng 1996), so that who floods waits behind himself.
+(Goyal, Vin, Cheng 1996), so that who floods waits behind himself; and while others are about, no key has everything.
 """
 
-import heapq
+import bisect
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +17,9 @@ _HALF_LIFE_S = 30.0
 # Before anything has been measured: all that fits is served in this time.
 _FIRST_GUESS_S = 10.0
 _LONGEST_RETRY_S = 120
+# A key that asked within this time is about, and no other may have more than this share of what is in flight.
+_ABOUT_S = 60.0
+_SHARE = 0.75
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Admission:
     sequences: int = 0
     _waiting: list[Ticket] = field(default_factory=list)
     _queued: Counter[str] = field(default_factory=Counter)
+    _held: dict[str, Cost] = field(default_factory=dict)
+    _seen: dict[str, float] = field(default_factory=dict)
     _finish: dict[str, float] = field(default_factory=dict)
     _virtual_time: float = 0.0
     _numbers: int = 0
@@ -84,7 +89,8 @@ class Admission:
     def enter(self, key: str, cost: Cost, tell: Callable[[bool], None], now: float) -> Ticket | int:
         """A ticket, admitted at once or waiting; or the seconds after which to ask again."""
         ticket = Ticket(key, self._within(cost), tell)
-        if not self._waiting and self._fits(ticket.cost):
+        self._seen[key] = now
+        if self._fits(ticket.cost) and self._in_its_share(ticket, now) and not self._in_line(now):
             self._tag(ticket)
             self._start(ticket, now)
             return ticket
@@ -96,7 +102,7 @@ class Admission:
             pushed.state = "done"
             pushed.tell(False)
         self._tag(ticket)
-        heapq.heappush(self._waiting, ticket)
+        bisect.insort(self._waiting, ticket)
         self._queued[key] += 1
         self._admit(now)
         return ticket
@@ -112,6 +118,7 @@ class Admission:
             self.kv_tokens -= ticket.cost.kv_tokens
             self.encoder_tokens -= ticket.cost.encoder_tokens
             self.sequences -= ticket.cost.sequences
+            self._hold(ticket, -1)
         ticket.state = "done"
         self._admit(now)
         if not self.running and not self._waiting:  # idle: nobody is ahead of anybody any more
@@ -153,10 +160,33 @@ class Admission:
 
     def _admit(self, now: float) -> None:
         # The first in line waits until it fits, else a large request would starve behind small ones.
-        while self._waiting and self._fits(self._waiting[0].cost):
-            ticket = heapq.heappop(self._waiting)
+        while (ticket := self._in_line(now)) and self._fits(ticket.cost):
+            self._waiting.remove(ticket)
             self._forget_queued(ticket.key)
             self._start(ticket, now)
+
+    def _in_line(self, now: float) -> Ticket | None:
+        """Who is next: the first whose key has not all of its share."""
+        return next((ticket for ticket in self._waiting if self._in_its_share(ticket, now)), None)
+
+    def _in_its_share(self, ticket: Ticket, now: float) -> bool:
+        held = self._held.get(ticket.key)
+        if held is None or not any(key != ticket.key and now - at < _ABOUT_S for key, at in self._seen.items()):
+            return True
+        return (
+            held.sequences + ticket.cost.sequences <= _SHARE * self.capacity.sequences
+            and held.kv_tokens + ticket.cost.kv_tokens <= _SHARE * self.capacity.kv_tokens
+        )
+
+    def _hold(self, ticket: Ticket, sign: int) -> None:
+        """What each key has in flight; nothing is kept of one that has nothing."""
+        held = self._held.get(ticket.key, Cost(0, sequences=0))
+        kv_tokens = held.kv_tokens + sign * ticket.cost.kv_tokens
+        sequences = held.sequences + sign * ticket.cost.sequences
+        if sequences:
+            self._held[ticket.key] = Cost(kv_tokens, sequences=sequences)
+        else:
+            del self._held[ticket.key]
 
     def _start(self, ticket: Ticket, now: float) -> None:
         self._measure(now)
@@ -166,6 +196,7 @@ class Admission:
         self.kv_tokens += ticket.cost.kv_tokens
         self.encoder_tokens += ticket.cost.encoder_tokens
         self.sequences += ticket.cost.sequences
+        self._hold(ticket, 1)
         ticket.tell(True)
 
     def _to_push_out(self, key: str) -> Ticket | None:
@@ -179,7 +210,6 @@ class Admission:
 
     def _unqueue(self, ticket: Ticket) -> None:
         self._waiting.remove(ticket)
-        heapq.heapify(self._waiting)
         self._finish[ticket.key] -= ticket.cost.kv_tokens  # what is not served is not held against its key
         self._forget_queued(ticket.key)
 

@@ -138,6 +138,8 @@ def chunks(mib: int) -> Callable[[], Iterator[bytes]]:
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 DEEP = b'{"messages": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 LONG_SCHEMA = {"type": "object", "properties": {f"p{i}": {"type": "string", "maxLength": 1000} for i in range(2000)}}
+# Within the bounds, and 60 s of xgrammar's time with a vocabulary of 150,000.
+BOUNDED = {"type": "object", "properties": {f"p{i}": {"type": "string", "maxLength": 1000} for i in range(300)}}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "x", "schema": LONG_SCHEMA}}
 FORBIDDEN: dict[str, Any] = {
     "chat_template": "{{ 1 }}",
@@ -210,6 +212,7 @@ PARAMETERS = [
     Case("20", "prompt_logprobs", asks(prompt_logprobs=5), (400,)),
     Case("21", "a regex that explodes", asks(structured_outputs={"regex": "((a+)+)+(b{1,200}){1,200}"}), (400,)),
     Case("21", "a schema of 2,000 properties", asks(response_format=FORMAT), (400,)),
+    Case("21", "300 bounded texts", asks(structured_outputs={"json": BOUNDED}), (400, 200)),
     Case("22", "more than the context", asks("word " * 6000), (400,)),
 ]  # fmt: skip
 

@@ -113,6 +113,22 @@ def test_two_keys_in_a_crowd_are_served_in_turns() -> None:
     assert order.count("a") == order.count("b") == 5
 
 
+def test_while_another_is_about_no_key_has_everything() -> None:
+    clock = Clock()
+    alone = [clock.ticket("flood") for _ in range(4)]
+    assert [ticket.state for ticket in alone] == ["running"] * 4  # nobody else is about
+    clock.leave(clock.ticket("other"))  # who has given up waiting is still about
+    waiting = [clock.ticket("flood") for _ in range(2)]
+    clock.leave(alone[0])
+    assert (clock.admission.running, waiting[0].state) == (3, "waiting")
+    assert clock.ticket("other").state == "running"  # at once, past those who wait
+    clock.leave(alone[1])
+    assert waiting[0].state == "running"
+    clock.now += 100  # the other has gone
+    clock.leave(alone[2])
+    assert waiting[1].state == "running"
+
+
 def test_a_key_that_asks_for_much_waits_longer_than_one_that_asks_for_little() -> None:
     clock = Clock(Capacity(kv_tokens=100, encoder_tokens=0, sequences=1, queue=40))
     running = clock.ticket("x")
