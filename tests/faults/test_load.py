@@ -109,7 +109,7 @@ def test_a_reader_that_does_not_read_is_cut_off(server: Server) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", server.port))
         question = {"model": "demo", "max_tokens": 1000, "ignore_eos": True, "stream": True, "n": 4, "logprobs": True}
-        question |= {"top_logprobs": 20, "messages": [{"role": "user", "content": "hi"}]}
+        question |= {"top_logprobs": 20, "temperature": 1, "messages": [{"role": "user", "content": "hi"}]}
         body = json.dumps(question).encode()
         head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         client.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
