@@ -73,8 +73,9 @@ def test_who_floods_keeps_nobody_else_from_being_served(team: Server, table: lis
         assert [asks(team, "bob-long-word").status_code for _ in range(5)] == [200] * 5
         return (time.monotonic() - began) / 5
 
+    five()  # the first ones after a start take longer
     alone_s = five()
-    with start_burst(team.port, 150, 100, "alice-long-word") as flood:
+    with start_burst(team.port, 150, 300, "alice-long-word") as flood:
         while waiting(team) == 0:
             time.sleep(0.05)
         beside_s = five()
