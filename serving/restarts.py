@@ -1,6 +1,10 @@
-"""After a crash: how long to pause, and when to give up. Pure; times are seconds of the monotonic clock."""
+"""After a crash: how long to pause, what to wait for, and when to give up. Pure but for `slept_s`; times are seconds of
+the monotonic clock."""
 
 import time
+
+from serving.hardware import Hardware
+from serving.plan import Plan
 
 PAUSES_S = (0.0, 1.0, 2.0, 5.0, 10.0)
 # A server that was ready for this long has not crashed at once: the pauses begin anew.
@@ -24,3 +28,16 @@ class Restarts:
 def slept_s() -> float:
     """Seconds that this machine has been suspended since it was booted: the one clock runs on then, the other does not."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
+
+
+def taken_by_others(plan: Plan, found: Hardware) -> str | None:
+    """Why the plan's memory is not to be had on the first GPU now, in words; None where it is, or where no GPU is."""
+    if plan.gpu.name == "CPU" or not found.gpus:
+        return None
+    card = found.gpus[0]
+    if card.free_mib >= plan.memory_mib.total:
+        return None
+    return (
+        f"other programs hold the GPU's memory: {card.free_mib:,} of {card.total_mib:,} MiB are free, and the plan takes "
+        f"{plan.memory_mib.total:,}"
+    )

@@ -16,14 +16,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from serving import control
+from serving import control, hardware
 from serving.console import Console
 from serving.errors import GaveUpError, OnecardError
 from serving.guard.keys import KeyRing
 from serving.launch import Launch, child_environment
 from serving.processes import SERVER, STOP_GRACE_S, ServerProcess
 from serving.progress import TITLES, Progress, keep_typical, read_typical
-from serving.restarts import Restarts, slept_s
+from serving.restarts import Restarts, slept_s, taken_by_others
 from serving.server_log import ServerLog
 from serving.state_dir import ipc_dir, write_json
 from serving.status import status_body
@@ -33,6 +33,7 @@ from serving.waiting import Listener, WaitingRoom
 _CTRL_C_DRAIN_S = 2.0
 # What an engine's death leaves the server process for telling its clients.
 _LAST_WORDS_S = 1.0
+_LOOK_FOR_MEMORY_S = 5.0
 # A machine that has slept for longer has switched its GPU off meanwhile.
 _SLEPT_S = 5.0
 
@@ -57,6 +58,7 @@ class Supervisor:
         self._measured: dict[str, Any] = {}
         self._refusal: tuple[str, int] | None = None
         self._hang: str | None = None
+        self._taken: str | None = None
         self._ready_at: float | None = None
         self._beat_at = 0.0
         self._process: ServerProcess | None = None
@@ -76,7 +78,8 @@ class Supervisor:
                 with ipc_dir(self._launch.port) as ipc:
                     await self._serve_once(ipc)
                 if not self._stop.is_set():
-                    await self._pause(self._after_crash())
+                    pause_s = 0.0 if await self._waited_for_memory() else self._after_crash()
+                    await self._pause(pause_s)
         finally:
             self._state = "stopped"
             await self._waiting.stop()
@@ -232,6 +235,20 @@ class Supervisor:
             )
         return pause_s
 
+    async def _waited_for_memory(self) -> bool:
+        """Whether another program had taken the GPU's memory, of which a server dies: no crash loop, and no use starting
+        another before it has been given back. Asks for it until then, or until the end."""
+        looks = 0
+        while self._ready_at and not self._stop.is_set():
+            self._taken = taken_by_others(self._launch.plan, await asyncio.to_thread(hardware.detect))
+            if self._taken is None:
+                break
+            looks += 1
+            self._console.say(f"Waiting: {self._taken}.")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _LOOK_FOR_MEMORY_S)
+        return looks > 1  # at the first look what the dead server held may not have been counted as free yet
+
     async def _pause(self, seconds: float) -> None:
         self._launch = self._launch.model_copy(update={"restarts": self._launch.restarts + 1})
         self._progress = Progress(self._launch.typical_s)
@@ -249,6 +266,8 @@ class Supervisor:
         self._stop.set()
 
     def _doing(self) -> str:
+        if self._taken:
+            return self._taken
         return "the server is ended" if self._state in ("draining", "stopped") else self._progress.title
 
     def _status(self) -> dict[str, Any]:
@@ -258,4 +277,4 @@ class Supervisor:
             step=self._progress.step,
             seconds_left=self._progress.seconds_left(),
             measured=self._measured,
-        ) | {"step_title": TITLES[self._progress.step]}
+        ) | {"step_title": self._taken or TITLES[self._progress.step]}

@@ -1,14 +1,26 @@
-"""`python -m tests.stand_in.supervised PORT DRAIN_S HANG_S`: the supervisor over the stand-in, with shorter pauses."""
+"""`python -m tests.stand_in.supervised PORT DRAIN_S HANG_S`: the supervisor over the stand-in, with shorter pauses.
+
+With `STAND_IN=crowded` the plan is for a GPU, whose memory other programs hold the first times that it is asked for."""
 
 import asyncio
+import dataclasses
+import os
 import sys
 
-from serving import restarts, supervisor
+from serving import hardware, restarts, supervisor
 from serving.errors import OnecardError
 from serving.guard.settings import GuardSettings
 from serving.launch import Launch
 from serving.prepare import open_socket, prepare
 from serving.state_dir import make_run_dir
+
+
+def crowded(total_mib: int, free_mib: int) -> hardware.Hardware:
+    card = hardware.Gpu(0, "Card", 2 * total_mib, 2 * total_mib - free_mib, "8.6")
+    return dataclasses.replace(detected, gpus=(card,))
+
+
+detected = hardware.detect()
 
 
 def main() -> int:
@@ -25,6 +37,13 @@ def main() -> int:
         run_dir=make_run_dir(port),
         guard=GuardSettings(drain_s=drain_s, hang_timeout_s=hang_s),
     )
+    if os.environ.get("STAND_IN") == "crowded":
+        card = prepared.plan.gpu.model_copy(update={"name": "Card"})
+        launch = launch.model_copy(update={"plan": prepared.plan.model_copy(update={"gpu": card})})
+        total = prepared.plan.memory_mib.total
+        free = iter([total - 1, total - 1, total - 1, total])
+        hardware.detect = lambda: crowded(total, next(free, total))
+        supervisor._LOOK_FOR_MEMORY_S = 1.0
     command = (sys.executable, "-m", "tests.stand_in.server")
     try:
         asyncio.run(supervisor.Supervisor(launch, open_socket("127.0.0.1", port), command).run())

@@ -49,6 +49,7 @@ def test_help_lists_every_command_and_what_to_do_first(environment: dict[str, st
     ("command", "flags"),
     [
         ("serve", "--profile --model --port --host --gpu-memory-mib --dry-run --allow-image-urls --api-keys-file"),
+        ("serve", "--allow-host --allow-origin --drain-seconds --hang-seconds --unsafe"),
         ("plan", "--profile --model --json --gpu-memory-mib"),
         ("ask", "--port --url --max-tokens"),
         ("logs", "--port --lines --follow"),

@@ -188,6 +188,21 @@ def test_a_server_that_says_nothing_any_more_is_started_again(tmp_path: Path) ->
         assert "has said nothing" in running.output.read_text()
 
 
+def test_a_server_that_died_of_others_memory_waits_for_it_and_says_so(tmp_path: Path) -> None:
+    with supervised(tmp_path, "crowded") as running:
+        running.until(200)
+        with pytest.raises(httpx.HTTPError):
+            running.ask(text="die")
+        running.until(503)
+        while "other programs hold" not in running.get("/onecard/status").json().get("step_title", ""):
+            time.sleep(0.05)
+        refused = running.ask()
+        assert refused.status_code == 503
+        assert "other programs hold the GPU's memory" in refused.json()["error"]["message"]
+        running.until(200)
+        assert running.restarts() == 1
+
+
 @pytest.mark.parametrize(
     ("does", "code", "words"),
     [
