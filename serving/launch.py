@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from serving import notify
 from serving.guard.settings import GuardSettings
 from serving.plan import Plan
 
@@ -60,7 +61,7 @@ def current_launch() -> Launch | None:
 
 def child_environment(launch_file: Path, ipc_dir: Path, *, has_nvcc: bool) -> dict[str, str]:
     """The environment of the server process: this one's, with everything that speaks to the outside switched off."""
-    environment = os.environ | {
+    environment = notify.child_environment(os.environ) | {
         ENVIRONMENT_KEY: str(launch_file),
         # No usage statistics leave the machine; the model is a local folder by now.
         "VLLM_NO_USAGE_STATS": "1",

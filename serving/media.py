@@ -10,6 +10,7 @@ import json
 import logging
 from typing import Any, NoReturn
 
+from serving import metrics
 from serving.fetch import Fetcher
 from serving.images.data_url import is_data_url
 from serving.images.errors import ImageError
@@ -99,6 +100,7 @@ def register_connector() -> None:
                 picture = await source(hosts).picture(image_url)
             except ImageError as error:
                 logger.warning("a picture was refused: %s", error.cause)
+                metrics.record_image_refused("connector")
                 refuse(str(error))
             return MediaWithBytes(picture.pixels, picture.digest) if takes_digests else picture.pixels
 

@@ -16,11 +16,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from serving import control, hardware
+from serving import control, exporter, hardware
 from serving.console import Console
 from serving.errors import GaveUpError, OnecardError
 from serving.guard.keys import KeyRing
 from serving.launch import Launch, child_environment
+from serving.notify import Notifier
 from serving.processes import SERVER, STOP_GRACE_S, ServerProcess
 from serving.progress import TITLES, Progress, keep_typical, read_typical
 from serving.restarts import Restarts, slept_s, taken_by_others
@@ -63,6 +64,7 @@ class Supervisor:
         self._beat_at = 0.0
         self._process: ServerProcess | None = None
         self._progress = Progress({})
+        self._notifier = Notifier.from_environment()
         room = WaitingRoom(self._status, self._doing, self._ring, launch.guard)
         self._waiting = Listener(room, listening)
 
@@ -73,6 +75,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGINT, self._asked_to_stop, min(self._drain_s, _CTRL_C_DRAIN_S))
         facts = {"pid": os.getpid(), "url": self._launch.url, "started_at": time.time(), "drain_s": self._drain_s}
         write_json(self._launch.run_dir / "server.json", facts)
+        companion = await exporter.start_child(self._launch.port, self._launch.run_dir / "exporter.log")
         try:
             while not self._stop.is_set():
                 with ipc_dir(self._launch.port) as ipc:
@@ -82,7 +85,11 @@ class Supervisor:
                     await self._pause(pause_s)
         finally:
             self._state = "stopped"
+            self._notifier.stopping()
             await self._waiting.stop()
+            if companion and companion.returncode is None:
+                companion.terminate()
+                await companion.wait()
             self._listening.close()
             self._log.close()
             (self._launch.run_dir / "server.json").unlink(missing_ok=True)
@@ -182,6 +189,7 @@ class Supervisor:
                 if self._process:
                     self._process.remember_shared_memory()
                 self._console.ready(self._launch, seconds, keyed=bool(self._ring))
+                self._notifier.ready(f"serving {self._launch.model_names[0]} on {self._launch.url}")
             case "drained":
                 self._drained.set()
             case "hung":
@@ -198,7 +206,10 @@ class Supervisor:
         slept = slept_s()
         while True:
             await asyncio.sleep(1)
+            self._notifier.alive()  # a hang of the server is this loop's to see; its own is the service manager's
             if self._state != "ready":
+                self._notifier.extend_start(60)
+                self._notifier.status(f"{self._state}: {self._progress.title}")
                 self._console.tick(self._progress)
                 process.remember_shared_memory()
                 continue

@@ -101,7 +101,10 @@ def start_server(
             [*ONECARD, "serve", "--profile", profile, "--port", str(port), *arguments],
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"ONECARD_STATE_DIR": str(folder / "state")} | (environment or {}),
+            # Port 0: without an exporter of its own. The tests of one start theirs.
+            env=os.environ
+            | {"ONECARD_STATE_DIR": str(folder / "state"), "ONECARD_EXPORTER_PORT": "0"}
+            | (environment or {}),
             start_new_session=True,
         )
     return Server(port, folder / "state", process, output)

@@ -11,6 +11,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import metrics, request_log
+from serving.guard.facts import facts
 from serving.guard.routes import ROUTES
 from serving.metrics.recorder import Outcome
 from serving.metrics.request import RequestNotes, attach
@@ -65,6 +66,7 @@ class _Exchange:
             others = [(name, value) for name, value in scope["headers"] if name != b"x-request-id"]
             scope = {**scope, "headers": [*others, (b"x-request-id", self._id)]}
         self.scope = attach(scope, self._notes)
+        facts(self.scope)  # made here, so that what the layers below note in it is seen here
 
     async def receive(self) -> Message:
         message = await self._receive()
@@ -108,6 +110,7 @@ class _Exchange:
         outcome = self._outcome()
         reason = self._reason(outcome)
         notes = self._notes
+        notes.key = facts(self.scope).key or notes.key
         metrics.record_request(self.route, notes.key, outcome, reason, now - self._began)
         if outcome == "answered" and notes.finish is not None:
             metrics.record_finish(notes.finish)

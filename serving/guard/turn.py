@@ -5,6 +5,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving import metrics
 from serving.guard.admission import Admission, Ticket
 from serving.guard.body import replay, whole_body
 from serving.guard.facts import facts
@@ -31,8 +32,10 @@ class Turn:
         if not isinstance(ticket, Ticket):
             await overloaded(ticket)(scope, receive, send)
             return
+        came = loop.time()
         try:
             admitted = told.result() if told.done() else await self._wait(told, receive)
+            metrics.record_queue_time(loop.time() - came)
             if admitted:
                 await self.app(scope, replay(body, receive), send)
             elif admitted is False:
@@ -46,7 +49,11 @@ class Turn:
             receive()
         )  # the body has been read: what comes now is that the client is gone
         waiting: set[asyncio.Future[Any]] = {told, left}
-        await asyncio.wait(waiting, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        metrics.record_queued(1)
+        try:
+            await asyncio.wait(waiting, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            metrics.record_queued(-1)
         if left.done():
             return None
         left.cancel()

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic_core import to_json
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving import metrics
 from serving.guard.admission import Cost
 from serving.guard.body import replay, whole_body
 from serving.guard.facts import facts
@@ -24,6 +25,10 @@ from serving.launch import Launch
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 _VISION_IDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+
+
+# What a picture is refused for, by the code of the answer.
+_OF_PICTURES = frozenset({"invalid_image", "too_many_images"})
 
 
 class Validation:
@@ -49,6 +54,8 @@ class Validation:
         try:
             body, cost = self._checked(scope, await whole_body(receive))
         except RefusalError as refusal:
+            if refusal.code in _OF_PICTURES:
+                metrics.record_image_refused(refusal.code)
             await refusal.response()(scope, receive, send)
             return
         facts(scope).cost = cost

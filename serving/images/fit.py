@@ -1,10 +1,12 @@
 """One picture from its bytes to the pixels that the model sees. Runs on a worker thread: Pillow and torch let go of
 the interpreter's lock while they work."""
 
+import time
 from typing import Any
 
 from PIL import Image
 
+from serving import metrics
 from serving.images.decode import Pixels, decode
 from serving.images.grid import Grid
 from serving.images.header import ImageHeader
@@ -26,8 +28,13 @@ def fit(data: bytes, header: ImageHeader, grid: Grid | None) -> Pixels | Image.I
     if grid is None or size is None or not grid.leaves(*size):
         whole, orientation = decode(data, header)
         return Image.fromarray(_upright(_tensor(whole), orientation).permute(1, 2, 0).numpy())
+    began = time.perf_counter()
     pixels, orientation = decode(data, header, at_least=detail(*size))
-    return resize(pixels, size, orientation)
+    decoded = time.perf_counter()
+    fitted = resize(pixels, size, orientation)
+    metrics.record_image_step("decode", decoded - began)
+    metrics.record_image_step("process", time.perf_counter() - decoded)
+    return fitted
 
 
 def detail(width: int, height: int) -> tuple[int, int]:

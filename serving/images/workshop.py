@@ -3,10 +3,12 @@
 import asyncio
 import hashlib
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
+from serving import metrics
 from serving.images.data_url import read_data_url
 from serving.images.decode import Pixels
 from serving.images.fit import fit
@@ -37,11 +39,21 @@ class Workshop:
         loop = asyncio.get_running_loop()
         data, header, digest = await loop.run_in_executor(self._threads, _read, source)
         if (kept := self._kept.get(digest)) is not None:
+            self._record(len(data), header, kept)
             return kept
         pool = self._large if header.pixels > _LARGE_PIXELS else self._threads
         picture = self._picture(await loop.run_in_executor(pool, fit, data, header, self._grid), digest)
         self._kept.keep(picture)
+        self._record(len(data), header, picture)
         return picture
+
+    def _record(self, size: int, header: ImageHeader, picture: Picture) -> None:
+        """Where the processor decides on the size, the picture counts as it was sent."""
+        width, height = picture.seen_size or (header.width, header.height)
+        tokens = width * height // self._grid.side**2 if self._grid else 0
+        metrics.record_image(
+            received_bytes=size, received_pixels=header.pixels, fitted_pixels=width * height, tokens=tokens
+        )
 
     def _picture(self, pixels: Pixels | Image.Image, digest: bytes) -> Picture:
         if not isinstance(pixels, Image.Image):
@@ -58,7 +70,10 @@ def _one_core_each() -> None:
 
 def _read(source: str | bytes) -> tuple[bytes, ImageHeader, bytes]:
     """The file, its header found acceptable, and its digest."""
+    began = time.perf_counter()
     data = read_data_url(source) if isinstance(source, str) else source
     header = read_header(data)
     check_size(header.width, header.height)
-    return data, header, hashlib.sha256(data).digest()
+    digest = hashlib.sha256(data).digest()
+    metrics.record_image_step("fetch", time.perf_counter() - began)
+    return data, header, digest

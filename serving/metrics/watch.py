@@ -72,4 +72,4 @@ def _key(launch: Launch | None) -> str | None:
         keys = read_keys(launch.api_keys_file if launch else None)
     except ConfigError:
         return None
-    return next(iter(keys.values())).decode() if keys else None
+    return next(iter(keys.values())).secret.decode() if keys else None

@@ -74,3 +74,26 @@ def load(server: Server, clients: int = 2) -> Iterator[list[Exception]]:
         stop.set()
         for thread in threads:
             thread.join()
+
+
+@contextmanager
+def flood(server: Server, clients: int = 100) -> Iterator[None]:
+    """More long answers asked for at once than are served or may wait; who is refused asks again at once, as nobody should."""
+    stop = threading.Event()
+
+    def client() -> None:
+        body = {"model": "demo", "max_tokens": 200, "ignore_eos": True, "messages": [{"role": "user", "content": "hi"}]}
+        with httpx.Client(base_url=server.url, timeout=120, trust_env=False) as http:
+            while not stop.is_set():
+                http.post("/v1/chat/completions", json=body)
+                time.sleep(0.2)
+
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

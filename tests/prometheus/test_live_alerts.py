@@ -1,4 +1,5 @@
-"""Alerts that fire because what they warn of happens: a hot card, a slow answer, a killed engine, nobody there.
+"""Alerts that fire because what they warn of happens: a hot card, a slow answer, a full queue, a killed engine, nobody
+there.
 
 The rules are those of `deploy/`, with seconds for their minutes; all alerts, these too, are tested with their real
 durations by `promtool test rules` (test_rules.py).
@@ -14,7 +15,7 @@ import pytest
 
 from tests.conftest import START_S, Server, free_port
 from tests.exporting import Card, exporting
-from tests.prometheus.load import load
+from tests.prometheus.load import flood, load
 from tests.prometheus.running import DEPLOY, running
 from tests.prometheus.test_live import Watched
 
@@ -69,6 +70,12 @@ def test_slow_first_tokens(server: Server, watched: Watched) -> None:
     with load(server):
         alert = watched.prometheus.until_firing("OnecardFirstTokenSlow")
     assert alert["labels"]["machine"] == "onecard"
+
+
+def test_a_full_queue(server: Server, watched: Watched) -> None:
+    with flood(server):
+        alert = watched.prometheus.until_firing("OnecardRefusing")
+    assert "%" in alert["annotations"]["summary"]
 
 
 def test_a_killed_engine_and_its_recovery(server: Server, watched: Watched) -> None:

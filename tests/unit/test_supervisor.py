@@ -66,7 +66,8 @@ def supervised(
     folder: Path, does: str = "", drain_s: float = LONG_S, hang_s: float = LONG_S, port: int = 0
 ) -> Iterator[Supervised]:
     port = port or free_port()
-    environment = os.environ | {"ONECARD_STATE_DIR": str(folder), "STAND_IN": does}
+    # Without an exporter, but for the test that asks for one.
+    environment = {"ONECARD_EXPORTER_PORT": "0"} | os.environ | {"ONECARD_STATE_DIR": str(folder), "STAND_IN": does}
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.stand_in.supervised", str(port), str(drain_s), str(hang_s)],

@@ -1,0 +1,48 @@
+"""Who else hears of a server: the service manager by its socket, and Prometheus by the exporter that comes with it."""
+
+import signal
+import socket
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import free_port
+from tests.unit.test_supervisor import supervised
+
+
+def test_the_service_manager_hears_of_start_health_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+
+        def until(field: str) -> str:
+            while True:
+                message = manager.recv(4096).decode()
+                if field in message.split("\n"):
+                    return message
+
+        with supervised(tmp_path) as running:
+            assert "serving " in until("READY=1")
+            until("WATCHDOG=1")
+            running.process.send_signal(signal.SIGTERM)
+            until("STOPPING=1")
+            assert running.ends() == 0
+
+
+def test_the_exporter_comes_and_goes_with_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.setenv("ONECARD_EXPORTER_PORT", str(port))
+    with supervised(tmp_path) as running:
+        running.until(200)
+        children = psutil.Process(running.process.pid).children()
+        (exporter,) = [child for child in children if "exporter" in child.cmdline()]
+        log = tmp_path / str(running.port) / "exporter.log"
+        while "/metrics" not in log.read_text():
+            assert exporter.is_running(), log.read_text()
+        assert "onecard_up 1.0" in httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10, trust_env=False).text
+        running.process.send_signal(signal.SIGTERM)
+        assert running.ends() == 0
+        assert not exporter.is_running()
