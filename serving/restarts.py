@@ -35,9 +35,11 @@ def taken_by_others(plan: Plan, found: Hardware) -> str | None:
     if plan.gpu.name == "CPU" or not found.gpus:
         return None
     card = found.gpus[0]
-    if card.free_mib >= plan.memory_mib.total:
+    # The headroom is there for what others take meanwhile.
+    needed = plan.memory_mib.total - plan.memory_mib.headroom
+    if card.free_mib >= needed:
         return None
     return (
         f"other programs hold the GPU's memory: {card.free_mib:,} of {card.total_mib:,} MiB are free, and the plan takes "
-        f"{plan.memory_mib.total:,}"
+        f"{needed:,}"
     )

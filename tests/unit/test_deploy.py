@@ -117,7 +117,7 @@ def test_compose_makes_keys_that_the_guard_reads(tmp_path: Path) -> None:
     run(sys.executable, "-c", script)
     keys = read_keys(tmp_path / "onecard.keys")
     assert set(keys) == {"user", "prometheus", "webui"}
-    assert (tmp_path / "prometheus.key").read_bytes() == keys["prometheus"]
+    assert (tmp_path / "prometheus.key").read_bytes() == keys["prometheus"].secret
     assert oct((tmp_path / "webui.key").stat().st_mode)[-3:] == "400"
     (tmp_path / "onecard.keys").chmod(0o600)
     run(sys.executable, "-c", script)
