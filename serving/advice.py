@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.errors import UsageError
-from serving.plan import Plan, Subject
+from serving.plan import Plan
+from serving.planner import Subject
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """What the engine arguments that somebody gave (in a profile, or after `--`) mean for the plan. Reads and checks them;
-what follows from them is `plan.py`'s question.
+what follows from them is `planner.py`'s question.
 """
 
 import json

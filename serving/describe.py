@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from serving.advice import Step, steps
-from serving.plan import Plan, Subject
+from serving.plan import Plan
+from serving.planner import Subject
 from serving.profile import load_models, load_profiles
 
 _BAR = 44

@@ -1,4 +1,4 @@
-"""What this machine has: GPUs by NVML, memory, cores, and whether it is WSL2. Facts only; `plan.py` decides."""
+"""What this machine has: GPUs by NVML, memory, cores, and whether it is WSL2. Facts only; `planner.py` decides."""
 
 import contextlib
 import os

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from serving.hardware import Hardware
 from serving.hub import resolve_model
-from serving.plan import Plan, Subject
+from serving.plan import Plan
+from serving.planner import Subject
 from serving.profile import load_models, load_profiles, shape_dir
 
 _NOBODY = Hardware(gpus=(), driver_version=None, nvml_problem="not asked", ram_mib=0, cpu_count=0, wsl=False)

@@ -1,5 +1,5 @@
 """How many bytes each part of the GPU's memory takes, as pure functions of a model's shape and of what the engine may be
-asked to carry at once. Which load a card can carry is `plan.py`'s question.
+asked to carry at once. Which load a card can carry is `planner.py`'s question.
 
 What follows from vLLM's code has a formula with its source; what only a measurement can tell is a field of `Constants`.
 Vision encoder and language model run one after the other in the same memory: the parts are counted so that they sum to

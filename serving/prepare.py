@@ -27,7 +27,8 @@ from serving.guard.keys import read_keys
 from serving.guard.settings import GuardSettings
 from serving.hub import ResolvedModel, resolve_model
 from serving.launch import Launch
-from serving.plan import Plan, Subject
+from serving.plan import Plan
+from serving.planner import Subject
 from serving.present import auto_profile, check_hardware
 from serving.profile import load_models, load_profile, load_profiles, shape_dir
 from serving.setup.choose import MIN_DRIVER

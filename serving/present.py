@@ -2,7 +2,8 @@
 
 from serving.errors import HardwareError
 from serving.hardware import Gpu, Hardware
-from serving.plan import Plan, is_card
+from serving.plan import Plan
+from serving.planner import is_card
 from serving.profile import GpuFacts, Profile
 
 # vLLM's kernels need Turing or newer.

@@ -18,7 +18,8 @@ from serving.files import Folder
 from serving.hardware import Gpu, Hardware, driver_too_old
 from serving.hub import resolve_model
 from serving.memory import MIB
-from serving.plan import Plan, Subject
+from serving.plan import Plan
+from serving.planner import Subject
 from serving.present import auto_profile, check_hardware
 from serving.profile import load_models, load_profiles, shape_dir
 from serving.tensors import Tensor
