@@ -17,7 +17,7 @@ _NAMES = {
     "encoder_cache": "encoder cache",
     "logits": "logits",
     "cuda_graphs": "CUDA graphs",
-    "context": "CUDA context",
+    "context": "context",
     "fragmentation": "fragmentation",
     "headroom": "headroom",
     "kv_cache": "KV cache",

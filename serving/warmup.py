@@ -8,7 +8,7 @@ import asyncio
 import base64
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import httpx
@@ -19,6 +19,9 @@ from serving.plan import Plan
 # Shares of the largest picture, wide, high and square.
 _SHARES = (1 / 16, 1 / 4, 1.0)
 _RATIOS = (4 / 3, 3 / 4, 1.0)
+# A picture larger than is allowed, to see that it is shrunk; and the tokens that begin and end one.
+_MORE_THAN_ALLOWED = 2
+_AROUND_A_PICTURE = 2
 _QUESTION = {"type": "text", "text": "What is in the picture?"}
 _DRAWN: dict[str, Any] = {"temperature": 1.0, "top_p": 0.9, "top_k": 20, "min_p": 0.01, "repetition_penalty": 1.05}
 _LOGPROBS: dict[str, Any] = {"temperature": 0.0, "logprobs": True, "top_logprobs": 5}
@@ -32,27 +35,31 @@ async def warm_up(client: httpx.AsyncClient, model: str, plan: Plan) -> dict[str
     """A text and a picture alone; on a GPU then every kind of request alone and as many as can run at once. Returns the
     seconds that each step took.
 
-    Raises RuntimeError with the answer's text when one is not answered with 200.
+    Raises RuntimeError with the answer's text when one is not answered with 200, and when a picture became more tokens
+    than were planned: then nothing that the plan says of memory would hold.
     """
     pixels = plan.limits.max_image_pixels
 
-    async def ask(content: list[dict[str, Any]], **options: Any) -> None:
+    async def ask(content: list[dict[str, Any]], **options: Any) -> int:
         body = {"model": model, "max_tokens": 8, "messages": [{"role": "user", "content": content}]} | options
         reply = await client.post("/v1/chat/completions", json=body)
         if reply.status_code != 200:
             raise RuntimeError(f"{reply.status_code}: {reply.text[:500]}")
+        return int(reply.json()["usage"]["prompt_tokens"])
 
     seconds: dict[str, float] = {}
 
-    async def step(name: str, *requests: Any) -> None:
+    async def step(name: str, *requests: Coroutine[Any, Any, int]) -> int:
         began = time.monotonic()
-        await asyncio.gather(*requests)
+        prompt_tokens = max(await asyncio.gather(*requests))
         seconds[f"warmup_{name}_s"] = round(time.monotonic() - began, 3)
+        return prompt_tokens
 
-    await step("text", ask([_QUESTION]))
+    text_tokens = await step("text", ask([_QUESTION]))
     sees = plan.limits.max_images_per_request > 0
     if sees:
-        await step("image", ask([_picture(min(pixels, 640 * 480), 4 / 3), _QUESTION]))
+        with_picture = await step("image", ask([_picture(pixels * _MORE_THAN_ALLOWED, 4 / 3), _QUESTION]))
+        _check_picture(with_picture - text_tokens, plan)
     if "worker_extension_cls" not in plan.engine_args:
         return seconds
     for number, options in enumerate((_DRAWN, _LOGPROBS, _GRAMMAR)):
@@ -70,6 +77,14 @@ async def warm_up(client: httpx.AsyncClient, model: str, plan: Plan) -> dict[str
     long = "word " * max(1, plan.capacity.max_model_len // 2)
     await step("long", ask([{"type": "text", "text": long}]))
     return seconds
+
+
+def _check_picture(tokens: int, plan: Plan) -> None:
+    if plan.predicted and tokens > plan.capacity.image_tokens + _AROUND_A_PICTURE:
+        raise RuntimeError(
+            f"a picture became {tokens:,} tokens, and {plan.capacity.image_tokens:,} are planned for the largest: this vLLM "
+            "or this processor does not obey the picture size that the plan sets"
+        )
 
 
 def _pictures(pixels: int) -> Iterator[dict[str, Any]]:

@@ -46,7 +46,8 @@ class Vllm:
                 raise RuntimeError("a defect")
         if self.refuses:
             return JSONResponse(self.refuses[1], self.refuses[0])
-        return JSONResponse({"choices": [{"message": {"content": "A red circle. 红色的圆形。"}}]})
+        answer = {"choices": [{"message": {"content": "A red circle. 红色的圆形。"}}], "usage": {"prompt_tokens": 20}}
+        return JSONResponse(answer)
 
     async def models(self, _request: Request) -> Response:
         return JSONResponse({"data": [{"id": "onecard-demo"}]})

@@ -20,8 +20,9 @@ from serving.warmup import warm_up
 class Recorder:
     """Answers every chat request with `status` and keeps it; `most` is how many were on their way at once."""
 
-    def __init__(self, status: int = 200) -> None:
+    def __init__(self, status: int = 200, image_tokens: int = 90) -> None:
         self.status = status
+        self.image_tokens = image_tokens
         self.asked: list[dict[str, Any]] = []
         self.most = self._now = 0
         self.app = Starlette(routes=[Route("/v1/chat/completions", self._answer, methods=["POST"])])
@@ -29,10 +30,13 @@ class Recorder:
     async def _answer(self, request: Request) -> JSONResponse:
         self._now += 1
         self.most = max(self.most, self._now)
-        self.asked.append(await request.json())
+        body = await request.json()
+        self.asked.append(body)
+        pictures = sum(part["type"] == "image_url" for message in body["messages"] for part in message["content"])
         await asyncio.sleep(0)
         self._now -= 1
-        return JSONResponse({"error": "no"}, status_code=self.status)
+        usage = {"prompt_tokens": 20 + pictures * self.image_tokens}
+        return JSONResponse({"usage": usage}, status_code=self.status)
 
     def sizes(self) -> set[tuple[int, int]]:
         parts = (part for body in self.asked for message in body["messages"] for part in message["content"])
@@ -56,7 +60,8 @@ def test_a_gpu_sees_every_kind_of_request_alone_and_as_many_as_can_run_at_once()
     assert recorder.most == plan.capacity.max_num_seqs
     assert {"warmup_text_s", "warmup_image_s", "warmup_16_at_once_s", "warmup_long_s"} <= took.keys()
     areas = sorted(width * height for width, height in recorder.sizes())
-    assert areas[-1] == pytest.approx(plan.limits.max_image_pixels, rel=0.01)
+    assert areas[-2] == pytest.approx(plan.limits.max_image_pixels, rel=0.01)
+    assert areas[-1] > plan.limits.max_image_pixels  # one that has to be shrunk
     assert areas[0] == pytest.approx(plan.limits.max_image_pixels / 16, rel=0.01)
     assert any("response_format" in body for body in recorder.asked)
     assert any("logprobs" in body for body in recorder.asked)
@@ -71,3 +76,9 @@ def test_a_cpu_compiles_nothing_and_is_asked_twice() -> None:
 def test_an_answer_that_is_none_is_an_error_with_its_text() -> None:
     with pytest.raises(RuntimeError, match="500"):
         warmed("cpu", Recorder(status=500))
+
+
+def test_a_picture_that_is_not_shrunk_to_what_is_planned_is_never_served() -> None:
+    assert warmed("cpu", Recorder(image_tokens=102))  # 100, its beginning and its end
+    with pytest.raises(RuntimeError, match="became 300 tokens, and 100 are planned"):
+        warmed("cpu", Recorder(image_tokens=300))
