@@ -25,7 +25,7 @@ async def chat(request: Request) -> JSONResponse:
     if body["messages"][0]["content"] == "die":
         os._exit(7)
     await asyncio.sleep(body["max_tokens"] / 100)
-    return JSONResponse({"choices": [{"message": {"content": "A red circle."}}]})
+    return JSONResponse({"choices": [{"message": {"content": "A red circle."}}], "usage": {"prompt_tokens": 20}})
 
 
 class Server(uvicorn.Server):
