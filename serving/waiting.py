@@ -14,6 +14,7 @@ from serving.guard.connection import Connection
 from serving.guard.early import Early
 from serving.guard.keys import KeyRing, Keys
 from serving.guard.origin import Origin
+from serving.guard.page import Page
 from serving.guard.respond import alive, not_ready, readiness
 from serving.guard.routes import Routes
 from serving.guard.settings import GuardSettings
@@ -28,7 +29,7 @@ class WaitingRoom:
     ) -> None:
         self._status = status
         self._doing = doing
-        behind_the_probes = Keys(Routes(self._answer), ring)
+        behind_the_probes = Page(Keys(Routes(self._answer), ring))
         self._app = Origin(behind_the_probes, settings.allowed_hosts, settings.allowed_origins)
         self._door = Early(self._probes)
         self._metrics = status_metrics(status)

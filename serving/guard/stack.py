@@ -18,6 +18,7 @@ from serving.guard.keys import KeyRing, Keys
 from serving.guard.measure import Measure
 from serving.guard.models import Models
 from serving.guard.origin import Origin
+from serving.guard.page import Page
 from serving.guard.probes import Probes
 from serving.guard.quota import Quota
 from serving.guard.routes import Routes
@@ -56,6 +57,7 @@ class Guard:
         app = Status(app, state)
         app = Routes(app)
         app = Keys(app, ring)
+        app = Page(app)
         app = Origin(app, settings.allowed_hosts, settings.allowed_origins)
         app = Probes(app, state, vllm)
         app = Early(app)
