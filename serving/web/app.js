@@ -121,6 +121,7 @@ element("new").addEventListener("click", () => {
 
 // Pictures
 
+element("photograph").hidden = navigator.maxTouchPoints === 0; // elsewhere it would be a second "Add pictures"
 element("choose").addEventListener("click", () => element("files").click());
 element("photograph").addEventListener("click", () => element("camera").click());
 for (const input of [element("files"), element("camera")])

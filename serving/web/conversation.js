@@ -56,7 +56,7 @@ export class Conversation {
     }
     this.messages = [...messages, { role: "assistant", content: answer.text }];
     this.pictures.push(...pictures);
-    shown.text.replaceChildren(render(answer.text));
+    shown.text.replaceChildren(render(legible(answer.text)));
     this.mark(shown, answer, options.model);
     shown.note.textContent = note(answer);
     this.say(`${answer.text} ${word(answer.finish === "stopped" ? "stopped" : "answered")}`);
@@ -111,6 +111,18 @@ async function receive(pieces, answer, shown) {
       shown.text.replaceChildren(render(answer.text));
       if (followed) scrollTo({ top: document.body.scrollHeight });
     });
+  }
+}
+
+/** An answer that is JSON as a whole is shown as such, with line breaks where a reader wants them. */
+function legible(text) {
+  if (!/^\s*[{[]/.test(text)) return text;
+  try {
+    const spread = JSON.stringify(JSON.parse(text), null, 2);
+    const short = spread.replace(/\[[\s\d.,-]+\]/g, (numbers) => numbers.replace(/\s+/g, " ").replace("[ ", "[").replace(" ]", "]"));
+    return `\`\`\`json\n${short}\n\`\`\``;
+  } catch {
+    return text;
   }
 }
 
