@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.chromium import NotToBeHadError, chromium
 
@@ -14,6 +14,11 @@ Open = Callable[..., Page]
 # Set to write the pictures of docs/screenshots anew.
 _WRITE = "ONECARD_WRITE_SCREENSHOTS"
 _SCREENSHOTS = Path(__file__).parent.parent.parent / "docs" / "screenshots"
+
+
+# Long enough for a busy machine; nothing asserts a time.
+_PATIENCE_MS = 20_000
+expect.set_options(timeout=_PATIENCE_MS)
 
 
 # Of the module, not the session: as long as it is there, playwright's event loop is in the way of other tests' own.
@@ -45,7 +50,7 @@ def open_page(browser: Browser) -> Iterator[Open]:
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, "locale": "en-US"} | options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(_PATIENCE_MS)
         page.on("pageerror", lambda error: defects.append(str(error)))
         # That the policy was broken comes as a message; a refused request too, which is no defect of the page.
         page.on("console", lambda said: "Content Security" in said.text and defects.append(said.text))
