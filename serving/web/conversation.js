@@ -6,6 +6,9 @@ import { render } from "./markdown.js";
 import { thumbnail } from "./pictures.js";
 import { word } from "./words.js";
 
+// What comes faster has come at once, as after a busy moment, and tells no speed.
+const SHORTEST_S = 0.02;
+
 export class Conversation {
   /** `section` is where it is shown; `say` tells a screen reader something. */
   constructor(section, say) {
@@ -151,7 +154,7 @@ function note({ finish, usage, asked, first }) {
   if (usage && first) {
     const seconds = (performance.now() - first) / 1000;
     const tokens = usage.completion_tokens;
-    const speed = tokens > 1 && seconds > 0 ? ((tokens - 1) / seconds).toFixed(0) : "–";
+    const speed = tokens > 1 && seconds > SHORTEST_S ? ((tokens - 1) / seconds).toFixed(0) : word("none");
     parts.push(word("figures", tokens, ((first - asked) / 1000).toFixed(2), speed));
   }
   return parts.join(" ");

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from tests import drawing
 from tests.browser.conftest import Open, screenshot
@@ -46,7 +46,7 @@ def test_a_dropped_picture_is_answered_and_the_conversation_goes_on(page: Page) 
     assert "blue" in ask(page, "What color is it?")
     assert page.locator(".turn").count() == 2
     expect(page.locator("#said")).to_contain_text("The answer is complete.")  # for a screen reader
-    expect(page.locator(".answer .note").last).to_contain_text("tokens/s")
+    expect(page.locator(".answer .note").last).to_contain_text("tokens, first after")
     screenshot(page, "conversation")
     page.get_by_role("button", name="New conversation").click()
     assert page.locator(".turn").count() == 0
@@ -172,6 +172,33 @@ def test_the_panel_shows_the_server_live(page: Page) -> None:
     expect(page.locator("#fact-first")).to_contain_text(" s")
     expect(page.locator("#fact-speed")).not_to_have_text("–")
     expect(page.get_by_role("rowheader", name="KV cache")).to_be_visible()
+
+
+def test_what_was_measured_stands_beside_the_plan(page: Page) -> None:
+    def on_a_card(route: Route) -> None:
+        """The real status, with what only a GPU's worker can measure."""
+        status = route.fetch().json()
+        status["plan"]["gpu"] = {"name": "RTX 3060", "total_mib": 12288, "usable_mib": 11500}
+        status["measured"]["memory_mib"] = {"weights": 21, "kv_cache": 256, "context": 1200}
+        route.fulfill(json=status)
+
+    page.route("**/onecard/status", on_a_card)
+    expect(page.locator("#memory .note")).to_have_text("Planned 2,405 of 12,288 MiB · Measured 1,477 MiB")
+    expect(page.get_by_role("row", name="context")).to_contain_text("1,200 MiB")
+    planned, measured = (page.locator(f".bar.{kind}") for kind in ("planned", "measured"))
+    assert _filled(page, planned) == pytest.approx(2405 / 12288, abs=0.03)
+    assert _filled(page, measured) == pytest.approx(1477 / 12288, abs=0.03)
+    page.unroute_all(behavior="wait")
+
+
+def _filled(page: Page, bar: Locator) -> float:
+    """The share of a bar that its parts take."""
+    share: float = page.evaluate(
+        """bar => [...bar.children].reduce((sum, part) => sum + part.getBoundingClientRect().width, 0)
+          / bar.getBoundingClientRect().width""",
+        bar.element_handle(),
+    )
+    return share
 
 
 def test_in_chinese(page: Page) -> None:
