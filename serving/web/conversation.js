@@ -161,7 +161,7 @@ function note({ finish, usage, asked, first }) {
 }
 
 /** What to tell the user of a Refused. */
-export function explain(error) {
+function explain(error) {
   if (error.status === 0) return error.message || word("broken");
   return error.message + (error.wait ? ` ${word("againIn", error.wait)}` : "");
 }
