@@ -252,16 +252,25 @@ def ask(
     port: PortOption = 8000,
     url: Annotated[str | None, typer.Option(envvar="ONECARD_URL", help="Another server, as http://host:8000.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer. [the server's]")] = None,
+    system: Annotated[str | None, typer.Option(help="What the model is told before the question.")] = None,
+    schema: Annotated[
+        str | None, typer.Option(help="A JSON schema that the answer must follow, or a file with one.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The answer as one JSON object, with its usage.")] = False,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with the same pictures: a question a line, until Ctrl-D.")
+    ] = False,
 ) -> None:
-    """Ask about one picture or several; the answer streams in."""
+    """Ask about pictures (files, patterns, PDF pages, web addresses, - for stdin); the answer streams in."""
     if len(images) < 2:
         raise UsageError("Name a picture and a question: onecard ask photo.jpg 'What is in the picture?'")
+    from clients.cli import Options
     from clients.cli import ask as ask_command
     from serving.running import client_errors
 
     server = url or f"http://127.0.0.1:{port}"
     with client_errors(server):
-        ask_command(images[:-1], images[-1], server, max_tokens)
+        ask_command(images[:-1], images[-1], server, Options(max_tokens, system, schema, as_json, follow))
 
 
 def _json(value: object) -> str:

@@ -58,12 +58,22 @@ def client_errors(url: str) -> Iterator[None]:
     """Turns what a client command may meet (the SDK's exceptions, unreadable files) into refusals in words."""
     import openai
 
+    from clients.errors import AnswerError, InputError
+
     try:
         yield
+    except InputError as error:
+        raise UsageError(str(error)) from error
+    except AnswerError as error:
+        raise OnecardError(str(error)) from error
     except openai.APIConnectionError as error:
         if type(error.__cause__).__name__ in _BROKEN_OFF:
             raise _broke_off(error.__cause__) from error
         raise NotRunningError(f"No server answers at {url}. Start one with `onecard serve`.") from error
+    except openai.AuthenticationError as error:
+        raise OnecardError(
+            f"The server refused (401): {error.message} ONECARD_API_KEY holds the key to send."
+        ) from error
     except openai.APIStatusError as error:
         raise OnecardError(f"The server refused ({error.status_code}): {error.message}") from error
     except (openai.APIError, httpx.HTTPError) as error:  # in the middle of a stream

@@ -14,9 +14,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from clients.cli import ask
+from clients.cli import Options, ask
 from serving.errors import NotRunningError, OnecardError, UsageError
 from serving.running import client_errors
+from tests import drawing
 from tests.conftest import free_port
 from tests.listening import listening
 
@@ -73,14 +74,14 @@ class _CutOff(Response):
 @pytest.fixture
 def photo(tmp_path: Path) -> str:
     file = tmp_path / "photo.png"
-    file.write_bytes(b"\x89PNG not much of a picture")
+    file.write_bytes(drawing.encoded(drawing.blank(32, 32)))
     return str(file)
 
 
 def asked(chat: Chat, *images: str, max_tokens: int | None = None) -> None:
     """What `onecard ask` does, with its refusals."""
     with listening(chat.app) as port, client_errors(url := f"http://127.0.0.1:{port}"):
-        ask(list(images), "What?", url, max_tokens)
+        ask(list(images), "What?", url, Options(max_tokens))
 
 
 def test_an_answer_streams_in_and_ends_with_its_speed(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +111,7 @@ def test_the_key_of_the_environment_is_sent(photo: str, monkeypatch: pytest.Monk
 
 
 def test_a_picture_may_come_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xd8\xff...")))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(drawing.encoded(drawing.blank(32, 32), "JPEG"))))
     chat = Chat(chunk("x"), USAGE)
     asked(chat, "-")
     assert chat.requests[0]["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/jpeg;base64,")
@@ -133,7 +134,7 @@ def test_an_answer_that_breaks_off_is_said_to(photo: str, capsys: pytest.Capture
 def test_asking_nobody_or_with_a_picture_that_is_not_there(photo: str, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(NotRunningError, match=f"No server answers at {url}"), client_errors(url):
-        ask([photo], "What?", url, None)
+        ask([photo], "What?", url, Options())
     for name, says in (("none.png", "No such file"), (".", "directory")):
         with pytest.raises(UsageError, match=f"cannot be read: .*{says}"), client_errors(url):
-            ask([str(tmp_path / name)], "What?", url, None)
+            ask([str(tmp_path / name)], "What?", url, Options())
