@@ -22,13 +22,13 @@ def limits_of(status: object) -> Limits:
     if not isinstance(status, dict):
         return Limits()
     limits, capacity = _object(status, "limits"), _object(_object(status, "plan"), "capacity")
-    sequences = _positive(capacity, "max_num_seqs") or _CONCURRENCY
-    at_once = min(sequences, _positive(capacity, "concurrent_images") or sequences)
+    sequences = _positive(capacity, "max_num_seqs")
+    at_once = min(sequences, _positive(capacity, "concurrent_images") or sequences) if sequences else 0
     # A few more than are served at once: the next picture is there before a place is free.
     return Limits(
         max_pixels=_positive(limits, "max_image_pixels"),
         max_pictures=_positive(limits, "max_images_per_request"),
-        concurrency=at_once + max(1, at_once // 4),
+        concurrency=at_once + max(1, at_once // 4) if at_once else _CONCURRENCY,
     )
 
 

@@ -104,7 +104,7 @@ def _box(value: Any, space: tuple[int, int], original: tuple[int, int]) -> Box:
     numbers = value.get("bbox_2d") if isinstance(value, dict) else None
     if not isinstance(numbers, list) or len(numbers) != 4 or not all(isinstance(n, int | float) for n in numbers):
         raise AnswerError(f"The model did not answer with a box: {value!r}")
-    x_scale, y_scale = original[0] / space[0], original[1] / space[1]
-    xs = sorted(min(max(0.0, number * x_scale), float(original[0])) for number in numbers[0::2])
-    ys = sorted(min(max(0.0, number * y_scale), float(original[1])) for number in numbers[1::2])
+    (width, height), (across, down) = original, space
+    xs = sorted(min(max(0.0, number * width / across), float(width)) for number in numbers[0::2])
+    ys = sorted(min(max(0.0, number * height / down), float(height)) for number in numbers[1::2])
     return Box(str(value.get("label", "")), xs[0], ys[0], xs[1], ys[1])

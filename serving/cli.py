@@ -273,6 +273,41 @@ def ask(
         ask_command(images[:-1], images[-1], server, Options(max_tokens, system, schema, as_json, follow))
 
 
+@app.command()
+def batch(
+    source: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="A folder, a .csv or .jsonl, or OpenAI's batch file.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the results go: .jsonl or .csv.")],
+    prompt: Annotated[str | None, typer.Option("--prompt", help="The question about every picture.")] = None,
+    port: PortOption = 8000,
+    url: Annotated[str | None, typer.Option(envvar="ONECARD_URL", help="Another server, as http://host:8000.")] = None,
+    system: Annotated[str | None, typer.Option(help="What the model is told before the question.")] = None,
+    schema: Annotated[
+        str | None, typer.Option(help="A JSON schema that the answers must follow, or a file with one.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer. [the server's]")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Requests at a time. [what the server can serve]")
+    ] = None,
+) -> None:
+    """Ask about every picture of a folder or table. Interrupted, the same command goes on where it was."""
+    from clients.batch.run import Asked, run_batch
+    from serving.errors import IncompleteError
+    from serving.running import client_errors
+
+    server = url or f"http://127.0.0.1:{port}"
+    with client_errors(server):
+        done = run_batch(source, out, server, Asked(prompt, system, schema, max_tokens, concurrency))
+    typer.echo(f"{done.total - len(done.failures)} of {done.total} answered ({done.before} before); {out}", err=True)
+    if done.failures:
+        listed = "".join(f"\n  {name}: {why}" for name, why in done.failures[:20])
+        more = "\n  …" if len(done.failures) > 20 else ""
+        raise IncompleteError(
+            f"{len(done.failures)} could not be answered; the same command asks them again.{listed}{more}"
+        )
+
+
 def _json(value: object) -> str:
     import json
 

@@ -12,7 +12,8 @@ OnecardError                     exit
 ├── DiskFullError                  10   no room for what must be written
 ├── NotRunningError                11   `status`, `stop`, `ask` and no server there
 ├── EngineArgsError                12   vLLM does not take an argument that the plan depends on
-└── GaveUpError                    13   the server crashed again and again; the reason is in the message
+├── GaveUpError                    13   the server crashed again and again; the reason is in the message
+└── IncompleteError                14   `batch` is done, and some of it could not be answered
 """
 
 
@@ -68,3 +69,7 @@ class EngineArgsError(OnecardError):
 
 class GaveUpError(OnecardError):
     exit_code = 13
+
+
+class IncompleteError(OnecardError):
+    exit_code = 14

@@ -1,0 +1,173 @@
+"""What the clients decide without a server: what is sent of a picture, where boxes are, what a batch takes and refuses."""
+
+import base64
+import io
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+from PIL import Image
+
+from clients import PictureError, locate
+from clients.batch.inputs import read_batch
+from clients.batch.journal import Journal
+from clients.errors import AnswerError, InputError
+from clients.images import data_url
+from clients.limits import Limits, limits_of
+from clients.messages import messages
+from clients.schema import response_format
+from tests import drawing
+from tests.conftest import ONECARD, free_port
+
+
+def seen(url: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+
+
+def test_a_small_picture_is_sent_as_it_is_and_a_large_one_shrunk() -> None:
+    photo = drawing.encoded(drawing.blank(640, 480), "JPEG")
+    assert base64.b64decode(data_url(photo, 640 * 480).partition(",")[2]) == photo
+    small = seen(data_url(photo, 100_000))
+    assert 95_000 < small.width * small.height <= 100_000
+    assert small.width / small.height == pytest.approx(4 / 3, abs=0.02)
+
+
+def test_a_picture_is_sent_upright_and_on_white() -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    file = io.BytesIO()
+    drawing.blank(40, 20).save(file, "JPEG", exif=turned)
+    assert seen(data_url(file.getvalue())).size == (20, 40)
+    assert seen(data_url(Image.new("RGBA", (4, 4), (0, 0, 0, 0)))).getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_heic_and_the_pages_of_a_pdf(tmp_path: Path) -> None:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    drawing.blank(64, 48, "red").save(tmp_path / "photo.heic")
+    assert seen(data_url(tmp_path / "photo.heic")).size == (64, 48)
+    pages = [drawing.blank(200, 100, color) for color in ("red", "green")]
+    pages[0].save(tmp_path / "doc.pdf", save_all=True, append_images=pages[1:])
+    (message,) = messages(str(tmp_path / "doc.pdf"), "What?", Limits(max_pixels=10_000))
+    texts = [part["text"] for part in message["content"] if part["type"] == "text"]
+    assert texts == ["Page 1:", "Page 2:", "What?"]
+    (message,) = messages(str(tmp_path / "doc.pdf#page=2"), "What?", Limits(max_pixels=10_000))
+    page = seen(message["content"][0]["image_url"]["url"])
+    assert page.getpixel((20, 20))[1] > 100  # type: ignore[index]
+    assert page.width * page.height <= 10_000
+    with pytest.raises(PictureError, match="has 2 pages"):
+        messages(str(tmp_path / "doc.pdf#page=3"), "What?", Limits())
+
+
+@pytest.mark.parametrize(
+    ("picture", "says"),
+    [
+        (b"no picture", "no picture of a known kind"),
+        (drawing.encoded(drawing.blank(300, 300, "red"), "JPEG")[:400], "broken"),
+        (numpy.zeros((4, 4, 3), "float32"), "float32"),
+        (numpy.zeros((4,), "uint8"), "uint8 of"),
+        ("data:image/png;base64,%%", "base64"),
+        (f"http://127.0.0.1:{free_port()}/x.png", "could not be fetched"),
+    ],
+)
+def test_what_is_no_picture_is_told(picture: Any, says: str) -> None:
+    with pytest.raises(PictureError, match=says):
+        data_url(picture)
+
+
+def test_limits_come_from_the_status_and_of_others_nothing_is_assumed() -> None:
+    limits = {"max_image_pixels": 102400, "max_images_per_request": 4}
+    status = {"limits": limits, "plan": {"capacity": {"max_num_seqs": 16, "concurrent_images": 8}}}
+    assert limits_of(status) == Limits(102400, 4, concurrency=10)
+    assert limits_of("<html>") == limits_of({"limits": 3}) == Limits()
+
+
+def test_boxes_are_in_the_pixels_of_the_original() -> None:
+    answer = '[{"bbox_2d": [100, 500, 200, 1000], "label": "cat"}]'
+    whole = drawing.blank(2000, 1000)
+    (box,) = locate.Task.of(whole, "qwen3-vl-2b", None).boxes(answer)
+    assert box == locate.Box("cat", 200, 500, 400, 1000)
+    task = locate.Task.of(whole, "Qwen/Qwen2.5-VL-3B-Instruct", 400_000)
+    assert all(side % 28 == 0 for side in task.picture.size)
+    assert task.picture.width * task.picture.height <= 400_000
+    width, height = task.picture.size
+    (box,) = task.boxes(json.dumps([{"bbox_2d": [0, 0, width, height], "label": "all"}]))
+    assert box == locate.Box("all", 0, 0, 2000, 1000)
+    for bad in ("there", "{}", '[{"bbox_2d": [1, 2]}]'):
+        with pytest.raises(AnswerError, match="did not answer"):
+            task.boxes(bad)
+
+
+@pytest.mark.parametrize("bad", ["{", "nowhere.json", '{"type": "objekt"}', '{"colour": "red"}'])
+def test_a_schema_that_is_none_is_refused(bad: str) -> None:
+    with pytest.raises(InputError, match="--schema"):
+        response_format(bad)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("t.csv", "name,price\na,3\n", "no column `image`.* it has name, price"),
+        ("t.csv", "id,image\n1,a.png\n1,b.png\n", "is the id of several"),
+        ("t.csv", "image\n", "nothing to ask"),
+        ("t.csv", 'image,note\n"",x\n', "line 2: the column `image` is empty"),
+        ("t.jsonl", '{"image": "a.png"}\n{"image"\n', "line 2: not JSON"),
+        ("t.jsonl", '{"custom_id": "1", "url": "/v1/embeddings", "body": {}}\n', "only chat completions"),
+        ("t.txt", "a.png\n", "a batch is a folder"),
+    ],
+)
+def test_a_batch_that_cannot_be_asked_is_refused(tmp_path: Path, name: str, content: str, says: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=says):
+        read_batch(tmp_path / name, "What?")
+
+
+def test_a_journal_forgets_the_line_that_a_kill_cut_short(tmp_path: Path) -> None:
+    file = tmp_path / "out.jsonl.journal"
+    with Journal(file, {"prompt": "What?"}) as journal:
+        journal.add({"id": "a", "answer": "red", "error": None})
+        journal.add({"id": "b", "answer": None, "error": "broken"})
+        with pytest.raises(InputError, match="Another"):
+            Journal(file, {"prompt": "What?"})
+    with file.open("ab") as stream:
+        stream.write(b'{"id": "c", "ans')
+    with Journal(file, {"prompt": "What?"}) as journal:
+        assert (journal.answered, journal.failed) == ({"a"}, {"b"})
+        journal.add({"id": "b", "answer": "blue", "error": None})
+    with Journal(file, {"prompt": "What?"}) as journal:
+        assert journal.answered == {"a", "b"}
+        assert journal.get("b") == {"id": "b", "answer": "blue", "error": None}
+    with pytest.raises(InputError, match=r"another run \(prompt differ\)"):
+        Journal(file, {"prompt": "Else?"})
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "says"),
+    [
+        (2, ["batch", "EMPTY", "--out", "r.jsonl", "--prompt", "?"], "nothing to ask"),
+        (2, ["batch", "nowhere", "--out", "r.jsonl", "--prompt", "?"], "neither a folder nor a file"),
+        (2, ["batch", "FULL", "--out", "r.txt", "--prompt", "?"], ".jsonl or .csv"),
+        (2, ["batch", "FULL", "--out", "r.jsonl"], "without a question"),
+        (2, ["batch", "FULL", "--out", "OTHER", "--prompt", "?"], "not of a run that can go on"),
+        (11, ["batch", "FULL", "--out", "r.jsonl", "--prompt", "?"], "No server answers"),
+        (2, ["ask", "OTHER", "?"], "no picture of a known kind"),
+        (2, ["ask", "FULL/a.png", "?", "--schema", "{"], "is not JSON"),
+    ],
+)
+def test_a_refusal_on_the_command_line(tmp_path: Path, code: int, arguments: list[str], says: str) -> None:
+    (tmp_path / "EMPTY").mkdir()
+    (tmp_path / "FULL").mkdir()
+    drawing.blank(32, 32).save(tmp_path / "FULL" / "a.png")
+    (tmp_path / "OTHER").write_text("mine")
+    (tmp_path / "OTHER").rename(tmp_path / "other.jsonl")
+    words = [word.replace("OTHER", "other.jsonl") for word in arguments]
+    root = Path(__file__).parent.parent.parent
+    done = subprocess.run(
+        [*ONECARD, *words, "--port", str(free_port())], cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(root), "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert (done.returncode, says in done.stderr, "Traceback" in done.stderr) == (code, True, False), done.stderr
