@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import json
+import re
 import signal
 import subprocess
 import time
@@ -167,3 +168,23 @@ def test_a_batch_file_of_openai(server: Server, tmp_path: Path) -> None:
     (answer,) = map(json.loads, out.read_text().splitlines())
     assert (answer["custom_id"], answer["error"], answer["response"]["status_code"]) == ("one", None, 200)
     assert "blue" in answer["response"]["body"]["choices"][0]["message"]["content"]
+
+
+def test_the_examples_of_the_documentation(
+    server: Server,
+    photo: Image.Image,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = (Path(__file__).parent.parent.parent / "docs" / "clients.md").read_text()
+    photo.save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ONECARD_URL", server.url)
+    names: dict[str, object] = {"__name__": "examples"}
+    for example in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(example, names)  # noqa: S102
+    assert capsys.readouterr().out.splitlines()[0].endswith("red circle.")
+    client = names["client"]
+    assert isinstance(client, Client)
+    client.close()

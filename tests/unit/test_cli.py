@@ -13,7 +13,7 @@ import pytest
 from serving import __version__
 from tests.conftest import ONECARD, free_port
 
-COMMANDS = ("serve", "plan", "profiles", "doctor", "status", "stop", "logs", "ask")
+COMMANDS = ("serve", "plan", "profiles", "doctor", "status", "stop", "logs", "ask", "batch")
 CPU_16_GB = ("--profile", "cpu", "--gpu-memory-mib", "16000")
 NO_WEIGHTS = ("--", "--load-format", "dummy")  # what is tested does not depend on them
 
@@ -51,7 +51,8 @@ def test_help_lists_every_command_and_what_to_do_first(environment: dict[str, st
         ("serve", "--profile --model --port --host --gpu-memory-mib --dry-run --allow-image-urls --api-keys-file"),
         ("serve", "--allow-host --allow-origin --drain-seconds --hang-seconds --unsafe"),
         ("plan", "--profile --model --json --gpu-memory-mib"),
-        ("ask", "--port --url --max-tokens"),
+        ("ask", "--port --url --max-tokens --system --schema --json --follow"),
+        ("batch", "--prompt --out --port --url --system --schema --max-tokens --concurrency"),
         ("logs", "--port --lines --follow"),
     ],
 )
