@@ -40,9 +40,10 @@ def main() -> int:
     if os.environ.get("STAND_IN") == "crowded":
         card = prepared.plan.gpu.model_copy(update={"name": "Card"})
         launch = launch.model_copy(update={"plan": prepared.plan.model_copy(update={"gpu": card})})
-        total = prepared.plan.memory_mib.total
-        free = iter([total - 1, total - 1, total - 1, total])
-        hardware.detect = lambda: crowded(total, next(free, total))
+        planned = prepared.plan.memory_mib
+        needed = planned.total - planned.headroom
+        free = iter([needed - 1, needed - 1, needed - 1, needed])
+        hardware.detect = lambda: crowded(planned.total, next(free, needed))
         supervisor._LOOK_FOR_MEMORY_S = 1.0
     command = (sys.executable, "-m", "tests.stand_in.server")
     try:
