@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from serving.hub import resolve_model
 from tests.conftest import ONECARD
@@ -121,7 +122,7 @@ def test_ask_without_a_server_or_a_picture(tmp_path: Path) -> None:
         closed.bind(("127.0.0.1", 0))
         port = str(closed.getsockname()[1])
         photo = tmp_path / "photo.png"
-        photo.write_bytes(b"x")
+        Image.new("RGB", (64, 64)).save(photo)
         refused(11, "ask", str(photo), "What?", "--port", port, says="No server answers")
         refused(2, "ask", str(tmp_path / "none.png"), "What?", "--port", port, says="cannot be read")
         refused(2, "ask", "What?", "--port", port, says="Name a picture and a question")
