@@ -1,6 +1,7 @@
 """A small load of everything that users do: pictures asked about, streamed or not, forms, answers cut off, refusals."""
 
 import base64
+import contextlib
 import itertools
 import threading
 import time
@@ -85,7 +86,9 @@ def flood(server: Server, clients: int = 100) -> Iterator[None]:
         body = {"model": "demo", "max_tokens": 200, "ignore_eos": True, "messages": [{"role": "user", "content": "hi"}]}
         with httpx.Client(base_url=server.url, timeout=120, trust_env=False) as http:
             while not stop.is_set():
-                http.post("/v1/chat/completions", json=body)
+                # A kept connection may be closed just as it is used again; then this client asks anew.
+                with contextlib.suppress(httpx.RemoteProtocolError):
+                    http.post("/v1/chat/completions", json=body)
                 time.sleep(0.2)
 
     threads = [threading.Thread(target=client) for _ in range(clients)]
