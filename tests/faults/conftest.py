@@ -36,6 +36,13 @@ def table() -> Iterator[list[Line]]:
         write_table(lines)
 
 
+@pytest.fixture(autouse=True)
+def ready_first(request: pytest.FixtureRequest) -> None:
+    """A test that failed while the server restarted does not take the next ones with it."""
+    if "server" in request.fixturenames:
+        request.getfixturevalue("server").wait_until_ready()
+
+
 @pytest.fixture
 def still_right(server: Server) -> Iterator[Callable[[], None]]:
     """After the test, and whenever it is called: the known question has its right answer."""

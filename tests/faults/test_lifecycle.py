@@ -125,13 +125,12 @@ def test_sigkill_of_the_engine_process_ends_streams_with_an_error_and_is_followe
 ) -> None:
     restarts = server.get("/onecard/status").json()["restarts"]
     url = f"{server.url}/v1/chat/completions"
-    with (
-        httpx.Client(timeout=60, trust_env=False) as http,
-        http.stream("POST", url, json=question(stream=True, max_tokens=1000)) as reply,
-    ):
+    killed_soon = engine(server)
+    long = question(stream=True, max_tokens=1000, n=4, temperature=1)
+    with httpx.Client(timeout=60, trust_env=False) as http, http.stream("POST", url, json=long) as reply:
         lines = reply.iter_lines()
         next(lines)
-        engine(server).kill()
+        killed_soon.kill()
         killed = time.monotonic()
         events = [line for line in lines if line]
     assert "error" in events[-2]
