@@ -91,7 +91,7 @@ export class Conversation {
     const title = document.createElement("strong");
     title.textContent = word(error ? "failed" : "stopped");
     shown.text.replaceChildren(title);
-    if (!error) return;
+    if (!error) return this.say(title.textContent);
     const message = document.createElement("p");
     message.textContent = explain(error);
     shown.text.append(message);

@@ -72,7 +72,7 @@ def test_an_answer_comes_bit_by_bit_and_can_be_stopped(server: Server, page: Pag
     page.locator("#length").fill("2000")
     page.locator("#question").fill("Name colors.")
     page.keyboard.press("Enter")
-    page.locator(".answer[aria-busy=true] .text:not(:empty)").wait_for()
+    page.locator(".answer[aria-busy=true] .text:not(:has(.dots))").wait_for()
     page.get_by_role("button", name="Stop").wait_for()
     page.keyboard.press("Escape")
     expect(page.locator(".answer .note")).to_have_text("Stopped.")
