@@ -14,18 +14,24 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.memory_device import MIB, holding, sampling, used_mib, wait_until_free
+from benchmarks.say import say
 from benchmarks.shapes import Precision, Size, write_shape
 
-_SAMPLE_SECONDS = 0.01
 _POINT_SECONDS = 420
 _KV_BYTES = 3 * 2**30
-_MIB = 2**20
+# Lines of vLLM's log that say what took memory, or time.
+_WORTH_KEEPING = (
+    "Encoder cache will",
+    "Graph captur",
+    "Model loading took",
+    "torch.compile took",
+    "attention backend",
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,7 @@ def main() -> None:
         if not options.only or options.only in point["name"]:
             work.put(point)
     total, ends = work.qsize(), time.monotonic() + options.seconds
-    _say(f"{total} points on GPU {options.gpus}")
+    say(f"{total} points on GPU {options.gpus}")
     threads = [
         threading.Thread(target=_measure_all, args=(int(gpu), work, options, ends)) for gpu in options.gpus.split(",")
     ]
@@ -125,7 +131,7 @@ def _measure_all(gpu: int, work: "queue.Queue[dict[str, Any]]", options: argpars
             del point["engine_args"]["model"]
             with options.out.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(point | measured) + "\n")
-            _say(_line(point["name"], measured))
+            say(_line(point["name"], measured))
 
 
 def measure(gpu: int, point: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
@@ -149,17 +155,8 @@ def measure(gpu: int, point: dict[str, Any], options: argparse.Namespace) -> dic
     else:
         result |= json.loads(found.removeprefix("POINT "))
     result["notes"] = [line for line in lines if any(word in line for word in _WORTH_KEEPING)]
-    _wait_until_free(gpu, before)
+    wait_until_free(gpu, before)
     return result
-
-
-_WORTH_KEEPING = (
-    "Encoder cache will",
-    "Graph captur",
-    "Model loading took",
-    "torch.compile took",
-    "attention backend",
-)
 
 
 def _line(name: str, measured: dict[str, Any]) -> str:
@@ -167,74 +164,10 @@ def _line(name: str, measured: dict[str, Any]) -> str:
         return f"{name}: died, exit {measured['exit']}: {measured['log'][-1:]}"
     loaded, transients = measured["loaded"], measured["transients"]
     parts = {key: loaded[key] for key in ("weights", "graph_pool", "kv_cache", "reserved_peak")} | transients
-    told = ", ".join(f"{key} {value / _MIB:.0f}" for key, value in parts.items())
+    told = ", ".join(f"{key} {value / MIB:.0f}" for key, value in parts.items())
     return (
         f"{name}: peak {measured['peak_mib']} MiB ({told}), start {measured['start_s']} s, load {measured['load_s']} s"
     )
-
-
-def used_mib(gpu: int) -> int:
-    """The device's used memory, all programs', in MiB (rounded up)."""
-    import pynvml
-
-    pynvml.nvmlInit()
-    return -(-int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(gpu)).used) // _MIB)
-
-
-@contextmanager
-def sampling(gpu: int) -> Iterator[list[int]]:
-    """The highest used memory in MiB while the context lasts, as a list of one."""
-    peak, ended = [0], threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(_SAMPLE_SECONDS):
-            peak[0] = max(peak[0], used_mib(gpu))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        ended.set()
-        thread.join()
-
-
-_HOLDER = """
-import sys, torch
-gpu, leave = int(sys.argv[1]), int(sys.argv[2]) * 2**20
-held = [torch.zeros(1, device=f"cuda:{gpu}")]
-for size in (2**30, 2**26, 2**21):
-    while torch.cuda.mem_get_info(gpu)[0] >= leave + size:
-        held.append(torch.empty(size, dtype=torch.uint8, device=f"cuda:{gpu}"))
-_say("held")
-sys.stdin.read()
-"""
-
-
-@contextmanager
-def holding(gpu: int, leave_mib: int) -> Iterator[None]:
-    """Another process holds all of the GPU's memory but `leave_mib`, in plain allocations, while the context lasts."""
-    command = [sys.executable, "-c", _HOLDER, str(gpu), str(leave_mib)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert_held = holder.stdout.readline() if holder.stdout else ""
-        if assert_held.strip() != "held":
-            raise RuntimeError(f"the memory of GPU {gpu} could not be held")
-        try:
-            yield
-        finally:
-            holder.kill()
-
-
-def _wait_until_free(gpu: int, before_mib: int) -> None:
-    for _ in range(300):
-        if used_mib(gpu) <= before_mib + 16:
-            return
-        time.sleep(0.1)
-
-
-def _say(line: object) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

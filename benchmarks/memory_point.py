@@ -8,6 +8,8 @@ import sys
 import time
 from typing import Any
 
+from benchmarks.say import say
+
 _TOKEN_WORDS = ("one", "two", "red", "blue", "left", "right", "star", "photo")
 _IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 _ANSWER_TOKENS = 64
@@ -31,7 +33,7 @@ def main() -> None:
     _load(engine, point)
     loaded = engine.collective_rpc("onecard_memory")[0]
     times = {"start_s": round(ready - began, 1), "load_s": round(time.monotonic() - ready, 1)}
-    _say("POINT " + json.dumps({"started": started, "transients": transients, "loaded": loaded} | times))
+    say("POINT " + json.dumps({"started": started, "transients": transients, "loaded": loaded} | times))
 
 
 def _load(engine: Any, point: dict[str, Any]) -> None:
@@ -73,11 +75,6 @@ def _picture(side: int, phase: float) -> Any:
     wave = np.sin(ramp * (1 + phase) + phase * 100)[:, None] * np.cos(ramp * (2 - phase))[None, :]
     plane = ((wave + 1) * 127).astype(np.uint8)
     return Image.fromarray(np.stack([plane, plane[::-1], plane.T], axis=-1))
-
-
-def _say(line: object) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory import holding, sampling, used_mib
+from benchmarks.memory_device import holding, sampling, total_mib, used_mib
+from benchmarks.say import say
 from serving.prepare import prepare
 from serving.state_dir import state_dir
 
@@ -48,7 +49,7 @@ def main() -> None:
             result = survive(card, contender, options)
             with options.out.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(result) + "\n")
-            _say({key: value for key, value in result.items() if key not in ("log", "plan")})
+            say({key: value for key, value in result.items() if key not in ("log", "plan")})
 
 
 def survive(card: str, contender: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -99,17 +100,13 @@ def survive(card: str, contender: str, options: argparse.Namespace) -> dict[str,
 
 
 def _command(contender: str, card: str, plan: Any, options: argparse.Namespace, port: int) -> list[str]:
-    import pynvml
-
     if contender == "onecard":
         own = ["serve", "--profile", card, "--model", str(options.shape), "--port", str(port)]
         return [sys.executable, "-m", "serving", *own, "--", "--load-format", "dummy"]
-    pynvml.nvmlInit()
-    present = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(options.gpu)).total / 2**20
     vllm = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(options.shape)]
     vllm += ["--load-format", "dummy", "--port", str(port), "--host", "127.0.0.1"]
     # Its own default share, of the imitated card. Its default context is the model's whole, which no such card holds.
-    share = {"vllm": 0.92, "original": 0.9}[contender] * plan.gpu.total_mib / present
+    share = {"vllm": 0.92, "original": 0.9}[contender] * plan.gpu.total_mib / total_mib(options.gpu)
     vllm += ["--gpu-memory-utilization", f"{share:.4f}"]
     if contender == "original":
         return [*vllm, "--quantization", "awq", "--enforce-eager", "--max-num-seqs", "16", "--max-model-len", "4096"]
@@ -248,11 +245,6 @@ def _picture(size: tuple[int, int], seed: int) -> str:
     buffer = io.BytesIO()
     Image.fromarray(small).resize(size, Image.Resampling.BILINEAR).save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _say(line: object) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

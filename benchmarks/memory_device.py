@@ -1,0 +1,74 @@
+"""A GPU's memory as the whole device sees it: how much is used, its peak while something runs, and most of it held by another
+process, as if the card were a smaller one.
+"""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from benchmarks.memory_holder import HELD
+
+MIB = 2**20
+_SAMPLE_SECONDS = 0.01
+# What is given back by a process that has ended shows after at most so long.
+_FREE_SECONDS = 30
+_NEARLY_MIB = 16
+
+
+def used_mib(gpu: int) -> int:
+    """The device's used memory, all programs', in MiB (rounded up)."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    return -(-int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(gpu)).used) // MIB)
+
+
+def total_mib(gpu: int) -> int:
+    """The device's whole memory in MiB."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(gpu)).total) // MIB
+
+
+@contextmanager
+def sampling(gpu: int) -> Iterator[list[int]]:
+    """The highest used memory in MiB while the context lasts, as a list of one."""
+    peak, ended = [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_SAMPLE_SECONDS):
+            peak[0] = max(peak[0], used_mib(gpu))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        thread.join()
+
+
+@contextmanager
+def holding(gpu: int, leave_mib: int) -> Iterator[None]:
+    """Another process holds all of the GPU's memory but `leave_mib` while the context lasts. Raises RuntimeError where it
+    cannot; its own words are on stderr."""
+    command = [sys.executable, "-m", "benchmarks.memory_holder", str(gpu), str(leave_mib)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        answer = holder.stdout.readline() if holder.stdout else ""
+        if answer.strip() != HELD:
+            raise RuntimeError(f"the memory of GPU {gpu} could not be held")
+        try:
+            yield
+        finally:
+            holder.kill()
+
+
+def wait_until_free(gpu: int, before_mib: int) -> None:
+    """Until the device uses no more than it did, or for half a minute."""
+    ends = time.monotonic() + _FREE_SECONDS
+    while used_mib(gpu) > before_mib + _NEARLY_MIB and time.monotonic() < ends:
+        time.sleep(0.1)
