@@ -30,6 +30,11 @@ PortOption = Annotated[int, typer.Option("--port", min=1, max=65535, help="The s
 MemoryOption = Annotated[
     int | None, typer.Option(min=1, help="What the plan takes for the card's memory, in MiB. [the profile's]")
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+UrlOption = Annotated[str | None, typer.Option(envvar="ONECARD_URL", help="Another server, as http://host:8000.")]
+SystemOption = Annotated[str | None, typer.Option(help="What the model is told before the question.")]
+MaxTokensOption = Annotated[int | None, typer.Option(min=1, help="The longest answer. [the server's]")]
+VllmArguments = Annotated[list[str] | None, typer.Argument(metavar="[-- VLLM ARGUMENTS]")]
 
 
 @app.command(epilog="What follows `--` goes to vLLM: onecard serve -p rtx3060 -- --max-model-len 16384")
@@ -74,7 +79,7 @@ def serve(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and vLLM's arguments, start nothing.")
     ] = False,
-    vllm_arguments: Annotated[list[str] | None, typer.Argument(metavar="[-- VLLM ARGUMENTS]")] = None,
+    vllm_arguments: VllmArguments = None,
 ) -> None:
     """Plan, print the plan, start vLLM and keep it running."""
     import asyncio
@@ -116,7 +121,7 @@ def plan(
     profile: ProfileOption = "auto",
     model: ModelOption = None,
     gpu_memory_mib: MemoryOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: JsonOption = False,
     measured: Annotated[
         bool, typer.Option("--measured", help="The running server's plan, beside what its parts really took.")
     ] = False,
@@ -124,7 +129,7 @@ def plan(
         bool, typer.Option("--matrix", help="Every model on every card: what fits, and how well.")
     ] = False,
     port: PortOption = 8000,
-    vllm_arguments: Annotated[list[str] | None, typer.Argument(metavar="[-- VLLM ARGUMENTS]")] = None,
+    vllm_arguments: VllmArguments = None,
 ) -> None:
     """Say what fits before anything is loaded. Needs no GPU and no download; exit 0 fits, 3 does not."""
     if matrix:
@@ -165,7 +170,7 @@ def pull(
 
 
 @app.command()
-def profiles(as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False) -> None:
+def profiles(as_json: JsonOption = False) -> None:
     """List the cards that are known, and the models that can be served."""
     from serving.describe import describe_profiles, profiles_json
 
@@ -176,7 +181,7 @@ def profiles(as_json: Annotated[bool, typer.Option("--json", help="One JSON obje
 def doctor(
     profile: ProfileOption = "auto",
     port: PortOption = 8000,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check what this machine has and lacks, and how to mend it. Exit 0 when nothing is broken."""
     from serving.doctor import as_text, checks_json, run_checks
@@ -250,9 +255,9 @@ def exporter(
 def ask(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE... QUESTION", help="Pictures, and the question last.")],
     port: PortOption = 8000,
-    url: Annotated[str | None, typer.Option(envvar="ONECARD_URL", help="Another server, as http://host:8000.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer. [the server's]")] = None,
-    system: Annotated[str | None, typer.Option(help="What the model is told before the question.")] = None,
+    url: UrlOption = None,
+    max_tokens: MaxTokensOption = None,
+    system: SystemOption = None,
     schema: Annotated[
         str | None, typer.Option(help="A JSON schema that the answer must follow, or a file with one.")
     ] = None,
@@ -281,12 +286,12 @@ def batch(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the results go: .jsonl or .csv.")],
     prompt: Annotated[str | None, typer.Option("--prompt", help="The question about every picture.")] = None,
     port: PortOption = 8000,
-    url: Annotated[str | None, typer.Option(envvar="ONECARD_URL", help="Another server, as http://host:8000.")] = None,
-    system: Annotated[str | None, typer.Option(help="What the model is told before the question.")] = None,
+    url: UrlOption = None,
+    system: SystemOption = None,
     schema: Annotated[
         str | None, typer.Option(help="A JSON schema that the answers must follow, or a file with one.")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer. [the server's]")] = None,
+    max_tokens: MaxTokensOption = None,
     concurrency: Annotated[
         int | None, typer.Option(min=1, help="Requests at a time. [what the server can serve]")
     ] = None,
