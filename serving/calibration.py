@@ -49,8 +49,8 @@ def learn(plan: Plan, measured: dict[str, int], known: Constants) -> Constants:
     )
 
 
-def keep(plan: Plan, measured: dict[str, int]) -> None:
-    """Learns from a start, once for each card and vLLM version. A state directory that cannot be written is no reason to
+def learn_from_start(plan: Plan, measured: dict[str, int]) -> None:
+    """Keeps what a start taught, once for each card and vLLM version. A state directory that cannot be written is no reason to
     fail: the next plan then counts with what is known."""
     file = _file()
     kept = _read(file)

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from serving.calibration import keep
+from serving.calibration import learn_from_start
 from serving.errors import EngineArgsError
 from serving.memory import MIB
 from serving.plan import Plan
@@ -13,7 +13,7 @@ from serving.plan import Plan
 _GRAPHS = re.compile(r"Graph capturing finished in .* took ([\d.]+) GiB")
 
 
-async def measure(application: Any, plan: Plan, server_log: Path) -> dict[str, Any]:
+async def measure_and_learn(application: Any, plan: Plan, server_log: Path) -> dict[str, Any]:
     """`memory_mib` by the plan's names, where the engine of vLLM's `application` runs our worker extension; empty elsewhere.
     A card's first start teaches the plans that follow (`calibration.py`).
 
@@ -31,7 +31,7 @@ async def measure(application: Any, plan: Plan, server_log: Path) -> dict[str, A
     found = _GRAPHS.findall(server_log.read_text(errors="replace")) if server_log.is_file() else []
     parts = in_parts(lasting, transients, round(float(found[-1]) * 2**30) if found else None)
     if plan.predicted:
-        keep(plan, parts)
+        learn_from_start(plan, parts)
     return {"memory_mib": parts}
 
 

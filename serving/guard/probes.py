@@ -11,7 +11,7 @@ from serving.guard import engine, in_process
 from serving.guard.respond import alive, readiness
 from serving.guard.state import ServerState
 from serving.guard.watchdog import Watchdog
-from serving.measured import measure
+from serving.measured import measure_and_learn
 from serving.warmup import warm_up
 
 logger = logging.getLogger("vllm.onecard")
@@ -55,7 +55,7 @@ class Probes:
         state = self._state
         try:
             log = state.launch.run_dir / "server.log"
-            state.measured |= await measure(lifespan["app"], state.launch.plan, log)
+            state.measured |= await measure_and_learn(lifespan["app"], state.launch.plan, log)
             async with in_process.client(self._vllm, lifespan) as client:
                 state.measured |= await warm_up(client, state.launch.model_names[0], state.launch.plan)
         except Exception as error:  # whatever it is: a server that cannot answer must not be called ready

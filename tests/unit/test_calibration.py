@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from serving import calibration
-from serving.calibration import constants_of, keep, learn
+from serving.calibration import constants_of, learn, learn_from_start
 from serving.memory import MEASURED, MIB
 from serving.prepare import prepare
 
@@ -25,7 +25,7 @@ def measured(**other: int) -> dict[str, int]:
 
 def test_a_smaller_context_leaves_more_for_the_cache_the_next_time() -> None:
     first = prepare("rtx3060", None)
-    keep(first.plan, measured(context=400, cuda_graphs=40))
+    learn_from_start(first.plan, measured(context=400, cuda_graphs=40))
     again = replace(first.subject, constants=constants_of(CARD)).plan()
     assert again.memory_mib.context == 424
     assert again.memory_mib.cuda_graphs == 40
@@ -44,8 +44,8 @@ def test_more_than_was_planned_is_believed_and_fewer_fragments_are_not() -> None
 
 def test_the_first_start_counts_and_each_card_has_its_own() -> None:
     plan = prepare("rtx3060", None).plan
-    keep(plan, measured(context=400))
-    keep(plan, measured(context=900))
+    learn_from_start(plan, measured(context=400))
+    learn_from_start(plan, measured(context=900))
     assert constants_of(CARD).context == 424 * MIB
     assert constants_of("NVIDIA GeForce RTX 4090") == MEASURED
     assert constants_of(None) == MEASURED
@@ -65,4 +65,4 @@ def test_what_an_older_version_kept_is_left_aside(state: Path) -> None:
 
 def test_a_directory_that_cannot_be_written_is_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONECARD_STATE_DIR", "/proc/nowhere")
-    keep(prepare("rtx3060", None).plan, measured(context=400))
+    learn_from_start(prepare("rtx3060", None).plan, measured(context=400))

@@ -9,7 +9,7 @@ import pytest
 
 from serving.describe import describe_measured
 from serving.errors import EngineArgsError
-from serving.measured import in_parts, measure
+from serving.measured import in_parts, measure_and_learn
 from serving.memory import MIB
 from serving.prepare import prepare
 
@@ -43,7 +43,7 @@ def measured(tmp_path: Path, transients: dict[str, int], profile: str = "rtx3060
     log = tmp_path / "server.log"
     log.write_text(LOG, encoding="utf-8")
     application = SimpleNamespace(state=SimpleNamespace(engine_client=Engine(transients)))
-    return asyncio.run(measure(application, prepare(profile, None).plan, log))
+    return asyncio.run(measure_and_learn(application, prepare(profile, None).plan, log))
 
 
 def test_the_parts_are_the_plans_and_lie_near_what_it_predicts(tmp_path: Path) -> None:
