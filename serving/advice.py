@@ -19,12 +19,12 @@ class Step:
     plan: Plan
 
 
-def nearest(subject: Subject, user_args: dict[str, Any], others: Iterable[Subject]) -> tuple[str, ...]:
-    """What would fit, a sentence each: with a shorter context or smaller pictures, or another precision or model.
+def nearest(subject: Subject, plan: Plan, user_args: dict[str, Any], others: Iterable[Subject] = ()) -> tuple[str, ...]:
+    """What would fit where `plan` does not, a sentence each: with a shorter context or smaller pictures, or another precision
+    or model.
 
     `others` are the same profile with other models, the ones nearest first."""
     found = []
-    plan = subject.plan(user_args)
     shorter = plan.capacity.kv_tokens // 1024 * 1024
     if user_args.get("max_model_len") and shorter:
         found += _one(subject, user_args | {"max_model_len": shorter}, f"--max-model-len {shorter}")
@@ -39,9 +39,8 @@ def nearest(subject: Subject, user_args: dict[str, Any], others: Iterable[Subjec
     return tuple(found)
 
 
-def steps(subject: Subject, user_args: dict[str, Any]) -> list[Step]:
+def steps(subject: Subject, plan: Plan, user_args: dict[str, Any]) -> list[Step]:
     """The same plan with one choice taken one step in each direction."""
-    plan = subject.plan(user_args)
     capacity, limits = plan.capacity, plan.limits
     changes: list[tuple[str, dict[str, Any]]] = [
         (f"--max-model-len {length}", {"max_model_len": length})

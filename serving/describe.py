@@ -38,7 +38,7 @@ def describe_plan(plan: Plan) -> str:
         lines.append(f"  {title:<15}{mib:>8,} MiB  {'█' * share or '▏'}")
     lines += _choices(plan)
     if plan.reason:
-        lines.append("It does not fit: " + why_not(plan))
+        lines.append(why_not(plan))
     return "\n".join(lines)
 
 
@@ -84,7 +84,7 @@ def describe_steps(subject: Subject, plan: Plan, user_args: dict[str, Any]) -> s
     """What one step in each direction would change."""
     if not (plan.fits and plan.predicted):
         return ""
-    return "\n".join(("One step otherwise:", *(_step(plan, step) for step in steps(subject, user_args))))
+    return "\n".join(("One step otherwise:", *(_step(plan, step) for step in steps(subject, plan, user_args))))
 
 
 def _step(plan: Plan, step: Step) -> str:

@@ -8,6 +8,8 @@ what is held at the worst moment (`peak`).
 
 from dataclasses import dataclass
 
+from pydantic import BaseModel, ConfigDict
+
 from serving.architecture import Shape, Text, Vision
 
 MIB = 2**20
@@ -51,10 +53,11 @@ class Constants:
 MEASURED = Constants()
 
 
-@dataclass(frozen=True)
-class Parts:
-    """Bytes of each part but the KV cache, as in the plan's `memory_mib`. `vision_encoder` and `logits` are what they need
-    beyond what the language model's activations leave them."""
+class Parts(BaseModel):
+    """Each part but the KV cache, in bytes here and in MiB in a plan. `vision_encoder` and `logits` are what they need beyond
+    what the language model's activations leave them, since they run one after the other."""
+
+    model_config = ConfigDict(frozen=True)
 
     weights: int
     buffers: int
@@ -68,7 +71,8 @@ class Parts:
 
     @property
     def total(self) -> int:
-        return sum(vars(self).values())
+        """All of them together."""
+        return sum(getattr(self, name) for name in type(self).model_fields)
 
 
 def parts(shape: Shape, weight_bytes: int, load: Load, constants: Constants) -> Parts:

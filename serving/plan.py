@@ -4,8 +4,9 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 
+from serving.memory import MIB, Parts
 from serving.profile import Limits
 
 
@@ -21,22 +22,27 @@ class PlannedGpu(_Frozen):
     usable_mib: int
 
 
-class MemoryMib(_Frozen):
-    """The parts of the memory in MiB. They sum to `total`. `vision_encoder` and `logits` are what they need beyond what the
-    language model's activations leave them, since they run one after the other."""
+class MemoryMib(Parts):
+    """The parts of the memory in MiB. They sum to `total`."""
 
-    weights: int
-    buffers: int
-    activations: int
-    vision_encoder: int
-    encoder_cache: int
-    logits: int
-    cuda_graphs: int
-    context: int
-    fragmentation: int
     headroom: int
     kv_cache: int
-    total: int
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def total(self) -> int:
+        return super().total
+
+    @classmethod
+    def of(cls, parts: Parts, *, headroom: int) -> "MemoryMib":
+        """Bytes as MiB, each rounded up; without a KV cache yet."""
+        rounded = {name: -(-value // MIB) for name, value in parts.model_dump().items()}
+        return cls(**rounded, headroom=headroom, kv_cache=0)
+
+    @classmethod
+    def nothing_but(cls, **known: int) -> "MemoryMib":
+        """Where the other parts cannot be told."""
+        return cls(**dict.fromkeys(cls.model_fields, 0) | known)
 
 
 class Capacity(_Frozen):

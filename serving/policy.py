@@ -34,9 +34,8 @@ def wished(policy: Policy, max_image_pixels: int) -> Settings:
 
 
 def concessions(settings: Settings, fixed: frozenset[str]) -> Iterator[Settings]:
-    """The settings, then ever smaller ones, what is missed least first: shorter steps, fewer requests at once, smaller
-    pictures. What is `fixed` by the user stays."""
-    yield settings
+    """Ever smaller settings, what is missed least first: shorter steps, fewer requests at once, smaller pictures. What is
+    `fixed` by the user stays."""
     floors = {
         "max_num_batched_tokens": _SMALLEST_BATCH,
         "max_num_seqs": _FEWEST_SEQUENCES,

@@ -4,15 +4,12 @@ import importlib.util
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serving import hardware
 from serving.advice import nearest
-from serving.architecture import read_shape
 from serving.calibration import constants_of
-from serving.checkpoint import Checkpoint
 from serving.describe import why_not
 from serving.engine_args import from_argv
 from serving.errors import (
@@ -34,7 +31,6 @@ from serving.profile import load_models, load_profile, load_profiles, shape_dir
 from serving.setup.choose import MIN_DRIVER
 from serving.state_dir import make_run_dir
 from serving.unsafe import check_unsafe
-from serving.weights import measure_weights
 
 
 @dataclass(frozen=True)
@@ -75,23 +71,18 @@ def _planned(subject: Subject, resolved: ResolvedModel, user_argv: tuple[str, ..
     user_args = from_argv(user_argv)
     plan = subject.plan(user_args)
     if not plan.fits:
-        plan = plan.model_copy(update={"alternatives": nearest(subject, user_args, _other_models(subject))})
+        plan = plan.model_copy(update={"alternatives": nearest(subject, plan, user_args, _other_models(subject))})
     return Prepared(plan, subject, resolved, user_argv)
 
 
-def _other_models(subject: Subject) -> Iterator[Subject]:
+def _other_models(subject: Subject) -> list[Subject]:
     """The same card with other models: first other precisions of this one, then the largest others."""
-    models = {name: resolve_model(name) for name, model in load_models().items() if model.source.hub}
-    family = subject.model.family
-    others = [name for name in models if name != subject.model_name and shape_dir(name)]
-    sizes = {name: _size(models[name].checkpoint()) for name in others}
-    for name in sorted(others, key=lambda each: (models[each].model.family != family, -sizes[each])):
-        yield replace(subject, model_name=name, model=models[name].model, checkpoint=models[name].checkpoint())
-
-
-def _size(checkpoint: Checkpoint) -> int:
-    shape = read_shape(checkpoint.architecture, checkpoint.config)
-    return measure_weights(shape, checkpoint.config, checkpoint.tensors).total
+    others = []
+    for name, model in load_models().items():
+        if name != subject.model_name and model.source.hub and shape_dir(name):
+            resolved = resolve_model(name)
+            others.append(replace(subject, model_name=name, model=model, checkpoint=resolved.checkpoint()))
+    return sorted(others, key=lambda other: (other.model.family != subject.model.family, -other.weights().total))
 
 
 def make_launch(

@@ -3,7 +3,6 @@
 from serving.errors import HardwareError
 from serving.hardware import Gpu, Hardware
 from serving.plan import Plan
-from serving.planner import is_card
 from serving.profile import GpuFacts, Profile
 
 # vLLM's kernels need Turing or newer.
@@ -21,22 +20,17 @@ def auto_profile(profiles: dict[str, Profile], hardware: Hardware) -> tuple[str,
         key=lambda each: each[2].memory_mib,
     )
     for name, profile, facts in by_size:
-        if card.name in facts.names and is_card(facts, card.total_mib):
+        if card.name in facts.names and facts.can_be(card.total_mib):
             return name, profile
-    fitting = [profile for _, profile, facts in by_size if facts.memory_mib <= card.total_mib * 1.05]
-    like = fitting[-1] if fitting else by_size[0][1]
+    smaller = [each for each in by_size if each[2].memory_mib <= card.total_mib * 1.05]
+    _, like, nearest = (smaller or by_size[:1])[-1]
     facts = GpuFacts(
         names=(card.name,),
         memory_mib=card.total_mib,
-        bandwidth_gb_s=card.bandwidth_gb_s or like_bandwidth(like),
+        bandwidth_gb_s=card.bandwidth_gb_s or nearest.bandwidth_gb_s,
         compute_capability=card.compute_capability,
     )
     return "auto", like.model_copy(update={"title": card.name, "aliases": (), "gpu": facts})
-
-
-def like_bandwidth(profile: Profile) -> float:
-    """The bandwidth of a known card, where the driver does not tell that of the one present."""
-    return profile.gpu.bandwidth_gb_s if profile.gpu else 1.0
 
 
 def check_hardware(profile_name: str, profile: Profile, hardware: Hardware, plan: Plan) -> None:

@@ -32,6 +32,10 @@ class GpuFacts(_Strict):
     compute_capability: str
     reserved_mib: int = Field(default=0, ge=0, description="what desktop, browser and driver usually hold")
 
+    def can_be(self, total_mib: int) -> bool:
+        """Whether a card of that much memory can be this one; drivers keep a little of it for themselves."""
+        return abs(total_mib - self.memory_mib) <= self.memory_mib // 20
+
 
 class Limits(_Strict):
     max_image_pixels: int = Field(ge=1024, description="larger pictures are shrunk to this many pixels")

@@ -187,9 +187,10 @@ def test_more_of_anything_never_needs_less_memory(model: str, sizes: dict[str, i
 @given(st.sampled_from(CARDS), _MEMORY, st.integers(1, 262_144))
 def test_the_shorter_context_that_a_refusal_names_fits(card: str, mib: int, wanted: int) -> None:
     subject, user = subject_of(card, gpu_memory_mib=mib), {"max_model_len": wanted}
-    if subject.plan(user).fits:
+    plan = subject.plan(user)
+    if plan.fits:
         return
-    for said in nearest(subject, user, ()):
+    for said in nearest(subject, plan, user):
         _, named, rest = said.partition("--max-model-len ")
         if named:
             shorter = int(rest.split()[0])
@@ -229,7 +230,7 @@ def test_a_card_that_is_too_small_is_told_what_takes_the_room_and_what_would_fit
     assert not plan.fits
     assert plan.reason is not None
     assert "the weights take 16,786 MiB (16 bits)" in plan.reason
-    said = nearest(subject, {}, others)
+    said = nearest(subject, plan, {}, others)
     assert len(said) == 3
     assert all("fits" in each for each in said)
     assert said[0] in describe_plan(plan.model_copy(update={"alternatives": said}))
@@ -239,7 +240,7 @@ def test_256k_of_context_names_what_it_needs_and_what_there_is() -> None:
     plan = plan_of(user_args={"max_model_len": 262_144})
     assert plan.reason is not None
     assert "a conversation of 262,144 tokens needs 28," in plan.reason
-    assert any("--max-model-len" in each for each in nearest(subject_of(), {"max_model_len": 262_144}, ()))
+    assert any("--max-model-len" in each for each in nearest(subject_of(), plan, {"max_model_len": 262_144}))
 
 
 def test_a_small_card_gives_way_in_words_and_not_where_the_user_decided() -> None:
@@ -256,7 +257,7 @@ def test_a_small_card_gives_way_in_words_and_not_where_the_user_decided() -> Non
 
 def test_one_step_in_each_direction_is_a_plan_of_its_own() -> None:
     subject = subject_of("rtx3060", AWQ, model="qwen3-vl-2b-awq")
-    found = {step.flag: step.plan for step in steps(subject, {})}
+    found = {step.flag: step.plan for step in steps(subject, subject.plan(), {})}
     assert found["--max-num-seqs 32"].capacity.kv_tokens < subject.plan().capacity.kv_tokens
     assert found["--max-model-len 4096"].fits
     assert "KV tokens (-" in describe_steps(subject, subject.plan(), {})

@@ -1,0 +1,88 @@
+"""vLLM's arguments, by vLLM's names, that follow from what was planned. What to plan is `planner.py`'s question, how vLLM's
+parser reads them `engine_args.py`'s.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from serving.asked import Asked
+from serving.checkpoint import Checkpoint
+from serving.memory import MIB
+from serving.plan import MemoryMib
+from serving.policy import Settings
+from serving.profile import Limits, Model, Profile
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What was decided: `cudagraph_sizes` are the batches that get a CUDA graph, none on a CPU. Where the parts could not be
+    `predicted`, vLLM sizes its KV cache itself. `card_mib` is the memory of the GPU that is present, None where none is."""
+
+    settings: Settings
+    limits: Limits
+    context: int
+    cudagraph_sizes: list[int]
+    memory: MemoryMib
+    predicted: bool
+    card_mib: int | None
+
+
+def planned_args(
+    profile: Profile, model: Model, checkpoint: Checkpoint, asked: Asked, chosen: Choices
+) -> dict[str, Any]:
+    """The plan's choices, then what was asked for, which wins."""
+    args = _of_the_model(model, chosen.context) | _of_pictures(checkpoint, chosen.limits)
+    args |= {
+        "max_model_len": chosen.context,
+        "max_num_seqs": chosen.settings.max_num_seqs,
+        "max_num_batched_tokens": chosen.settings.max_num_batched_tokens,
+        "api_server_count": 1,
+    }
+    if chosen.predicted:
+        # By bytes: a fraction would be one of whatever memory is present.
+        args["kv_cache_memory_bytes"] = chosen.memory.kv_cache * MIB
+    if profile.device == "cuda":
+        args |= _of_a_gpu(profile, chosen)
+    compilation = args.get("compilation_config", {}) | (asked.args.get("compilation_config") or {})
+    return args | asked.args | ({"compilation_config": compilation} if compilation else {})
+
+
+def _of_the_model(model: Model, context: int) -> dict[str, Any]:
+    sampling = model.sampling.model_dump(exclude_none=True)
+    args: dict[str, Any] = {
+        "served_model_name": list(model.served_model_name),
+        "override_generation_config": sampling | {"max_new_tokens": min(model.largest_max_tokens, context)},
+    }
+    if model.tool_call_parser:
+        args |= {"enable_auto_tool_choice": True, "tool_call_parser": model.tool_call_parser}
+    if model.reasoning_parser:
+        args["reasoning_parser"] = model.reasoning_parser
+    return args
+
+
+def _of_pictures(checkpoint: Checkpoint, limits: Limits) -> dict[str, Any]:
+    # Both edges: the only lever that caps the resize, the profile and the encoder's budget together.
+    size = {
+        "shortest_edge": min(checkpoint.min_pixels, limits.max_image_pixels),
+        "longest_edge": limits.max_image_pixels,
+    }
+    return {
+        "limit_mm_per_prompt": {"image": limits.max_images_per_request, "video": 0},
+        "mm_processor_kwargs": {"size": size},
+    }
+
+
+def _of_a_gpu(profile: Profile, chosen: Choices) -> dict[str, Any]:
+    args: dict[str, Any] = {
+        "performance_mode": profile.policy,
+        # Measured beside predicted, from inside the worker.
+        "worker_extension_cls": "serving.worker_memory.WorkerMemory",
+    }
+    if chosen.cudagraph_sizes:
+        args["compilation_config"] = {"cudagraph_capture_sizes": chosen.cudagraph_sizes}
+    if chosen.card_mib:
+        # What vLLM wants to find free before it loads anything, when its CUDA context is there already: a fraction of the
+        # card that is present. It is only checked, since the KV cache is given in bytes.
+        needed = chosen.memory.total - chosen.memory.headroom - chosen.memory.context
+        args["gpu_memory_utilization"] = round(min(0.99, needed / chosen.card_mib), 4)
+    return args
