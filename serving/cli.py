@@ -83,10 +83,11 @@ def serve(
 ) -> None:
     """Plan, print the plan, start vLLM and keep it running."""
     import asyncio
+    from functools import partial
 
     from serving.describe import describe_plan
     from serving.engine_args import to_argv
-    from serving.prepare import make_launch, open_socket, prepare
+    from serving.prepare import make_launch, open_socket, plan_again, prepare
 
     prepared = prepare(profile, model, gpu_memory_mib=gpu_memory_mib, user_argv=tuple(vllm_arguments or ()))
     typer.echo(describe_plan(prepared.plan), err=not dry_run)
@@ -113,7 +114,7 @@ def serve(
     listening = open_socket(host, port)
     from serving.supervisor import Supervisor
 
-    asyncio.run(Supervisor(launch, listening).run())
+    asyncio.run(Supervisor(launch, listening, replan=partial(plan_again, prepared)).run())
 
 
 @app.command()

@@ -25,6 +25,10 @@ class Gpu:
     def free_mib(self) -> int:
         return self.total_mib - self.used_mib
 
+    def holds(self, total_mib: int) -> bool:
+        """Whether a card of that much memory can be this one or be imitated on it; drivers keep a little for themselves."""
+        return total_mib <= self.total_mib * 1.05
+
 
 @dataclass(frozen=True)
 class Hardware:

@@ -15,11 +15,13 @@ class _Frozen(BaseModel):
 
 
 class PlannedGpu(_Frozen):
-    """`usable_mib` is what onecard may take: the whole, less what desktop and other programs hold."""
+    """`usable_mib` is what onecard may take: the whole, less what desktop and other programs hold; `taken_mib` of the
+    difference is what they hold now beyond what is kept free for them."""
 
     name: str
     total_mib: int
     usable_mib: int
+    taken_mib: int = 0
 
 
 class MemoryMib(Parts):

@@ -72,15 +72,22 @@ class Subject:
             return PlannedGpu(name="CPU", total_mib=total, usable_mib=total)
         card = self._card
         total = self.gpu_memory_mib or facts.memory_mib
-        held = facts.reserved_mib
         if card is not None and self.gpu_memory_mib is None and facts.can_be(card.total_mib):
-            # The card itself: what other programs hold now counts, and never less than a desktop is likely to take.
-            total, held = card.total_mib, max(card.used_mib, facts.reserved_mib)
-        usable = max(0, total - held)
+            total = card.total_mib
+        usable = max(0, total - facts.reserved_mib)
         fraction = asked.args.get("gpu_memory_utilization")
         if isinstance(fraction, float | int) and not isinstance(fraction, bool):
             usable = min(usable, int(total * fraction))
-        return PlannedGpu(name=card.name if card else facts.names[0], total_mib=total, usable_mib=usable)
+        taken = 0
+        if card is not None and card.holds(total):
+            # What other programs hold now counts, and never less than a desktop is likely to take.
+            taken = max(0, usable - card.free_mib)
+        return PlannedGpu(
+            name=card.name if card else facts.names[0],
+            total_mib=total,
+            usable_mib=usable - taken,
+            taken_mib=taken,
+        )
 
     @property
     def _card(self) -> Gpu | None:
@@ -102,6 +109,8 @@ class Subject:
             shorter = draft.kv_tokens // 1024 * 1024
             given_up = (*given_up, f"conversations of {shorter:,} instead of {context:,} tokens")
             context = shorter
+        if gpu.taken_mib:
+            given_up = (*given_up, f"{gpu.taken_mib:,} MiB of the card, which other programs hold now")
         reason = _why_not(gpu, draft.memory_mib, draft.kv_tokens, context, weights)
         return self._plan(asked, limits, context, weights, gpu, draft, reason, given_up=given_up)
 
@@ -256,6 +265,7 @@ def _why_not(gpu: PlannedGpu, planned: MemoryMib, kv_tokens: int, context: int, 
         return (
             f"the weights take {planned.weights:,} MiB ({weights.precision}) and everything else but the KV cache "
             f"{others:,} MiB, and {gpu.name} has {gpu.usable_mib:,} MiB to use"
+            + (f" while other programs hold {gpu.taken_mib:,} MiB more than usual" if gpu.taken_mib else "")
         )
     if kv_tokens < context:
         needed = -(-planned.kv_cache * context // max(1, kv_tokens))

@@ -10,6 +10,7 @@ from pathlib import Path
 from serving import hardware
 from serving.advice import nearest
 from serving.calibration import constants_of
+from serving.checkpoint import read_checkpoint
 from serving.describe import why_not
 from serving.engine_args import from_argv
 from serving.errors import (
@@ -20,6 +21,7 @@ from serving.errors import (
     PortInUseError,
     UsageError,
 )
+from serving.files import Folder
 from serving.guard.keys import read_keys
 from serving.guard.settings import GuardSettings
 from serving.hub import ResolvedModel, resolve_model
@@ -105,9 +107,10 @@ def make_launch(
     run_dir = make_run_dir(port)
     open_socket(host, port).close()  # known to be free before a download, and opened after it
     if prepared.resolved.folder is None:
-        # What was planned by its config alone is planned again by what came.
+        # What was planned by its config alone is planned again by what came, and for what is free by then.
         resolved = replace(prepared.resolved, folder=prepared.resolved.download())
-        prepared = _planned(replace(prepared.subject, checkpoint=resolved.checkpoint()), resolved, prepared.user_argv)
+        subject = replace(prepared.subject, checkpoint=resolved.checkpoint(), hardware=hardware.detect())
+        prepared = _planned(subject, resolved, prepared.user_argv)
         _check_plan(prepared)
     return Launch(
         plan=prepared.plan,
@@ -121,6 +124,15 @@ def make_launch(
         api_keys_file=api_keys_file,
         guard=guard,
     )
+
+
+def plan_again(prepared: Prepared, launch: Launch) -> Plan | None:
+    """The plan of a launch for the memory that is free on the GPU now: smaller where other programs have taken of it, as large
+    as at first where they have not. None where nothing useful fits."""
+    checkpoint = read_checkpoint(Folder(launch.model_folder))
+    subject = replace(prepared.subject, checkpoint=checkpoint, hardware=hardware.detect())
+    plan = subject.plan(from_argv(launch.user_argv))
+    return plan if plan.fits else None
 
 
 def _check_plan(prepared: Prepared) -> None:

@@ -49,17 +49,8 @@ def check_hardware(profile_name: str, profile: Profile, hardware: Hardware, plan
             f"{card.name} is of compute capability {card.compute_capability}, and vLLM needs 7.5 or newer (RTX 20 and "
             "later, GTX 16). PROFILE=cpu serves the built-in demo model without it."
         )
-    if plan.gpu.total_mib > card.total_mib * 1.05:
+    if not card.holds(plan.gpu.total_mib):
         raise HardwareError(
             f"The profile `{profile_name}` is for a card of {plan.gpu.total_mib:,} MiB, and {card.name} has "
             f"{card.total_mib:,} MiB. PROFILE=auto plans for this one, and so does --gpu-memory-mib {card.total_mib}."
-        )
-    needed = plan.memory_mib.total - plan.memory_mib.headroom
-    if needed > card.free_mib:
-        smaller = card.free_mib + profile.gpu.reserved_mib
-        least = needed - plan.memory_mib.kv_cache + plan.memory_mib.headroom
-        raise HardwareError(
-            f"The plan takes {needed:,} MiB, but {card.name} has {card.free_mib:,} of {card.total_mib:,} MiB "
-            f"free: other programs hold {card.used_mib:,} MiB. Close them (nvidia-smi lists them)"
-            + (f", or plan for less with --gpu-memory-mib {smaller}." if card.free_mib > least + 256 else ".")
         )

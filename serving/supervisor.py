@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from serving.errors import GaveUpError, OnecardError
 from serving.guard.keys import KeyRing
 from serving.launch import Launch, child_environment
 from serving.notify import Notifier
+from serving.plan import Plan
 from serving.processes import SERVER, STOP_GRACE_S, ServerProcess
 from serving.progress import TITLES, Progress, keep_typical, read_typical
 from serving.restarts import Restarts, slept_s, taken_by_others
@@ -41,10 +43,18 @@ _SLEPT_S = 5.0
 
 class Supervisor:
     """One server on one socket. `run` returns when it was asked to stop, and raises OnecardError when it gave up.
-    `command` starts the server process; the listening socket's number is its last word."""
+    `command` starts the server process; the listening socket's number is its last word. `replan` makes a plan for the GPU
+    memory that is free now, and None where nothing useful fits it."""
 
-    def __init__(self, launch: Launch, listening: socket.socket, command: tuple[str, ...] = SERVER) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        listening: socket.socket,
+        command: tuple[str, ...] = SERVER,
+        replan: Callable[[Launch], Plan | None] = lambda _: None,
+    ) -> None:
         self._launch = launch
+        self._replan = replan
         self._command = command
         self._listening = listening
         self._ring = KeyRing(launch.api_keys_file)
@@ -253,12 +263,27 @@ class Supervisor:
         while self._ready_at and not self._stop.is_set():
             self._taken = taken_by_others(self._launch.plan, await asyncio.to_thread(hardware.detect))
             if self._taken is None:
+                if self._launch.plan.gpu.taken_mib:  # made smaller before; they may have given it back
+                    await self._planned_again()
                 break
             looks += 1
+            if looks > 1 and await self._planned_again():
+                break
             self._console.say(f"Waiting: {self._taken}.")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), _LOOK_FOR_MEMORY_S)
         return looks > 1  # at the first look what the dead server held may not have been counted as free yet
+
+    async def _planned_again(self) -> bool:
+        """Whether something useful fits beside what other programs hold by now; the next start then serves that."""
+        plan = await asyncio.to_thread(self._replan, self._launch)
+        if plan is None:
+            return False
+        self._launch = self._launch.model_copy(update={"plan": plan})
+        self._taken = None
+        given_up = "; ".join(plan.given_up) or "nothing"
+        self._console.say(f"Planned again, with {plan.capacity.kv_tokens:,} tokens of KV cache. Given up: {given_up}.")
+        return True
 
     async def _pause(self, seconds: float) -> None:
         self._launch = self._launch.model_copy(update={"restarts": self._launch.restarts + 1})

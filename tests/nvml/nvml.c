@@ -74,6 +74,7 @@ OF_UINT(nvmlDeviceGetCurrPcieLinkGeneration)
 OF_UINT(nvmlDeviceGetCurrPcieLinkWidth)
 OF_UINT(nvmlDeviceGetMaxPcieLinkWidth)
 OF_UINT(nvmlDeviceGetIndex)
+OF_UINT(nvmlDeviceGetMemoryBusWidth)
 OF_ULONG(nvmlDeviceGetTotalEnergyConsumption)
 OF_ULONG(nvmlDeviceGetCurrentClocksThrottleReasons)
 
@@ -105,6 +106,14 @@ int nvmlDeviceGetMemoryInfo(void *device, Memory *out) {
     (void)device;
     if (result == SUCCESS) result = number("nvmlDeviceGetMemoryInfo.used", -1, &out->used);
     if (result == SUCCESS) out->free = out->total - out->used;
+    return result;
+}
+int nvmlDeviceGetCudaComputeCapability(void *device, int *major, int *minor) {
+    unsigned long long first = 0, second = 0;
+    int result = number("nvmlDeviceGetCudaComputeCapability.major", -1, &first);
+    (void)device;
+    if (result == SUCCESS) result = number("nvmlDeviceGetCudaComputeCapability.minor", -1, &second);
+    if (result == SUCCESS) { *major = (int)first; *minor = (int)second; }
     return result;
 }
 int nvmlDeviceGetUtilizationRates(void *device, Utilization *out) {

@@ -19,6 +19,7 @@ _PLAIN = (
     "nvmlDeviceGetCurrPcieLinkWidth",
     "nvmlDeviceGetMaxPcieLinkWidth",
     "nvmlDeviceGetIndex",
+    "nvmlDeviceGetMemoryBusWidth",
 )
 _WITH_ARGUMENT = {
     "nvmlDeviceGetTemperature": (0,),
@@ -51,6 +52,9 @@ def lines() -> Iterator[tuple[str, object]]:
         for argument in arguments:
             yield f"{name}.{argument}", told(lambda name=name, argument=argument: getattr(pynvml, name)(card, argument))  # type: ignore[misc]
     memory, busy = pynvml.nvmlDeviceGetMemoryInfo(card), pynvml.nvmlDeviceGetUtilizationRates(card)
+    major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(card)
+    yield "nvmlDeviceGetCudaComputeCapability.major", major
+    yield "nvmlDeviceGetCudaComputeCapability.minor", minor
     yield "nvmlDeviceGetMemoryInfo.total", memory.total
     yield "nvmlDeviceGetMemoryInfo.used", memory.used
     yield "nvmlDeviceGetUtilizationRates.gpu", busy.gpu

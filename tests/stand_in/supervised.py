@@ -1,17 +1,20 @@
 """`python -m tests.stand_in.supervised PORT DRAIN_S HANG_S`: the supervisor over the stand-in, with shorter pauses.
 
-With `STAND_IN=crowded` the plan is for a GPU, whose memory other programs hold the first times that it is asked for."""
+With `STAND_IN=crowded` the plan is for a GPU, whose memory other programs hold the first times that it is asked for. With
+`STAND_IN=shared` it is for the GPU that NVML tells of, and planned again where other programs take of it."""
 
 import asyncio
 import dataclasses
 import os
 import sys
+from functools import partial
 
 from serving import hardware, restarts, supervisor
 from serving.errors import OnecardError
 from serving.guard.settings import GuardSettings
 from serving.launch import Launch
-from serving.prepare import open_socket, prepare
+from serving.plan import Plan
+from serving.prepare import Prepared, open_socket, plan_again, prepare
 from serving.state_dir import make_run_dir
 
 
@@ -23,13 +26,25 @@ def crowded(total_mib: int, free_mib: int) -> hardware.Hardware:
 detected = hardware.detect()
 
 
+def without_worker(plan: Plan) -> Plan:
+    """There is no engine here in whose worker the memory could be measured."""
+    kept = {name: value for name, value in plan.engine_args.items() if name != "worker_extension_cls"}
+    return plan.model_copy(update={"engine_args": kept})
+
+
+def replan(prepared: Prepared, launch: Launch) -> Plan | None:
+    plan = plan_again(prepared, launch)
+    return without_worker(plan) if plan else None
+
+
 def main() -> int:
     port, drain_s, hang_s = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
     restarts.PAUSES_S = (0.0, 0.1, 0.1)
     supervisor.STOP_GRACE_S = 1.0
-    prepared = prepare("cpu", "demo", gpu_memory_mib=8192)
+    shared = os.environ.get("STAND_IN") == "shared"
+    prepared = prepare("auto", "demo") if shared else prepare("cpu", "demo", gpu_memory_mib=8192)
     launch = Launch(
-        plan=prepared.plan,
+        plan=without_worker(prepared.plan),
         model_folder=prepared.resolved.download(),
         default_max_tokens=256,
         host="127.0.0.1",
@@ -44,10 +59,11 @@ def main() -> int:
         needed = planned.total - planned.headroom
         free = iter([needed - 1, needed - 1, needed - 1, needed])
         hardware.detect = lambda: crowded(planned.total, next(free, needed))
-        supervisor._LOOK_FOR_MEMORY_S = 1.0
+    supervisor._LOOK_FOR_MEMORY_S = 1.0
     command = (sys.executable, "-m", "tests.stand_in.server")
     try:
-        asyncio.run(supervisor.Supervisor(launch, open_socket("127.0.0.1", port), command).run())
+        again = partial(replan, prepared) if shared else lambda _: None
+        asyncio.run(supervisor.Supervisor(launch, open_socket("127.0.0.1", port), command, again).run())
     except OnecardError as error:
         sys.stderr.write(f"onecard: {error}\n")
         return error.exit_code

@@ -18,9 +18,11 @@ import psutil
 import pytest
 
 from serving.errors import UsageError
+from serving.memory import MIB
 from serving.restarts import PAUSES_S, STABLE_S, Restarts, slept_s
 from serving.unsafe import check_unsafe
 from tests.conftest import free_port
+from tests.exporting import Card
 
 LONG_S = 60
 
@@ -63,11 +65,13 @@ class Supervised:
 
 @contextlib.contextmanager
 def supervised(
-    folder: Path, does: str = "", drain_s: float = LONG_S, hang_s: float = LONG_S, port: int = 0
+    folder: Path, does: str = "", drain_s: float = LONG_S, hang_s: float = LONG_S, port: int = 0, **more: str
 ) -> Iterator[Supervised]:
     port = port or free_port()
     # Without an exporter, but for the test that asks for one.
-    environment = {"ONECARD_EXPORTER_PORT": "0"} | os.environ | {"ONECARD_STATE_DIR": str(folder), "STAND_IN": does}
+    environment = (
+        {"ONECARD_EXPORTER_PORT": "0"} | os.environ | {"ONECARD_STATE_DIR": str(folder), "STAND_IN": does} | more
+    )
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.stand_in.supervised", str(port), str(drain_s), str(hang_s)],
@@ -204,6 +208,56 @@ def test_a_server_that_died_of_others_memory_waits_for_it_and_says_so(tmp_path: 
         assert "other programs hold the GPU's memory" in refused.json()["error"]["message"]
         running.until(200)
         assert running.restarts() == 1
+
+
+def others_hold(card: Card, mib: int) -> None:
+    card.tells(
+        nvmlDeviceGetName="NVIDIA GeForce RTX 3060",
+        **{"nvmlDeviceGetMemoryInfo.total": str(12_288 * MIB), "nvmlDeviceGetMemoryInfo.used": str(mib * MIB)},
+    )
+
+
+def test_a_server_whose_memory_others_took_is_planned_smaller_and_as_before_when_it_is_free(tmp_path: Path) -> None:
+    card = Card(tmp_path)
+    others_hold(card, 100)
+
+    def dies_and_is_back(restarts: int) -> Any:
+        with pytest.raises(httpx.HTTPError):
+            running.ask(text="die")
+        running.until(503)
+        running.until(200)
+        assert running.restarts() == restarts
+        return running.get("/onecard/status").json()["plan"]
+
+    with supervised(tmp_path, "shared", **card.environment) as running:
+        running.until(200)
+        first = running.get("/onecard/status").json()["plan"]
+        assert (first["profile"], first["given_up"]) == ("rtx3060", [])
+        others_hold(card, 9_000)
+        smaller = dies_and_is_back(restarts=1)
+        assert smaller["memory_mib"]["total"] <= 12_288 - 9_000
+        assert smaller["capacity"]["kv_tokens"] < first["capacity"]["kv_tokens"]
+        given_up = "8,300 MiB of the card, which other programs hold now"
+        assert smaller["given_up"] == [given_up]
+        assert given_up in running.output.read_text()
+        others_hold(card, 100)
+        assert dies_and_is_back(restarts=2) == first
+
+
+def test_a_server_beside_which_nothing_useful_fits_waits(tmp_path: Path) -> None:
+    card = Card(tmp_path)
+    others_hold(card, 100)
+    with supervised(tmp_path, "shared", **card.environment) as running:
+        running.until(200)
+        others_hold(card, 12_200)
+        with pytest.raises(httpx.HTTPError):
+            running.ask(text="die")
+        ends = time.monotonic() + LONG_S
+        while running.output.read_text().count("Waiting: other programs hold") < 2:
+            assert time.monotonic() < ends, "it waits for no memory"
+            time.sleep(0.05)
+        assert running.get("/ready").status_code == 503
+        assert "Planned again" not in running.output.read_text()
 
 
 @pytest.mark.parametrize(
