@@ -9,7 +9,9 @@ from typing import Any
 from serving.engine_args import count, names
 from serving.errors import UsageError
 
-_COUNTS = frozenset({"max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes"})
+_COUNTS = frozenset(
+    {"max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "max_loras", "max_lora_rank"}
+)
 _KV_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
 # Numbers that are surely a slip of the finger, and would only fail much later.
 _LARGEST = {
@@ -17,6 +19,8 @@ _LARGEST = {
     "max_num_seqs": 4096,
     "max_num_batched_tokens": 10**6,
     "kv_cache_memory_bytes": 2**50,
+    "max_loras": 1000,
+    "max_lora_rank": 512,
 }
 
 

@@ -70,6 +70,11 @@ def _choices(plan: Plan) -> list[str]:
         f"{limits.max_images_per_request} a request. One step sends up to {capacity.encoder_tokens:,} tokens of them through "
         "the vision encoder.",
     ]
+    if plan.adapters:
+        lines.append(
+            f"Adapters: {', '.join(plan.adapters.names) or 'none yet'}; their slots of rank {plan.adapters.max_lora_rank} take "
+            f"{plan.adapters.slots_mib:,} MiB of the buffers."
+        )
     lines += [f"Given up so that it fits: {'; '.join(plan.given_up)}."] if plan.given_up else []
     if plan.expected.decode_tokens_per_s is not None:
         lines.append(

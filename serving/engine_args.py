@@ -11,6 +11,7 @@ from serving.errors import UsageError
 REQUIRED = frozenset(
     {"served_model_name", "max_model_len", "max_num_seqs", "mm_processor_kwargs", "limit_mm_per_prompt"}
     | {"kv_cache_memory_bytes", "gpu_memory_utilization"}
+    | {"enable_lora", "lora_modules", "max_loras", "max_lora_rank", "lora_target_modules"}
 )
 # What onecard decides itself, or must not stand in a plan that others can read; and where it belongs.
 _NOT_AFTER_THE_DASHES = {

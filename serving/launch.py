@@ -43,7 +43,9 @@ class Launch(BaseModel):
 
     @property
     def model_names(self) -> list[str]:
-        return list(self.plan.engine_args["served_model_name"])
+        """The model's own names, then those of its adapters."""
+        adapters = self.plan.adapters.names if self.plan.adapters else ()
+        return [*self.plan.engine_args["served_model_name"], *adapters]
 
     def write(self) -> Path:
         """Writes `launch.json` into the run directory, readable by its owner only."""

@@ -17,6 +17,16 @@ _BYTES_16_BIT, _BYTES_32_BIT = 2, 4
 
 
 @dataclass(frozen=True)
+class Slots:
+    """What vLLM keeps ready for LoRA adapters, by its own names. `modules` are the last words of the layers that they may
+    change, as `q_proj`; None stands for every layer that there is."""
+
+    max_loras: int
+    max_lora_rank: int
+    modules: frozenset[str] | None
+
+
+@dataclass(frozen=True)
 class Load:
     """The most that the engine may be given at once, by vLLM's names. `image_tokens` are those of the largest picture."""
 
@@ -24,8 +34,7 @@ class Load:
     max_num_batched_tokens: int
     image_tokens: int
     cudagraph_sizes: int
-    max_loras: int = 0
-    max_lora_rank: int = 0
+    lora: Slots | None = None
 
     @property
     def encoder_tokens(self) -> int:
@@ -83,13 +92,19 @@ def parts(shape: Shape, weight_bytes: int, load: Load, constants: Constants) -> 
     sampling = sampler(shape.text, load)
     together = max(cache + working, cache + sampling, seeing)
     return Parts(
-        weights=weight_bytes + rotary_table(shape.text) + lora(shape.text, load),
-        buffers=input_buffers(shape, load) + penalties(shape.text, load) + constants.workspace,
+        weights=weight_bytes + rotary_table(shape.text),
+        buffers=input_buffers(shape, load)
+        + penalties(shape.text, load)
+        + (lora(shape.text, load.lora) if load.lora else 0)
+        + constants.workspace,
         activations=working,
         vision_encoder=max(0, seeing - cache - max(working, sampling)),
         encoder_cache=cache,
         logits=max(0, sampling - working),
-        cuda_graphs=round(load.cudagraph_sizes * shape.text.layers * constants.graph_of_layer),
+        # Each size is captured with adapters and without (vLLM's `get_lora_capture_cases`).
+        cuda_graphs=round(
+            (2 if load.lora else 1) * load.cudagraph_sizes * shape.text.layers * constants.graph_of_layer
+        ),
         context=constants.context,
         fragmentation=constants.fragments + round(constants.fragments_share * together),
     )
@@ -146,11 +161,25 @@ def rotary_table(text: Text) -> int:
     return text.max_positions * text.head_dim * _BYTES_16_BIT
 
 
-def lora(text: Text, load: Load) -> int:
-    """Adapters' slots: two thin matrices for each linear layer of the language model, at the largest rank, 16 bits."""
-    d, inner = text.hidden_size, text.intermediate_size
-    widths = (d + text.head_dim * text.kv_heads * 2 + d) + (d + d) + (d + 2 * inner) + (inner + d)
-    return load.max_loras * load.max_lora_rank * text.layers * widths * _BYTES_16_BIT
+def lora(text: Text, slots: Slots) -> int:
+    """Adapters' slots, 16 bits: for each layer that one of them changes a matrix from its inputs to the rank and one from the
+    rank to its outputs, and as often for layers that vLLM has merged into one (`create_lora_weights` in
+    vllm/lora/layers/column_parallel_linear.py, row_parallel_linear.py, vocab_parallel_embedding.py, logits_processor.py)."""
+    d, inner, vocab = text.hidden_size, text.intermediate_size, text.vocab_size
+    queries, values = text.heads * text.head_dim, text.kv_heads * text.head_dim
+    in_each_layer: dict[tuple[str, ...], int] = {
+        ("q_proj", "k_proj", "v_proj"): 3 * d + queries + 2 * values,
+        ("o_proj",): queries + d,
+        ("gate_proj", "up_proj"): 2 * (d + inner),
+        ("down_proj",): inner + d,
+    }
+    once: dict[tuple[str, ...], int] = {("embed_tokens",): vocab + d, ("lm_head",): d + vocab}
+
+    def widths(of: dict[tuple[str, ...], int]) -> int:
+        return sum(width for names, width in of.items() if slots.modules is None or slots.modules.intersection(names))
+
+    together = text.layers * widths(in_each_layer) + widths(once)
+    return slots.max_loras * slots.max_lora_rank * together * _BYTES_16_BIT
 
 
 def kv_bytes_per_token(text: Text) -> int:

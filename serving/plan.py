@@ -59,6 +59,14 @@ class Capacity(_Frozen):
     encoder_tokens: int
 
 
+class PlannedAdapters(_Frozen):
+    """LoRA adapters, by the names under which they are asked for; their slots are among the plan's `buffers`."""
+
+    names: tuple[str, ...]
+    max_lora_rank: int
+    slots_mib: int
+
+
 class Expected(_Frozen):
     decode_tokens_per_s: float | None
     source: str
@@ -81,4 +89,5 @@ class Plan(_Frozen):
     engine_args: dict[str, Any]
     capacity: Capacity
     limits: Limits
+    adapters: PlannedAdapters | None = None
     expected: Expected

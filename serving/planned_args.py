@@ -5,9 +5,10 @@ parser reads them `engine_args.py`'s.
 from dataclasses import dataclass
 from typing import Any
 
+from serving.adapters import Adapter
 from serving.asked import Asked
 from serving.checkpoint import Checkpoint
-from serving.memory import MIB
+from serving.memory import MIB, Slots
 from serving.plan import MemoryMib
 from serving.policy import Settings
 from serving.profile import Limits, Model, Profile
@@ -24,6 +25,8 @@ class Choices:
     cudagraph_sizes: list[int]
     memory: MemoryMib
     predicted: bool
+    lora: Slots | None
+    adapters: tuple[Adapter, ...]
     card_mib: int | None
 
 
@@ -38,6 +41,8 @@ def planned_args(
         "max_num_batched_tokens": chosen.settings.max_num_batched_tokens,
         "api_server_count": 1,
     }
+    if chosen.lora:
+        args |= _of_adapters(chosen.lora, chosen.adapters)
     if chosen.predicted:
         # By bytes: a fraction would be one of whatever memory is present.
         args["kv_cache_memory_bytes"] = chosen.memory.kv_cache * MIB
@@ -70,6 +75,20 @@ def _of_pictures(checkpoint: Checkpoint, limits: Limits) -> dict[str, Any]:
         "limit_mm_per_prompt": {"image": limits.max_images_per_request, "video": 0},
         "mm_processor_kwargs": {"size": size},
     }
+
+
+def _of_adapters(slots: Slots, adapters: tuple[Adapter, ...]) -> dict[str, Any]:
+    args: dict[str, Any] = {
+        "enable_lora": True,
+        "max_loras": slots.max_loras,
+        "max_lora_rank": slots.max_lora_rank,
+    }
+    if slots.modules is not None:
+        # Without it vLLM makes slots for every layer, the vocabulary's too.
+        args["lora_target_modules"] = sorted(slots.modules)
+    if adapters:
+        args["lora_modules"] = [f"{adapter.name}={adapter.folder}" for adapter in adapters]
+    return args
 
 
 def _of_a_gpu(profile: Profile, chosen: Choices) -> dict[str, Any]:

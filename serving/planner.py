@@ -4,17 +4,20 @@ It decides the card's memory, vLLM's arguments and the limits that the guard enf
 nothing. How large each part is, `memory.py` knows; what a policy wants and gives up, `policy.py`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from serving import memory
+from serving.adapters import Adapter, slots_for
 from serving.architecture import Shape, read_shape
 from serving.asked import Asked, read_asked
 from serving.checkpoint import Checkpoint
+from serving.engine_args import names
 from serving.errors import UsageError
 from serving.hardware import Gpu, Hardware
-from serving.memory import MEASURED, MIB, Constants, Load
-from serving.plan import Capacity, Expected, MemoryMib, Plan, PlannedGpu
+from serving.memory import MEASURED, MIB, Constants, Load, Slots
+from serving.plan import Capacity, Expected, MemoryMib, Plan, PlannedAdapters, PlannedGpu
 from serving.planned_args import Choices, planned_args
 from serving.policy import Settings, concessions, cudagraph_sizes, wished
 from serving.profile import GpuFacts, Limits, Model, Profile
@@ -44,6 +47,7 @@ class Subject:
     hardware: Hardware
     gpu_memory_mib: int | None = None
     constants: Constants = MEASURED
+    adapters: tuple[Adapter, ...] = ()
 
     def plan(self, user_args: dict[str, Any] | None = None) -> Plan:
         """Plans. `user_args` are vLLM's arguments that the user gave; they win over the profile's and are planned with.
@@ -56,6 +60,7 @@ class Subject:
         if shape is None:
             return self._unpredicted(asked, weights, gpu)
         _check_context(asked, shape, self.checkpoint)
+        _check_adapters(self.adapters, shape, self.model)
         return self._choose(asked, shape, weights, gpu)
 
     def weights(self) -> Weights:
@@ -127,8 +132,8 @@ class Subject:
 
     def _wish(self, asked: Asked, limits: Limits) -> tuple[Settings, frozenset[str]]:
         """The settings of a card without bounds, and the names of those that the user has fixed."""
-        names = ("max_num_seqs", "max_num_batched_tokens")
-        given = {name: value for name in names if (value := asked.number(name))}
+        decided = ("max_num_seqs", "max_num_batched_tokens")
+        given = {name: value for name in decided if (value := asked.number(name))}
         wish = replace(wished(self.profile.policy, limits.max_image_pixels), **given)
         return wish, frozenset(given) | ({"max_image_pixels"} if asked.max_image_pixels else set())
 
@@ -140,6 +145,7 @@ class Subject:
             max_num_batched_tokens=settings.max_num_batched_tokens,
             image_tokens=settings.max_image_pixels // shape.vision.pixels_per_token if pictures else 0,
             cudagraph_sizes=len(self._graphs(asked, settings)),
+            lora=self._slots(asked),
         )
         constants = _CPU if self.profile.device == "cpu" else self.constants
         needed = MemoryMib.of(memory.parts(shape, weights.total, load, constants), headroom=_HEADROOM_MIB)
@@ -150,6 +156,17 @@ class Subject:
         return _Draft(
             settings, needed.model_copy(update={"kv_cache": kv_mib}), kv_tokens, load.image_tokens, load.encoder_tokens
         )
+
+    def _slots(self, asked: Asked) -> Slots | None:
+        """Slots for the adapters, or for as many of what rank as was asked for; None where there are none."""
+        if not self.adapters and not asked.args.get("enable_lora"):
+            return None
+        needed = slots_for(self.adapters) if self.adapters else Slots(1, 16, None)  # vLLM's own defaults
+        rank, targets = asked.number("max_lora_rank") or needed.max_lora_rank, asked.args.get("lora_target_modules")
+        if rank < needed.max_lora_rank and self.adapters:
+            raise UsageError(f"--max-lora-rank {rank}: an adapter here needs {needed.max_lora_rank}.")
+        modules = frozenset(names(targets)) if targets else needed.modules
+        return Slots(asked.number("max_loras") or needed.max_loras, rank, modules)
 
     def _graphs(self, asked: Asked, settings: Settings) -> list[int]:
         if self.profile.device == "cpu" or asked.enforce_eager:
@@ -187,7 +204,7 @@ class Subject:
         given_up: tuple[str, ...] = (),
         predicted: bool = True,
     ) -> Plan:
-        settings = draft.settings
+        settings, slots, shape = draft.settings, self._slots(asked), self._shape()
         limits = limits.model_copy(update={"max_image_pixels": settings.max_image_pixels})
         chosen = Choices(
             settings=settings,
@@ -196,6 +213,8 @@ class Subject:
             cudagraph_sizes=self._graphs(asked, settings),
             memory=draft.memory_mib,
             predicted=predicted,
+            lora=slots,
+            adapters=self.adapters,
             card_mib=self._card.total_mib if self._card else None,
         )
         return Plan(
@@ -218,6 +237,13 @@ class Subject:
                 encoder_tokens=draft.encoder_tokens,
             ),
             limits=limits,
+            adapters=PlannedAdapters(
+                names=tuple(adapter.name for adapter in self.adapters),
+                max_lora_rank=slots.max_lora_rank,
+                slots_mib=-(-memory.lora(shape.text, slots) // MIB) if shape else 0,
+            )
+            if slots
+            else None,
             expected=_expected(self.profile.gpu, weights.read_per_token),
         )
 
@@ -247,6 +273,15 @@ def _check_context(asked: Asked, shape: Shape, checkpoint: Checkpoint) -> None:
             f"A picture of {asked.max_image_pixels:,} pixels is {tokens:,} tokens, and a conversation has {context:,}: "
             "choose smaller pictures or a larger --max-model-len."
         )
+
+
+def _check_adapters(adapters: Sequence[Adapter], shape: Shape, model: Model) -> None:
+    """Raises UsageError for adapters whose slots have no formula, or that take the model's own name."""
+    if adapters and any(shape.text.state_elements):
+        raise UsageError(f"Adapters cannot be planned for {shape.architecture}: leave --lora-modules out.")
+    for adapter in adapters:
+        if adapter.name in model.served_model_name:
+            raise UsageError(f"The adapter {adapter.name!r} has the model's own name: give it another one.")
 
 
 def _given_up(wish: Settings, settings: Settings) -> tuple[str, ...]:

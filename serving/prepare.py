@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serving import hardware
+from serving.adapters import read_adapters
 from serving.advice import nearest
 from serving.calibration import constants_of
 from serving.checkpoint import read_checkpoint
@@ -65,6 +66,7 @@ def prepare(
         hardware=found,
         gpu_memory_mib=gpu_memory_mib,
         constants=constants_of(found.gpus[0].name if found.gpus else None),
+        adapters=read_adapters(from_argv(user_argv).get("lora_modules") or profile.lora_modules),
     )
     return _planned(subject, resolved, user_argv)
 
@@ -83,7 +85,7 @@ def _other_models(subject: Subject) -> list[Subject]:
     for name, model in load_models().items():
         if name != subject.model_name and model.source.hub and shape_dir(name):
             resolved = resolve_model(name)
-            others.append(replace(subject, model_name=name, model=model, checkpoint=resolved.checkpoint()))
+            others.append(replace(subject, model_name=name, model=model, checkpoint=resolved.checkpoint(), adapters=()))
     return sorted(others, key=lambda other: (other.model.family != subject.model.family, -other.weights().total))
 
 

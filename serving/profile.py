@@ -56,6 +56,7 @@ class Profile(_Strict):
     context: int = Field(ge=256, description="tokens of one conversation, pictures included, that are wished for")
     limits: Limits
     kv_cache_mib: int | None = Field(default=None, gt=0, description="the most that the KV cache may take")
+    lora_modules: tuple[str, ...] = Field(default=(), description="LoRA adapters as name=folder, each a model name")
     engine_args: dict[str, Any] = {}
 
 

@@ -60,6 +60,8 @@ async def warm_up(client: httpx.AsyncClient, model: str, plan: Plan) -> dict[str
     if sees:
         with_picture = await step("image", ask([_picture(pixels * _MORE_THAN_ALLOWED, 4 / 3), _QUESTION]))
         _check_picture(with_picture - text_tokens, plan)
+    for adapter in plan.adapters.names if plan.adapters else ():
+        await step(f"adapter_{adapter}", ask([_QUESTION], model=adapter))
     if "worker_extension_cls" not in plan.engine_args:
         return seconds
     for number, options in enumerate((_DRAWN, _LOGPROBS, _GRAMMAR)):
