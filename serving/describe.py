@@ -7,6 +7,7 @@ from serving.advice import Step, steps
 from serving.plan import Plan
 from serving.planner import Subject
 from serving.profile import load_models, load_profiles
+from serving.video import EXAMPLE_PIXELS, Frames
 
 _BAR = 44
 _NAMES = {
@@ -70,6 +71,8 @@ def _choices(plan: Plan) -> list[str]:
         f"{limits.max_images_per_request} a request. One step sends up to {capacity.encoder_tokens:,} tokens of them through "
         "the vision encoder.",
     ]
+    if capacity.image_tokens:
+        lines.append(_video(plan))
     if plan.adapters:
         lines.append(
             f"Adapters: {', '.join(plan.adapters.names) or 'none yet'}; their slots of rank {plan.adapters.max_lora_rank} take "
@@ -81,6 +84,21 @@ def _choices(plan: Plan) -> list[str]:
             f"Expected: {plan.expected.decode_tokens_per_s:.0f} tokens/s for one client ({plan.expected.source})."
         )
     return lines
+
+
+def _video(plan: Plan) -> str:
+    limits, capacity = plan.limits, plan.capacity
+    if limits.max_video_frames:
+        size = f"{limits.max_video_frame_pixels:,} pixels"
+        return (
+            f"Video: up to {limits.max_video_frames} frames of {size}, which the client samples and sends as pictures."
+        )
+    frames = Frames(min(EXAMPLE_PIXELS, limits.max_image_pixels), limits.max_image_pixels // capacity.image_tokens)
+    in_context, in_all = frames.most(capacity.max_model_len), frames.most(capacity.kv_tokens)
+    return (
+        f"Video: off. With `video` in the profile, {in_context} frames of {frames.pixels:,} pixels fit a conversation of "
+        f"{capacity.max_model_len:,} tokens, and {in_all} the whole KV cache."
+    )
 
 
 def _times(whole: int, part: int) -> str:

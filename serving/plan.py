@@ -59,6 +59,14 @@ class Capacity(_Frozen):
     encoder_tokens: int
 
 
+class PlannedLimits(Limits):
+    """The profile's limits as they were planned. `max_video_frames` frames of `max_video_frame_pixels`, sent as pictures, fit a
+    conversation; 0 where video is off."""
+
+    max_video_frames: int = 0
+    max_video_frame_pixels: int = 0
+
+
 class PlannedAdapters(_Frozen):
     """LoRA adapters, by the names under which they are asked for; their slots are among the plan's `buffers`."""
 
@@ -88,6 +96,6 @@ class Plan(_Frozen):
     memory_mib: MemoryMib
     engine_args: dict[str, Any]
     capacity: Capacity
-    limits: Limits
+    limits: PlannedLimits
     adapters: PlannedAdapters | None = None
     expected: Expected

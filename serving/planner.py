@@ -17,10 +17,11 @@ from serving.engine_args import names
 from serving.errors import UsageError
 from serving.hardware import Gpu, Hardware
 from serving.memory import MEASURED, MIB, Constants, Load, Slots
-from serving.plan import Capacity, Expected, MemoryMib, Plan, PlannedAdapters, PlannedGpu
+from serving.plan import Capacity, Expected, MemoryMib, Plan, PlannedAdapters, PlannedGpu, PlannedLimits
 from serving.planned_args import Choices, planned_args
 from serving.policy import Settings, concessions, cudagraph_sizes, wished
-from serving.profile import GpuFacts, Limits, Model, Profile
+from serving.profile import GpuFacts, Model, Profile, Video
+from serving.video import Frames
 from serving.weights import Weights, measure_weights
 
 # Bandwidth is never reached in full; this share of the bound is a convention until it is measured on the card.
@@ -116,21 +117,41 @@ class Subject:
             context = shorter
         if gpu.taken_mib:
             given_up = (*given_up, f"{gpu.taken_mib:,} MiB of the card, which other programs hold now")
+        limits = limits.model_copy(update={"max_image_pixels": draft.settings.max_image_pixels})
+        if video := self.profile.video:
+            limits, context = self._with_video(video, asked, limits, shape, context, draft.kv_tokens)
+            if limits.max_video_frames < video.max_frames:
+                given_up = (*given_up, f"{limits.max_video_frames} instead of {video.max_frames} frames of a video")
         reason = _why_not(gpu, draft.memory_mib, draft.kv_tokens, context, weights)
         return self._plan(asked, limits, context, weights, gpu, draft, reason, given_up=given_up)
 
-    def _limits(self, asked: Asked) -> Limits:
+    def _limits(self, asked: Asked) -> PlannedLimits:
         """The profile's, or the user's, and never more than the model's processor makes of a picture."""
-        limits = self.profile.limits
-        images = asked.max_images_per_request
-        return limits.model_copy(
-            update={
-                "max_image_pixels": min(asked.max_image_pixels or limits.max_image_pixels, self.checkpoint.max_pixels),
-                "max_images_per_request": limits.max_images_per_request if images is None else images,
-            }
+        limits, images = self.profile.limits, asked.max_images_per_request
+        return PlannedLimits(
+            max_image_pixels=min(asked.max_image_pixels or limits.max_image_pixels, self.checkpoint.max_pixels),
+            max_images_per_request=limits.max_images_per_request if images is None else images,
+            max_body_mib=limits.max_body_mib,
         )
 
-    def _wish(self, asked: Asked, limits: Limits) -> tuple[Settings, frozenset[str]]:
+    def _with_video(
+        self, video: Video, asked: Asked, limits: PlannedLimits, shape: Shape, context: int, kv_tokens: int
+    ) -> tuple[PlannedLimits, int]:
+        """The limits with as many frames as fit, which are pictures too, and a context that holds them. A video takes what the
+        other choices have left: none of them gives way to it."""
+        # The processor makes no picture smaller than its least; the largest picture bounds a frame as well.
+        pixels = min(max(video.max_frame_pixels, self.checkpoint.min_pixels), limits.max_image_pixels)
+        frames = Frames(pixels, shape.vision.pixels_per_token)
+        if asked.number("max_model_len") is None:
+            longest = min(kv_tokens // 1024 * 1024, shape.text.max_positions)
+            context = max(context, min(frames.context(video.max_frames), longest))
+        most = min(video.max_frames, frames.most(context))
+        if asked.max_images_per_request is None:
+            limits = limits.model_copy(update={"max_images_per_request": max(limits.max_images_per_request, most)})
+        most = min(most, limits.max_images_per_request)
+        return limits.model_copy(update={"max_video_frames": most, "max_video_frame_pixels": pixels}), context
+
+    def _wish(self, asked: Asked, limits: PlannedLimits) -> tuple[Settings, frozenset[str]]:
         """The settings of a card without bounds, and the names of those that the user has fixed."""
         decided = ("max_num_seqs", "max_num_batched_tokens")
         given = {name: value for name in decided if (value := asked.number(name))}
@@ -194,7 +215,7 @@ class Subject:
     def _plan(
         self,
         asked: Asked,
-        limits: Limits,
+        limits: PlannedLimits,
         context: int,
         weights: Weights,
         gpu: PlannedGpu,
@@ -205,7 +226,6 @@ class Subject:
         predicted: bool = True,
     ) -> Plan:
         settings, slots, shape = draft.settings, self._slots(asked), self._shape()
-        limits = limits.model_copy(update={"max_image_pixels": settings.max_image_pixels})
         chosen = Choices(
             settings=settings,
             limits=limits,

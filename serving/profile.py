@@ -43,6 +43,13 @@ class Limits(_Strict):
     max_body_mib: int = Field(gt=0)
 
 
+class Video(_Strict):
+    """A clip, as frames that the client samples and sends as pictures."""
+
+    max_frames: int = Field(ge=1, le=1000, description="frames of one request")
+    max_frame_pixels: int = Field(ge=1024, description="the client shrinks frames to this many pixels")
+
+
 class Profile(_Strict):
     """A card and what is asked of it. `engine_args` are vLLM's arguments by vLLM's names: each wins over the plan's own
     choice and is planned with."""
@@ -55,6 +62,7 @@ class Profile(_Strict):
     policy: Policy
     context: int = Field(ge=256, description="tokens of one conversation, pictures included, that are wished for")
     limits: Limits
+    video: Video | None = Field(default=None, description="off where it is left out")
     kv_cache_mib: int | None = Field(default=None, gt=0, description="the most that the KV cache may take")
     lora_modules: tuple[str, ...] = Field(default=(), description="LoRA adapters as name=folder, each a model name")
     engine_args: dict[str, Any] = {}
