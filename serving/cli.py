@@ -163,11 +163,21 @@ def plan(
 @app.command()
 def pull(
     model: Annotated[str, typer.Argument(help="A Hub id, or a name that `onecard profiles` lists.")],
+    warm: Annotated[
+        bool, typer.Option("--warm", help="Start it once, so that the next start finds everything compiled.")
+    ] = False,
+    profile: ProfileOption = "auto",
+    vllm_arguments: VllmArguments = None,
 ) -> None:
     """Download a model ahead of time, every file checked; goes on where it was interrupted. Prints the folder."""
     from serving.hub import resolve_model
 
-    typer.echo(resolve_model(model).download())
+    folder = resolve_model(model).download()
+    if warm:
+        from serving.prewarm import warm_caches
+
+        warm_caches(profile, model, tuple(vllm_arguments or ()))
+    typer.echo(folder)
 
 
 @app.command()

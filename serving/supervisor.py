@@ -44,7 +44,7 @@ _SLEPT_S = 5.0
 class Supervisor:
     """One server on one socket. `run` returns when it was asked to stop, and raises OnecardError when it gave up.
     `command` starts the server process; the listening socket's number is its last word. `replan` makes a plan for the GPU
-    memory that is free now, and None where nothing useful fits it."""
+    memory that is free now, and None where nothing useful fits it. With `until_ready` the first one is all: it ends then."""
 
     def __init__(
         self,
@@ -52,9 +52,12 @@ class Supervisor:
         listening: socket.socket,
         command: tuple[str, ...] = SERVER,
         replan: Callable[[Launch], Plan | None] = lambda _: None,
+        *,
+        until_ready: bool = False,
     ) -> None:
         self._launch = launch
         self._replan = replan
+        self._until_ready = until_ready
         self._command = command
         self._listening = listening
         self._ring = KeyRing(launch.api_keys_file)
@@ -198,6 +201,10 @@ class Supervisor:
                 keep_typical(self._launch.run_dir, self._what, self._progress.durations_s())
                 if self._process:
                     self._process.remember_shared_memory()
+                if self._until_ready:
+                    self._console.say(f"Ready after {seconds:.0f} s; the caches are built.")
+                    self._asked_to_stop(0.0)
+                    return
                 self._console.ready(self._launch, seconds, keyed=bool(self._ring))
                 self._notifier.ready(f"serving {self._launch.model_names[0]} on {self._launch.url}")
             case "drained":

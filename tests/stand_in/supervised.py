@@ -63,7 +63,9 @@ def main() -> int:
     command = (sys.executable, "-m", "tests.stand_in.server")
     try:
         again = partial(replan, prepared) if shared else lambda _: None
-        asyncio.run(supervisor.Supervisor(launch, open_socket("127.0.0.1", port), command, again).run())
+        once = os.environ.get("STAND_IN") == "once"
+        listening = open_socket("127.0.0.1", port)
+        asyncio.run(supervisor.Supervisor(launch, listening, command, again, until_ready=once).run())
     except OnecardError as error:
         sys.stderr.write(f"onecard: {error}\n")
         return error.exit_code

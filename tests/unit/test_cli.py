@@ -50,7 +50,8 @@ def test_help_lists_every_command_and_what_to_do_first(environment: dict[str, st
     [
         ("serve", "--profile --model --port --host --gpu-memory-mib --dry-run --allow-image-urls --api-keys-file"),
         ("serve", "--allow-host --allow-origin --drain-seconds --hang-seconds --unsafe"),
-        ("plan", "--profile --model --json --gpu-memory-mib"),
+        ("plan", "--profile --model --json --gpu-memory-mib --measured --matrix"),
+        ("pull", "--warm --profile"),
         ("ask", "--port --url --max-tokens --system --schema --json --follow"),
         ("batch", "--prompt --out --port --url --system --schema --max-tokens --concurrency"),
         ("logs", "--port --lines --follow"),

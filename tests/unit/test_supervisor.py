@@ -260,6 +260,13 @@ def test_a_server_beside_which_nothing_useful_fits_waits(tmp_path: Path) -> None
         assert "Planned again" not in running.output.read_text()
 
 
+def test_a_start_for_the_caches_ends_when_it_is_ready(tmp_path: Path) -> None:
+    with supervised(tmp_path, "once") as running:
+        assert running.ends() == 0
+        assert "the caches are built" in running.output.read_text()
+        assert port_is_free(running.port)
+
+
 @pytest.mark.parametrize(
     ("does", "code", "words"),
     [

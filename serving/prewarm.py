@@ -1,0 +1,37 @@
+"""`onecard pull MODEL --warm`: what a first start compiles, compiled ahead of it by a start that ends when it is ready.
+
+Which kernels those are depends on the card, the plan and vLLM's arguments; the caches are vLLM's, Inductor's, Triton's and
+FlashInfer's own, where they always are. The next `onecard serve` with the same plan finds them.
+"""
+
+import asyncio
+import os
+import shutil
+import socket
+
+from serving.prepare import make_launch, open_socket, prepare
+from serving.supervisor import Supervisor
+
+_LOOPBACK = "127.0.0.1"
+
+
+def warm_caches(profile: str, model: str, user_argv: tuple[str, ...] = ()) -> None:
+    """Downloads the model where it is not here, and starts it once. Raises OnecardError when it does not fit, or does not come
+    up; the log of such a start is kept."""
+    os.environ["ONECARD_EXPORTER_PORT"] = "0"  # nobody is to watch this server
+    launch = make_launch(
+        prepare(profile, model, user_argv=user_argv),
+        host=_LOOPBACK,
+        port=_free_port(),
+        allow_image_urls=False,
+        api_keys_file=None,
+    )
+    supervisor = Supervisor(launch, open_socket(launch.host, launch.port), until_ready=True)
+    asyncio.run(supervisor.run())
+    shutil.rmtree(launch.run_dir)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_LOOPBACK, 0))
+        return int(probe.getsockname()[1])
