@@ -155,7 +155,8 @@ def plan(
         typer.echo(prepared.plan.model_dump_json(indent=2))
     else:
         typer.echo(describe_plan(prepared.plan))
-        typer.echo(describe_steps(prepared.subject, prepared.plan, from_argv(argv)))
+        if otherwise := describe_steps(prepared.subject, prepared.plan, from_argv(argv)):
+            typer.echo(otherwise)
     if not prepared.plan.fits:
         raise typer.Exit(3)
 

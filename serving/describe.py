@@ -37,10 +37,7 @@ def describe_plan(plan: Plan) -> str:
         mib = getattr(memory, key)
         share = round(_BAR * mib / max(1, plan.gpu.usable_mib, memory.total))
         lines.append(f"  {title:<15}{mib:>8,} MiB  {'█' * share or '▏'}")
-    lines += _choices(plan)
-    if plan.reason:
-        lines.append(why_not(plan))
-    return "\n".join(lines)
+    return "\n".join([*lines, *(_choices(plan) if plan.fits else [why_not(plan)])])
 
 
 def why_not(plan: Plan) -> str:

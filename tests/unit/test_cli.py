@@ -124,7 +124,7 @@ def test_a_plan_takes_vllms_arguments_after_the_dashes(environment: dict[str, st
 
 def test_a_plan_needs_neither_torch_nor_vllm() -> None:
     code = (
-        "import sys; from serving.prepare import prepare; prepare('rtx3060', 'demo')\n"
+        "import sys; from serving import matrix, prepare; prepare.prepare('rtx3060', 'demo'); matrix.as_text()\n"
         "print([name for name in ('torch', 'vllm', 'transformers', 'openai') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

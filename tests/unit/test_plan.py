@@ -139,7 +139,7 @@ def test_the_parts_sum_to_the_total_and_a_plan_that_fits_is_within_the_card(
     if plan.fits:
         assert plan.memory_mib.total <= plan.gpu.usable_mib
         assert plan.capacity.kv_tokens >= plan.capacity.max_model_len
-    assert str(plan.capacity.max_num_seqs) in describe_plan(plan)
+        assert str(plan.capacity.max_num_seqs) in describe_plan(plan)
 
 
 @given(st.sampled_from(sorted(PROFILES)), st.sampled_from(SHAPES), _MEMORY, st.integers(0, 50_000), _USER)
