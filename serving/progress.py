@@ -67,12 +67,14 @@ class Progress:
         return self._typical_s.get(self.step)
 
     def seconds_left(self) -> float | None:
-        """What the last start took, from the running step on, less what has passed of it; None at the first start."""
+        """What the last start took, from the running step on, less what has passed of it; None at the first start. A step
+        that is over its time is expected to go on for as long as it is over: who is told "at once" again and again
+        gives up."""
         if not self._typical_s:
             return None
         in_step = time.monotonic() - self._began[self.step]
         later = sum(s for key, s in self._typical_s.items() if _ORDER.get(key, 0) > _ORDER[self.step])
-        return later + max(0.0, self._typical_s.get(self.step, 0.0) - in_step)
+        return later + abs(self._typical_s.get(self.step, 0.0) - in_step)
 
     def durations_s(self) -> dict[str, float]:
         """Seconds of each step so far; the running one until now."""

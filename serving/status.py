@@ -1,9 +1,17 @@
 """`/onecard/status`, and what is answered while there is nothing to serve yet. Supervisor and server share it."""
 
 import json
+import math
 from typing import Any
 
 from serving.launch import Launch
+
+# The OpenAI SDK keeps to a Retry-After of up to 60 s (120 s from its version 3 on). Told more, it asks again at once, or
+# not at all.
+LONGEST_RETRY_S = 60
+# It asks three times in all, which with less would be over before a start that takes a little longer.
+_SHORTEST_RETRY_S = 5
+_UNKNOWN_RETRY_S = 15
 
 
 def status_body(
@@ -36,8 +44,11 @@ def not_ready_message(state: str, step: str | None, seconds_left: float | None) 
 
 
 def retry_after(seconds_left: float | None) -> int:
-    """Whole seconds for the Retry-After header: what is left, within reason, and never 0."""
-    return max(1, min(120, round(seconds_left))) if seconds_left else 5
+    """Whole seconds for the Retry-After header: what is left and a quarter more, so that the first of a client's few
+    retries finds the server ready."""
+    if seconds_left is None:
+        return _UNKNOWN_RETRY_S
+    return math.ceil(min(LONGEST_RETRY_S, max(_SHORTEST_RETRY_S, 1.25 * seconds_left)))
 
 
 def error_body(message: str, kind: str, *, param: str | None = None, code: str | int | None = None) -> bytes:

@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from serving.status import LONGEST_RETRY_S
+
 # The rate of service forgets: what was served this many busy seconds ago counts half.
 _HALF_LIFE_S = 30.0
 # Before anything has been measured: all that fits is served in this time.
 _FIRST_GUESS_S = 10.0
-_LONGEST_RETRY_S = 120
 # A key that asked within this time is about, and no other may have more than this share of what is in flight.
 _ABOUT_S = 60.0
 _SHARE = 0.75
@@ -127,7 +128,7 @@ class Admission:
     def retry_after(self, cost: Cost) -> int:
         """Whole seconds until what waits, and this after it, will have been served."""
         ahead = sum(ticket.cost.kv_tokens for ticket in self._waiting) + cost.kv_tokens
-        return max(1, min(_LONGEST_RETRY_S, math.ceil(ahead / self.rate())))
+        return max(1, min(LONGEST_RETRY_S, math.ceil(ahead / self.rate())))
 
     def rate(self) -> float:
         """KV tokens served per busy second, as measured lately."""

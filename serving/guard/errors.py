@@ -12,6 +12,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.guard.respond import refuse
+from serving.status import retry_after
 
 logger = logging.getLogger("vllm.onecard")
 
@@ -21,11 +22,13 @@ _LARGEST = 64 * 1024
 
 
 class Errors:
-    """`engine_is_dead` tells a restart from a defect: the one is worth asking again for, the other is not."""
+    """`engine_is_dead` tells a restart from a defect: the one is worth asking again for, after `restart_s` seconds, the
+    other is not."""
 
-    def __init__(self, app: ASGIApp, engine_is_dead: Callable[[Scope], bool]) -> None:
+    def __init__(self, app: ASGIApp, engine_is_dead: Callable[[Scope], bool], restart_s: Callable[[], float]) -> None:
         self.app = app
         self._engine_is_dead = engine_is_dead
+        self._restart_s = restart_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -60,7 +63,7 @@ class Errors:
 
     def _rewritten(self, status: int, body: bytes, scope: Scope) -> ASGIApp:
         if status >= 500 and self._engine_is_dead(scope):
-            headers = {"Retry-After": "5"}
+            headers = {"Retry-After": str(retry_after(self._restart_s()))}
             message = "The engine has died and is being started again. Ask again, or watch /ready."
             return refuse(503, message, "server_error", code="not_ready", headers=headers)
         error = _read(body)

@@ -44,7 +44,7 @@ class Guard:
         ring = KeyRing(launch.api_keys_file)
         max_body_bytes = launch.plan.limits.max_body_mib * 2**20
         vllm = app
-        app = Errors(vllm, engine.is_dead)
+        app = Errors(vllm, engine.is_dead, state.restart_s)
         app = Turn(app, state.admission, settings.queue_timeout_s)
         app = Validation(app, launch)
         app = Ask(app, launch.model_names[0])

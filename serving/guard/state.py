@@ -15,7 +15,9 @@ _DOING = {
     "restarting": "the engine is started again",
 }
 # A server that drains is followed by another, or by none; this is when it is worth looking.
-_LOOK_AGAIN_S = {"draining": 10.0, "restarting": 20.0}
+_LOOK_AGAIN_S = 10.0
+# A restart of which nothing is known yet.
+_RESTART_S = 20.0
 
 
 class ServerState:
@@ -46,11 +48,20 @@ class ServerState:
             self.state = "draining"
 
     def seconds_left(self) -> float | None:
-        """Until requests are taken again, as far as it is known: of the warm-up, by how long it took the last time."""
-        typical = self.launch.typical_s.get("warmup")
-        if self.state != "warming":
-            return _LOOK_AGAIN_S.get(self.state)
-        return None if typical is None else max(0.0, typical - (time.monotonic() - self._began))
+        """Until requests are taken again, as far as it is known: by what the last start took."""
+        match self.state:
+            case "warming":
+                typical = self.launch.typical_s.get("warmup")
+                return None if typical is None else abs(typical - (time.monotonic() - self._began))
+            case "draining":
+                return _LOOK_AGAIN_S
+            case "restarting":
+                return self.restart_s()
+        return None
+
+    def restart_s(self) -> float:
+        """What another start will take, as the last one did."""
+        return sum(self.launch.typical_s.values()) or _RESTART_S
 
     def status(self) -> dict[str, Any]:
         """The JSON of `/onecard/status`."""

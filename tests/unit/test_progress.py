@@ -68,7 +68,7 @@ def test_lines_in_any_order_never_lead_back(lines: list[str]) -> None:
     assert not any(progress.begin(key) for key in KEYS[: place + 1])
 
 
-def test_the_seconds_left_are_those_of_the_last_start_and_never_below_none() -> None:
+def test_the_seconds_left_are_those_of_the_last_start() -> None:
     assert Progress({}).seconds_left() is None
     progress = Progress({"import": 10.0, "weights": 5.0, "warmup": 1.0})
     assert progress.seconds_left() == pytest.approx(16.0, abs=0.5)
@@ -85,10 +85,12 @@ def test_the_seconds_left_are_those_of_the_last_start_and_never_below_none() -> 
     assert 0 <= left < 1
 
 
-def test_a_step_that_takes_longer_than_usual_has_no_negative_time_left() -> None:
-    progress = Progress({"import": 0.01})
+def test_a_step_that_takes_longer_than_usual_is_expected_to_go_on_for_as_long_again() -> None:
+    progress = Progress({"import": 0.01, "weights": 5.0})
     time.sleep(0.03)
-    assert progress.seconds_left() == 0
+    left = progress.seconds_left()
+    assert left is not None
+    assert 5.02 <= left < 5.5
 
 
 def test_the_durations_add_up_to_the_time_since_the_start() -> None:
