@@ -2,27 +2,47 @@
 the monotonic clock."""
 
 import time
+from collections import deque
 
 from serving.hardware import Hardware
 from serving.plan import Plan
 
+# By the number of crashes that are remembered; the last one for all beyond.
 PAUSES_S = (0.0, 1.0, 2.0, 5.0, 10.0)
-# A server that was ready for this long has not crashed at once: the pauses begin anew.
-STABLE_S = 10.0
+# A server that dies so often before it was ever ready will not be ready the next time either.
+MOST_UNREADY = 5
+# More within so much service, which is one in less than half a minute, and it is of no use to anybody.
+MOST_CRASHES = 25
+WINDOW_S = 600.0
 
 
 class Restarts:
-    """Counts the crashes in a row."""
+    """The budget of crashes, over a window that slides in seconds of service and not of the clock: a start that takes
+    long must not make a server that dies of every fifth request look as one that seldom dies."""
 
     def __init__(self) -> None:
-        self.in_a_row = 0
+        self._served_s = 0.0
+        self._crashes: deque[float] = deque()
+        self._unready = 0
 
     def crashed(self, ready_for_s: float | None) -> float | None:
         """The pause before the next start; None when there have been too many. `ready_for_s` is how long the server
         had been ready, None when it never was."""
-        stable = ready_for_s is not None and ready_for_s > STABLE_S
-        self.in_a_row = 1 if stable else self.in_a_row + 1
-        return PAUSES_S[self.in_a_row - 1] if self.in_a_row <= len(PAUSES_S) else None
+        self._unready = self._unready + 1 if ready_for_s is None else 0
+        self._served_s += ready_for_s or 0.0
+        self._crashes.append(self._served_s)
+        while self._crashes[0] <= self._served_s - WINDOW_S:
+            self._crashes.popleft()
+        if self._unready > MOST_UNREADY or len(self._crashes) > MOST_CRASHES:
+            return None
+        return PAUSES_S[min(len(self._crashes), len(PAUSES_S)) - 1]
+
+    @property
+    def too_many(self) -> str:
+        """Why there is no next start, in words."""
+        if self._unready > MOST_UNREADY:
+            return f"crashed {self._unready} times in a row before it was ready"
+        return f"crashed {len(self._crashes)} times within {WINDOW_S / 60:.0f} minutes of service"
 
 
 def slept_s() -> float:

@@ -258,9 +258,7 @@ class Supervisor:
         ready_for_s = None if self._ready_at is None else time.monotonic() - self._ready_at
         pause_s = self._restarts.crashed(ready_for_s)
         if pause_s is None:
-            raise GaveUpError(
-                f"The server crashed {self._restarts.in_a_row} times in a row and is not started again: {why}"
-            )
+            raise GaveUpError(f"The server {self._restarts.too_many} and is not started again: {why}")
         return pause_s
 
     async def _waited_for_memory(self) -> bool:

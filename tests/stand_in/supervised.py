@@ -1,4 +1,4 @@
-"""`python -m tests.stand_in.supervised PORT DRAIN_S HANG_S`: the supervisor over the stand-in, with shorter pauses.
+"""`python -m tests.stand_in.supervised PORT DRAIN_S HANG_S`: the supervisor over the stand-in, with less patience.
 
 With `STAND_IN=crowded` the plan is for a GPU, whose memory other programs hold the first times that it is asked for. With
 `STAND_IN=shared` it is for the GPU that NVML tells of, and planned again where other programs take of it."""
@@ -40,6 +40,7 @@ def replan(prepared: Prepared, launch: Launch) -> Plan | None:
 def main() -> int:
     port, drain_s, hang_s = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
     restarts.PAUSES_S = (0.0, 0.1, 0.1)
+    restarts.MOST_UNREADY = restarts.MOST_CRASHES = 3
     supervisor.STOP_GRACE_S = 1.0
     shared = os.environ.get("STAND_IN") == "shared"
     prepared = prepare("auto", "demo") if shared else prepare("cpu", "demo", gpu_memory_mib=8192)

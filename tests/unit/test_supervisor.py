@@ -19,7 +19,7 @@ import pytest
 
 from serving.errors import UsageError
 from serving.memory import MIB
-from serving.restarts import PAUSES_S, STABLE_S, Restarts, slept_s
+from serving.restarts import MOST_CRASHES, MOST_UNREADY, PAUSES_S, WINDOW_S, Restarts, slept_s
 from serving.unsafe import check_unsafe
 from tests.conftest import free_port
 from tests.exporting import Card
@@ -272,7 +272,7 @@ def test_a_start_for_the_caches_ends_when_it_is_ready(tmp_path: Path) -> None:
     [
         ("refused", 12, "vLLM does not take that."),
         ("broken", 13, "RuntimeError: the weights are of clay"),
-        ("crashes", 13, "crashed 4 times in a row"),
+        ("crashes", 13, "crashed 4 times"),
     ],
 )
 def test_what_will_not_get_better_is_given_up_with_its_reason(tmp_path: Path, does: str, code: int, words: str) -> None:
@@ -297,12 +297,39 @@ def test_a_killed_supervisor_leaves_nothing_and_the_next_start_works(tmp_path: P
 # --- the policies by themselves ---
 
 
-def test_pauses_grow_until_it_is_given_up_and_begin_anew_after_a_stable_time() -> None:
+def test_a_server_that_is_never_ready_again_is_given_up_after_growing_pauses() -> None:
     restarts = Restarts()
-    assert [restarts.crashed(1.0) for _ in range(6)] == [*PAUSES_S, None]
     assert list(PAUSES_S) == sorted(PAUSES_S)
-    assert restarts.crashed(STABLE_S + 1) == PAUSES_S[0]
-    assert restarts.crashed(None) == PAUSES_S[1]
+    assert [restarts.crashed(None) for _ in range(MOST_UNREADY)] == list(PAUSES_S)
+    assert restarts.crashed(None) is None
+    assert "before it was ready" in restarts.too_many
+
+
+def test_having_been_ready_begins_the_row_anew_and_not_the_budget() -> None:
+    restarts = Restarts()
+    for _ in range(MOST_UNREADY):
+        restarts.crashed(None)
+    assert restarts.crashed(1.0) == PAUSES_S[-1]
+    assert restarts.crashed(None) == PAUSES_S[-1]
+
+
+def test_twenty_kills_just_after_it_was_ready_are_recovered_from() -> None:
+    restarts = Restarts()
+    assert None not in [restarts.crashed(0.1) for _ in range(20)]
+
+
+@pytest.mark.parametrize("served_s", [1.0, 15.0, 20.0])
+def test_a_server_that_dies_of_every_few_requests_is_not_started_for_ever(served_s: float) -> None:
+    restarts = Restarts()
+    pauses = [restarts.crashed(served_s) for _ in range(MOST_CRASHES + 1)]
+    assert pauses == [*PAUSES_S, *[PAUSES_S[-1]] * (MOST_CRASHES - len(PAUSES_S)), None]
+    assert f"{MOST_CRASHES + 1} times within 10 minutes of service" in restarts.too_many
+
+
+def test_a_crash_is_forgotten_after_ten_minutes_of_service() -> None:
+    restarts = Restarts()
+    assert [restarts.crashed(WINDOW_S + 1) for _ in range(100)] == [PAUSES_S[0]] * 100
+    assert [restarts.crashed(WINDOW_S / 2 + 1) for _ in range(100)] == [PAUSES_S[1]] * 100
 
 
 def test_a_machine_that_did_not_sleep_has_not_slept() -> None:
