@@ -11,10 +11,13 @@ SCOPE_KEY = "onecard"
 
 @dataclass
 class Facts:
-    """`key` is the name of the API key, empty where none is configured; `cost` is known once the body has been read."""
+    """`key` is the name of the API key, empty where none is configured; `cost`, and the `digest` of what the client sent,
+    are known once the body has been read. `alone`: it is to be run with nothing beside it."""
 
     key: str = ""
     cost: Cost | None = None
+    digest: bytes | None = None
+    alone: bool = False
 
 
 def facts(scope: Scope) -> Facts:

@@ -38,12 +38,13 @@ class Gate:
             self._held_bytes -= size
 
 
-def overloaded(retry_after_s: int) -> ASGIApp:
-    """429: as much is being served and is waiting as this card can serve."""
+def overloaded(retry_after_s: int, code: str = "overloaded") -> ASGIApp:
+    """429: as much is being served and is waiting as this card can serve. `code` tells who was refused at once from who
+    has waited in vain."""
     return refuse(
         429,
         f"The server has as much to do as it can: ask again in {retry_after_s} s.",
         "rate_limit_error",
-        code="overloaded",
+        code=code,
         headers={"Retry-After": str(retry_after_s)},
     )

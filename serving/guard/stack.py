@@ -20,10 +20,12 @@ from serving.guard.models import Models
 from serving.guard.origin import Origin
 from serving.guard.page import Page
 from serving.guard.probes import Probes
+from serving.guard.quarantine import Quarantine, Witness
 from serving.guard.quota import Quota
 from serving.guard.routes import Routes
 from serving.guard.state import ServerState
 from serving.guard.status import Status
+from serving.guard.suspects import Suspects
 from serving.guard.turn import Turn
 from serving.guard.usage import Usage
 from serving.guard.validation import Validation
@@ -41,12 +43,15 @@ class Guard:
             raise RuntimeError("the guard works only in a server that `onecard serve` started")
         settings = launch.guard
         state = ServerState(launch)
+        suspects = Suspects(launch.run_dir, launch.restarts, state.admission.capacity.sequences)
         ring = KeyRing(launch.api_keys_file)
         max_body_bytes = launch.plan.limits.max_body_mib * 2**20
         vllm = app
         app = Errors(vllm, engine.is_dead, state.restart_s)
+        app = Witness(app, suspects, engine.is_dead)
         app = Turn(app, state.admission, settings.queue_timeout_s)
         app = Validation(app, launch)
+        app = Quarantine(app, suspects)
         app = Ask(app, launch.model_names[0])
         app = Body(app, max_body_bytes, settings.body_timeout_s)
         app = Gate(app, state.admission, max_body_bytes)

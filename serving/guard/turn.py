@@ -1,6 +1,8 @@
 """Each request waits for its turn here: the policy is admission's, the waiting and the clock are this layer's."""
 
 import asyncio
+import sys
+from dataclasses import replace
 from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -28,7 +30,8 @@ class Turn:
         body = await whole_body(receive)
         loop = asyncio.get_running_loop()
         told: asyncio.Future[bool] = loop.create_future()
-        ticket = self._admission.enter(fact.key, fact.cost, told.set_result, loop.time())
+        cost = replace(fact.cost, sequences=sys.maxsize) if fact.alone else fact.cost
+        ticket = self._admission.enter(fact.key, cost, told.set_result, loop.time())
         if not isinstance(ticket, Ticket):
             await overloaded(ticket)(scope, receive, send)
             return
@@ -39,7 +42,8 @@ class Turn:
             if admitted:
                 await self.app(scope, replay(body, receive), send)
             elif admitted is False:
-                await overloaded(self._admission.retry_after(fact.cost))(scope, receive, send)
+                seconds = self._admission.retry_after(fact.cost)
+                await overloaded(seconds, "queue_timeout")(scope, receive, send)
         finally:
             self._admission.leave(ticket, loop.time())
 

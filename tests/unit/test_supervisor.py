@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from serving.errors import UsageError
+from serving.guard.suspects import CONVICTED_AT
 from serving.memory import MIB
 from serving.restarts import MOST_CRASHES, MOST_UNREADY, PAUSES_S, WINDOW_S, Restarts, slept_s
 from serving.unsafe import check_unsafe
@@ -182,6 +183,21 @@ def test_a_server_that_dies_is_started_again_and_the_port_never_closes(tmp_path:
         poller.join()
         assert (lost, running.restarts()) == ([], 1)
         assert running.ask().status_code == 200
+
+
+def test_a_request_that_kills_the_server_again_and_again_is_not_tried_for_ever(tmp_path: Path) -> None:
+    with supervised(tmp_path) as running:
+        for crashes in range(CONVICTED_AT):
+            running.until(200)
+            assert running.restarts() == crashes
+            with pytest.raises(httpx.HTTPError):
+                running.ask(text="die")
+            running.until(503)
+        running.until(200)
+        refused = running.ask(text="die")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (422, "quarantined")
+        assert running.ask().status_code == 200
+        assert running.restarts() == CONVICTED_AT
 
 
 def test_a_server_that_says_nothing_any_more_is_started_again(tmp_path: Path) -> None:
