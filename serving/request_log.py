@@ -3,6 +3,8 @@
 Never a picture, a question, an answer or a key: the line is made of times, counts and names alone.
 """
 
+import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -79,8 +81,31 @@ def _wants_json() -> bool:
 
 def _set_up() -> None:
     """A handler of its own: vLLM's would put its prefix before the JSON."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    _logger.addHandler(handler)
+    _logger.addHandler(_Lines())
     _logger.setLevel(logging.INFO)
     _logger.propagate = False
+
+
+class _Lines(logging.Handler):
+    """What is said in one turn of the event loop is written at its end, at once: of a burst of a thousand refusals each
+    would else wake the supervisor, on whose pipe they go out, and wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._lines:
+            try:
+                asyncio.get_running_loop().call_soon(self.flush)
+            except RuntimeError:  # at the very end, when there is no loop any more
+                sys.stderr.write(record.getMessage() + "\n")
+                return
+        self._lines.append(record.getMessage())
+
+    def flush(self) -> None:
+        lines, self._lines = self._lines, []
+        if lines:
+            with contextlib.suppress(OSError):  # a log that cannot be written stops nothing
+                sys.stderr.write("\n".join(lines) + "\n")
+                sys.stderr.flush()

@@ -62,6 +62,20 @@ PAGE = Page(
                     "Retry-After. The SDK waits as long by itself and asks again.",
                 ),
                 lines(
+                    "How soon refusals are sent",
+                    [
+                        (
+                            "histogram_quantile(0.99, sum by (le, reason) "
+                            f"(rate(onecard_refusal_seconds_bucket{{{_M}}}{_RATE})))",
+                            "99% {{reason}}",
+                        )
+                    ],
+                    "s",
+                    "After what was read of the request sufficed. A tenth of a second is the promise; only what is too slow "
+                    "itself, or has waited in the queue in vain, takes longer.",
+                    span=8,
+                ),
+                lines(
                     "Wait for room",
                     [
                         *quantiles("onecard_queue_seconds")[1:],
@@ -73,12 +87,14 @@ PAGE = Page(
                     ],
                     "s",
                     "In the guard, then in the engine.",
+                    span=8,
                 ),
                 lines(
                     "Answers thrown away and repeated",
                     [(f"60 * sum(rate(vllm:num_preemptions_total{{{_M}}}[5m]))", "a minute")],
                     "short",
                     "Preemptions: the KV cache was full. Runbook: docs/runbooks/preempting.md",
+                    span=8,
                 ),
             ),
         ),

@@ -36,7 +36,8 @@ class Early:
                 # The whole answer goes out now; the connection is closed by the empty end of it.
                 await send({**message, "more_body": True})
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(_drain(receive), DRAIN_S)
+                    async with asyncio.timeout(DRAIN_S):
+                        await _drain(receive)
                 message = {"type": "http.response.body", "body": b"", "more_body": False}
             await send(message)
 

@@ -51,7 +51,9 @@ class _Exchange:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._began = time.perf_counter()
+        self._received = self._began
         self._first_byte: float | None = None
+        self._answered_after = 0.0
         self._done = self._left = self._streams = False
         self._status = 0
         self._code: str | None = None
@@ -70,6 +72,7 @@ class _Exchange:
 
     async def receive(self) -> Message:
         message = await self._receive()
+        self._received = time.perf_counter()
         if message["type"] == "http.disconnect" and not self._done:
             self._left = True
         return message
@@ -83,6 +86,7 @@ class _Exchange:
 
     def _start(self, message: Message) -> Message:
         self._status = message["status"]
+        self._answered_after = time.perf_counter() - self._received
         headers = dict(message["headers"])
         self._streams = headers.get(b"content-type", b"").startswith(b"text/event-stream")
         if (wait := headers.get(b"retry-after", b"")).isdigit():
@@ -112,6 +116,8 @@ class _Exchange:
         notes = self._notes
         notes.key = facts(self.scope).key or notes.key
         metrics.record_request(self.route, notes.key, outcome, reason, now - self._began)
+        if outcome == "refused":
+            metrics.record_refusal(reason, self._answered_after)
         if outcome == "answered" and notes.finish is not None:
             metrics.record_finish(notes.finish)
         if notes.answer_tokens is not None and notes.prompt_tokens is not None:

@@ -25,6 +25,7 @@ _recorder = Recorder(REGISTRY)
 
 record_request = _recorder.record_request
 record_first_token = _recorder.record_first_token
+record_refusal = _recorder.record_refusal
 record_finish = _recorder.record_finish
 record_tokens = _recorder.record_tokens
 record_in_flight = _recorder.record_in_flight

@@ -52,6 +52,14 @@ FIRST_TOKEN_SECONDS = Metric(
     ("route",),
     _FIRST_TOKEN_S,
 )
+REFUSAL_SECONDS = Metric(
+    "onecard_refusal_seconds",
+    "histogram",
+    "Seconds in the guard from a request's head, or the last of its body that was read, to the first byte of its refusal; "
+    "`reason` as in `onecard_requests_total`.",
+    ("reason",),
+    (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30),
+)
 TOKENS_PER_SECOND = Metric(
     "onecard_answer_tokens_per_second",
     "histogram",
@@ -124,6 +132,7 @@ RECORDED = (
     REQUESTS,
     REQUEST_SECONDS,
     FIRST_TOKEN_SECONDS,
+    REFUSAL_SECONDS,
     TOKENS_PER_SECOND,
     TOKENS,
     ANSWERS,

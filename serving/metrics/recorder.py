@@ -39,6 +39,7 @@ class Recorder:
         self._requests = cache(counter(catalog.REQUESTS).labels)
         self._request_seconds = cache(histogram(catalog.REQUEST_SECONDS).labels)
         self._first_token_seconds = cache(histogram(catalog.FIRST_TOKEN_SECONDS).labels)
+        self._refusal_seconds = cache(histogram(catalog.REFUSAL_SECONDS).labels)
         self._tokens_per_second = histogram(catalog.TOKENS_PER_SECOND)
         self._tokens = cache(counter(catalog.TOKENS).labels)
         self._answers = cache(counter(catalog.ANSWERS).labels)
@@ -63,6 +64,10 @@ class Recorder:
     def record_first_token(self, route: str, seconds: float) -> None:
         """The first byte of a streamed answer has gone out."""
         self._first_token_seconds(route).observe(seconds)
+
+    def record_refusal(self, reason: str, seconds: float) -> None:
+        """A refusal has been sent, so long after what was known of the request sufficed for it."""
+        self._refusal_seconds(self._bounded(reason)).observe(seconds)
 
     def record_finish(self, finish: str) -> None:
         """A model's answer is complete; `finish` is its finish_reason."""

@@ -127,7 +127,21 @@ def test_a_refusal_is_counted_by_its_code(response: Response, outcome: str, reas
     assert reply.headers["x-request-id"]
     assert grown("onecard_requests_total", route=CHAT, key="alice", outcome=outcome, reason=reason) == 1
     assert grown("onecard_request_seconds_count", route=CHAT) == 0
+    assert grown("onecard_refusal_seconds_count", reason=reason) == (outcome == "refused")
     assert grown("onecard_retry_after_seconds_sum") == (7 if "retry-after" in reply.headers else 0)
+
+
+def test_a_refusal_is_as_late_as_it_is_after_the_last_that_was_read_of_the_request(grown: Difference) -> None:
+    async def refuses(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await refuse(400, "No.", code="just_no")(scope, receive, send)
+
+    async def slow() -> Any:
+        await asyncio.sleep(0.2)
+        yield b"x"
+
+    request(Measure(refuses), "POST", CHAT, content=slow())
+    assert 0 < grown("onecard_refusal_seconds_sum", reason="just_no") < 0.2
 
 
 def test_an_application_that_raises_has_failed(grown: Difference) -> None:
