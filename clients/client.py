@@ -3,21 +3,18 @@
 from collections.abc import Iterator
 from functools import cached_property
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from openai import DefaultHttpxClient, NotFoundError, OpenAI
-from openai.types.chat import ChatCompletion, ChatCompletionChunk, ParsedChatCompletion
-from pydantic import BaseModel
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from clients import locate
 from clients.connection import Connection
 from clients.conversation import Conversation
-from clients.errors import AnswerError
 from clients.images import Picture, whole
 from clients.limits import Limits, limits_of
 from clients.messages import Pictures, messages
-
-Model = TypeVar("Model", bound=BaseModel)
+from clients.request import STREAM_OPTIONS, Model, Request, parsed, piece_of, text_of
 
 
 class Client:
@@ -40,13 +37,8 @@ class Client:
     ) -> None:
         self.connection = Connection.to(url, api_key, timeout_s)
         self._named = model
-        self.openai = OpenAI(
-            base_url=self.connection.base_url,
-            api_key=self.connection.api_key,
-            timeout=self.connection.timeout,
-            max_retries=max_retries,
-            http_client=http_client or DefaultHttpxClient(**self.connection.http),
-        )
+        http_client = http_client or DefaultHttpxClient(**self.connection.http)
+        self.openai = OpenAI(**self.connection.sdk, max_retries=max_retries, http_client=http_client)
 
     @cached_property
     def model(self) -> str:
@@ -63,31 +55,28 @@ class Client:
 
     def ask(self, pictures: Pictures, question: str, *, system: str | None = None, **options: Any) -> str:
         """The whole answer."""
-        return self.complete(pictures, question, system=system, **options).choices[0].message.content or ""
+        return text_of(self.complete(pictures, question, system=system, **options))
 
     def complete(
         self, pictures: Pictures, question: str, *, system: str | None = None, **options: Any
     ) -> ChatCompletion:
         """The SDK's whole object: for tool calls (`tools=[…]`), usage, log probabilities, several answers."""
-        asked = messages(pictures, question, self.limits, system)
-        completion: ChatCompletion = self.openai.chat.completions.create(**self._with_model(options), messages=asked)
+        asked = self.messages(pictures, question, system)
+        completion: ChatCompletion = self.openai.chat.completions.create(**self._request(asked, options))
         return completion
 
     def stream(self, pictures: Pictures, question: str, *, system: str | None = None, **options: Any) -> Iterator[str]:
         """The answer's text as it comes."""
-        yield from self.texts(messages(pictures, question, self.limits, system), **options)
+        yield from self.texts(self.messages(pictures, question, system), **options)
 
     def texts(self, asked: list[Any], **options: Any) -> Iterator[str]:
         """The text of the answer to these messages as it comes."""
-        for chunk in self.chunks(asked, **options):
-            if text := text_of(chunk):
-                yield text
+        return filter(None, map(piece_of, self.chunks(asked, **options)))
 
     def chunks(self, asked: list[Any], **options: Any) -> Iterator[ChatCompletionChunk]:
         """The SDK's chunks of an answer to these messages; the last one carries the usage."""
-        with self.openai.chat.completions.create(
-            **self._with_model(options), messages=asked, stream=True, stream_options={"include_usage": True}
-        ) as stream:
+        request = self._request(asked, options)
+        with self.openai.chat.completions.create(**request, stream=True, stream_options=STREAM_OPTIONS) as stream:
             yield from stream
 
     def extract(
@@ -97,9 +86,8 @@ class Client:
 
         Raises openai.LengthFinishReasonError where `max_completion_tokens` cut it short.
         """
-        asked = messages(pictures, question, self.limits, system)
-        reply = self.openai.chat.completions.parse(**self._with_model(options), messages=asked, response_format=into)
-        return parsed(reply)
+        asked = self.messages(pictures, question, system)
+        return parsed(self.openai.chat.completions.parse(**self._request(asked, options), response_format=into))
 
     def locate(self, picture: Picture, what: str, **options: Any) -> list[locate.Box]:
         """Where it is in the picture, in the picture's own pixels. Raises AnswerError where the model does not say."""
@@ -108,10 +96,15 @@ class Client:
 
     def conversation(self, pictures: Pictures, *, system: str | None = None, **options: Any) -> Conversation:
         """Several questions about the same pictures, each of which knows the answers before."""
-        return Conversation(self, messages(pictures, None, self.limits, system), options)
+        return Conversation(self, self.messages(pictures, None, system), options)
 
-    def _with_model(self, options: dict[str, Any]) -> dict[str, Any]:
-        return options if "model" in options else {"model": self.model} | options
+    def messages(self, pictures: Pictures, question: str | None, system: str | None = None) -> list[Any]:
+        """What `chunks` and `texts` take; the pictures are read here."""
+        return messages(pictures, question, self.limits, system)
+
+    def _request(self, asked: list[Any], options: Request) -> Request:
+        model = {} if "model" in options else {"model": self.model}
+        return {**model, **options, "messages": asked}
 
     def close(self) -> None:
         self.openai.close()
@@ -123,15 +116,3 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def text_of(chunk: ChatCompletionChunk) -> str | None:
-    return chunk.choices[0].delta.content if chunk.choices else None
-
-
-def parsed(reply: ParsedChatCompletion[Model]) -> Model:
-    """Raises AnswerError where the model called a tool or said nothing instead of answering."""
-    found = reply.choices[0].message.parsed
-    if found is None:
-        raise AnswerError(f"The model gave no answer to parse: {reply.choices[0].message.content!r}")
-    return found

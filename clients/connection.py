@@ -32,8 +32,9 @@ class Connection:
         return {"trust_env": False, "timeout": self.timeout}
 
     @property
-    def base_url(self) -> str:
-        return f"{self.url}/v1"
+    def sdk(self) -> dict[str, Any]:
+        """For the SDK's client, of either kind."""
+        return {"base_url": f"{self.url}/v1", "api_key": self.api_key, "timeout": self.timeout}
 
     @property
     def status_url(self) -> str:

@@ -1,0 +1,34 @@
+"""A request as `chat.completions.create` takes it, and what is read of a reply: what both clients share, who only send."""
+
+from typing import Any, TypeVar
+
+from openai.types.chat import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionStreamOptionsParam,
+    ParsedChatCompletion,
+)
+from pydantic import BaseModel
+
+from clients.errors import AnswerError
+
+Model = TypeVar("Model", bound=BaseModel)
+Request = dict[str, Any]
+# Of what is streamed: the last chunk carries the usage.
+STREAM_OPTIONS: ChatCompletionStreamOptionsParam = {"include_usage": True}
+
+
+def text_of(reply: ChatCompletion) -> str:
+    return reply.choices[0].message.content or ""
+
+
+def piece_of(chunk: ChatCompletionChunk) -> str:
+    return chunk.choices[0].delta.content or "" if chunk.choices else ""
+
+
+def parsed(reply: ParsedChatCompletion[Model]) -> Model:
+    """Raises AnswerError where the model called a tool or said nothing instead of answering."""
+    found = reply.choices[0].message.parsed
+    if found is None:
+        raise AnswerError(f"The model gave no answer to parse: {reply.choices[0].message.content!r}")
+    return found
