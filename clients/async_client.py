@@ -15,6 +15,7 @@ from clients.images import Picture, whole
 from clients.limits import Limits, limits_of
 from clients.messages import Pictures, messages
 from clients.request import STREAM_OPTIONS, Model, Request, parsed, piece_of, text_of
+from clients.task import Task, carry_out_async
 
 
 class AsyncClient:
@@ -83,6 +84,11 @@ class AsyncClient:
     ) -> Model:
         request = await self._request(await self.messages(pictures, question, system), options)
         return parsed(await self.openai.chat.completions.parse(**request, response_format=into))
+
+    async def do(self, task: Task[Model], **options: Any) -> Model:
+        asked = await self.messages(task.pictures, task.question, task.system)
+        steps = task.steps(await self._request(asked, options))
+        return await carry_out_async(steps, lambda request: self.openai.chat.completions.create(**request))
 
     async def locate(self, picture: Picture, what: str, **options: Any) -> list[locate.Box]:
         image, limits = await asyncio.to_thread(whole, picture), await self.limits()

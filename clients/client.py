@@ -15,6 +15,7 @@ from clients.images import Picture, whole
 from clients.limits import Limits, limits_of
 from clients.messages import Pictures, messages
 from clients.request import STREAM_OPTIONS, Model, Request, parsed, piece_of, text_of
+from clients.task import Task, carry_out
 
 
 class Client:
@@ -88,6 +89,12 @@ class Client:
         """
         asked = self.messages(pictures, question, system)
         return parsed(self.openai.chat.completions.parse(**self._request(asked, options), response_format=into))
+
+    def do(self, task: Task[Model], **options: Any) -> Model:
+        """The result of a task, such as those of `clients.apps`. Raises AnswerError where no answer had its form."""
+        asked = self.messages(task.pictures, task.question, task.system)
+        steps = task.steps(self._request(asked, options))
+        return carry_out(steps, lambda request: self.openai.chat.completions.create(**request))
 
     def locate(self, picture: Picture, what: str, **options: Any) -> list[locate.Box]:
         """Where it is in the picture, in the picture's own pixels. Raises AnswerError where the model does not say."""

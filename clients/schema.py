@@ -1,8 +1,10 @@
-"""A JSON schema that a user hands in, as the `response_format` of a request."""
+"""What an answer is held to, as the `response_format` of a request: a JSON schema that a user hands in, or a pydantic model."""
 
 import json
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel
 
 from clients.errors import InputError
 
@@ -36,3 +38,14 @@ def _check(schema: Any) -> None:
     words = {"type", "properties", "anyOf", "oneOf", "allOf", "enum", "const", "$ref", "items"}
     if not words & schema.keys():
         raise InputError(f"--schema: this JSON asks for nothing: a schema has one of {', '.join(sorted(words))}.")
+
+
+def format_of(model: type[BaseModel]) -> dict[str, Any]:
+    """The `response_format` that holds an answer to that pydantic model.
+
+    With flexible white space (JSON's own) a model may write blanks until its room is up, and small ones do. So the server's
+    llguidance is told the separators that `json.dumps` writes; servers with other grammars do not read that key.
+    """
+    separators = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    schema = {"x-guidance": separators, **model.model_json_schema()}
+    return {"type": "json_schema", "json_schema": {"name": model.__name__, "schema": schema}}
