@@ -3,13 +3,14 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clients import pdf
 from clients.errors import InputError
+from clients.task import Task
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".pdf"})
 _PICTURE = ("image", "picture", "path", "file", "url")
@@ -29,11 +30,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Batch:
-    """`requests`: the lines are whole requests in OpenAI's batch format, and the results are to be in it too."""
+    """`requests`: the lines are whole requests in OpenAI's batch format, and the results are to be in it too. `task` is
+    what an application does with each item; its result is then the record's `answer`."""
 
     source: Path
     items: list[Item]
     requests: bool = False
+    task: Callable[[Item], Task[Any]] | None = None
 
     def record(self, item: Item) -> dict[str, Any]:
         """The line of the JSONL that the item stands in."""
@@ -89,7 +92,7 @@ def _of_csv(table: Path) -> list[Item]:
         name = (row.get(column) or "").strip()
         if not name:
             raise InputError(f"{table}, line {number}: the column `{column}` is empty.")
-        items += _pages(row.get("id") or f"{number}:{name}", _beside(table, name), _prompt(row))
+        items += _pages(row.get("id") or f"{number}:{name}", beside(table, name), _prompt(row))
     return items
 
 
@@ -121,7 +124,7 @@ def _of_jsonl(table: Path) -> Batch:
             if name[:5].lower() == "data:":
                 items.append(Item(str(row.get("id") or number), prompt=_prompt(row), line=begins))
             else:
-                items += _pages(str(row.get("id") or f"{number}:{name}"), _beside(table, name), _prompt(row))
+                items += _pages(str(row.get("id") or f"{number}:{name}"), beside(table, name), _prompt(row))
     return Batch(table, items, requests)
 
 
@@ -155,6 +158,6 @@ def _prompt(row: dict[str, Any]) -> str | None:
     return next((str(row[key]) for key in _PROMPT if row.get(key)), None)
 
 
-def _beside(table: Path, name: str) -> str:
+def beside(table: Path, name: str) -> str:
     """A path in a table is meant from where the table lies."""
     return name if "://" in name else str(table.parent / Path(name).expanduser())

@@ -1,10 +1,12 @@
 """The file that people read: the answers in the order of the input, as JSONL or CSV, or in OpenAI's batch format."""
 
+import contextlib
 import csv
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from clients.batch.inputs import Batch, Item
 from clients.batch.journal import Journal
@@ -13,9 +15,8 @@ _COLUMNS = ("id", "image", "page", "answer", "error", "prompt_tokens", "completi
 
 
 def write_results(out: Path, batch: Batch, journal: Journal) -> None:
-    """All that the journal has, in place at once: who reads it never sees half a file."""
-    unfinished = out.with_name(out.name + ".unfinished")
-    with unfinished.open("w", encoding="utf-8", newline="") as stream:
+    """All that the journal has."""
+    with in_place(out) as stream:
         table = csv.DictWriter(stream, _COLUMNS, extrasaction="ignore") if out.suffix.lower() == ".csv" else None
         if table:
             table.writeheader()
@@ -28,6 +29,14 @@ def write_results(out: Path, batch: Batch, journal: Journal) -> None:
             else:
                 shown = _as_openai(item, record) if batch.requests else record
                 stream.write(json.dumps(shown, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def in_place(out: Path, encoding: str = "utf-8") -> Iterator[IO[str]]:
+    """A file that is there at once when it is whole: who reads it never sees half of it."""
+    unfinished = out.with_name(out.name + ".unfinished")
+    with unfinished.open("w", encoding=encoding, newline="") as stream:
+        yield stream
         stream.flush()
         os.fsync(stream.fileno())
     unfinished.replace(out)

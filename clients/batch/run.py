@@ -3,8 +3,8 @@
 import asyncio
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from clients.async_client import AsyncClient
 from clients.batch.inputs import Batch, Item, picture_in, read_batch
 from clients.batch.journal import Journal
 from clients.batch.results import write_results
-from clients.errors import InputError
+from clients.errors import AnswerError, InputError
 from clients.schema import response_format
+from clients.task import Task, carry_out_async
 
 # A server that is started again is back within this time; without an answer for longer, the run ends and can go on later.
 PATIENCE_S = 600.0
@@ -33,6 +34,20 @@ class Asked:
     schema: str | None = None
     max_tokens: int | None = None
     concurrency: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A batch and what becomes of it: `about` tells its journal from those of other runs, `write` writes `out`. Of a batch
+    with tasks nothing else is said."""
+
+    batch: Batch
+    out: Path
+    url: str
+    about: dict[str, Any]
+    write: Callable[[Path, Batch, Journal], None]
+    asked: Asked = Asked()
+    request: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,30 +71,36 @@ def run_batch(source: Path, out: Path, url: str, asked: Asked) -> Outcome:
     if asked.max_tokens:
         request["max_completion_tokens"] = asked.max_tokens
     batch = read_batch(source, asked.prompt)
-    file = out.with_name(out.name + ".journal")
-    if out.exists() and not file.exists():
+    about = {"prompt": asked.prompt, "system": asked.system, "schema": request.get("response_format")}
+    return run_job(Job(batch, out, url, about | {"max_tokens": asked.max_tokens}, write_results, asked, request))
+
+
+def run_job(job: Job) -> Outcome:
+    """As `run_batch`, which ends here."""
+    file = job.out.with_name(job.out.name + ".journal")
+    if job.out.exists() and not file.exists():
         raise InputError(
-            f"{out} is there already, and not of a run that can go on. Name another --out, or move it away."
+            f"{job.out} is there already, and not of a run that can go on. Name another --out, or move it away."
         )
-    return asyncio.run(_run(batch, out, file, url, asked, request))
+    return asyncio.run(_run(job, file))
 
 
-async def _run(batch: Batch, out: Path, file: Path, url: str, asked: Asked, request: dict[str, Any]) -> Outcome:
-    async with AsyncClient(url) as client:
-        model = await client.model()
-        run = {"input": str(batch.source.resolve()), "model": model, "prompt": asked.prompt, "system": asked.system}
-        with Journal(file, run | {"schema": request.get("response_format"), "max_tokens": asked.max_tokens}) as journal:
+async def _run(job: Job, file: Path) -> Outcome:
+    batch = job.batch
+    async with AsyncClient(job.url) as client:
+        run = {"input": str(batch.source.resolve()), "model": await client.model(), **job.about}
+        with Journal(file, run) as journal:
             before = len(journal.answered)
             left = [item for item in batch.items if item.id not in journal.answered]
             bar = tqdm(total=len(batch.items), initial=before, unit=" pictures", file=sys.stderr, disable=None)
             try:
                 with bar:
-                    work = _Work(client, batch, journal, asked, request, bar)
+                    work = _Work(client, batch, journal, job.asked, job.request, bar)
                     await work.ask_all(left)
                     again = [item for item in left if item.id in journal.failed]
                     await work.ask_all(again)  # what hindered them may be over
             finally:
-                write_results(out, batch, journal)
+                job.write(job.out, batch, journal)
             failures = [(item.id, str((journal.get(item.id) or {}).get("error"))) for item in batch.items
                         if item.id in journal.failed]  # fmt: skip
             return Outcome(len(batch.items), before, failures)
@@ -119,9 +140,12 @@ class _Work:
         if item.image and pdf.is_pdf(item.image):
             record["page"] = pdf.page_number(item.image)
         try:
+            if self._batch.task:
+                answer = await self._done(self._batch.task(item))
+                return record | {"answer": answer, "seconds": round(time.monotonic() - began, 3)}
             request = await self._prepared(item)
             reply = await self._patiently(request)
-        except (InputError, OSError) as error:
+        except (InputError, AnswerError, OSError) as error:
             return record | {"error": str(error)}
         except openai.APITimeoutError as error:
             return record | {"error": str(error)}
@@ -134,6 +158,12 @@ class _Work:
         if reply.usage:
             record |= reply.usage.model_dump(include={"prompt_tokens", "completion_tokens"})
         return record | ({"response": reply.model_dump(mode="json")} if self._batch.requests else {})
+
+    async def _done(self, task: Task[Any]) -> dict[str, Any]:
+        messages = await self._client.messages(task.pictures, task.question, task.system)
+        steps = task.steps({"model": await self._client.model(), "messages": messages})
+        result = await carry_out_async(steps, self._patiently)
+        return result.model_dump()  # type: ignore[no-any-return]
 
     async def _prepared(self, item: Item) -> dict[str, Any]:
         """The request; the picture is in memory from here until it is answered."""
