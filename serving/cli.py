@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from serving import applications
 from serving.errors import OnecardError, UsageError
 
 app = typer.Typer(
@@ -310,19 +311,17 @@ def batch(
 ) -> None:
     """Ask about every picture of a folder or table. Interrupted, the same command goes on where it was."""
     from clients.batch.run import Asked, run_batch
-    from serving.errors import IncompleteError
+    from serving.outcome import tell_outcome
     from serving.running import client_errors
 
     server = url or f"http://127.0.0.1:{port}"
     with client_errors(server):
         done = run_batch(source, out, server, Asked(prompt, system, schema, max_tokens, concurrency))
-    typer.echo(f"{done.total - len(done.failures)} of {done.total} answered ({done.before} before); {out}", err=True)
-    if done.failures:
-        listed = "".join(f"\n  {name}: {why}" for name, why in done.failures[:20])
-        more = "\n  …" if len(done.failures) > 20 else ""
-        raise IncompleteError(
-            f"{len(done.failures)} could not be answered; the same command asks them again.{listed}{more}"
-        )
+    tell_outcome(done, out)
+
+
+for _command, _examples in applications.COMMANDS.items():
+    app.command(epilog=_examples)(_command)
 
 
 def _json(value: object) -> str:
