@@ -20,7 +20,7 @@ from typing import NoReturn
 from benchmarks import contenders, cores, plot
 from benchmarks.contenders import Contender, Setting
 from benchmarks.generator import Generator
-from benchmarks.questions import burst, goodput, latency, long, several, start, text, throughput
+from benchmarks.questions import apps, burst, goodput, latency, long, several, start, text, throughput
 from benchmarks.results import RESULTS, Book, new_run, table
 from benchmarks.run import Job, Place, ask_url, run_all
 from benchmarks.servers import DiedError, first_model
@@ -30,7 +30,7 @@ from serving.prepare import prepare
 
 QUESTIONS = {
     module.QUESTION.name: module.QUESTION
-    for module in (burst, latency, throughput, goodput, several, long, text, start)
+    for module in (burst, latency, throughput, goodput, several, long, text, apps, start)
 }
 # What `make bench` asks where there is no GPU: the built-in model, few requests. The contenders run together where the
 # memory holds this many.

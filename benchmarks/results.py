@@ -33,6 +33,7 @@ NAMES = {
     "first_token_step_ms": "step in first tokens ms",
     "goodput_per_s": "goodput requests/s",
     "ready_s": "ready s",
+    "answer_tokens": "answer tokens",
 }
 
 

@@ -81,6 +81,18 @@ class Target:
         first, self._next = self._next, self._next + count
         return self._send(workload, first, count, None, per_s)
 
+    @property
+    def server(self) -> tuple[str, str]:
+        """The address with `/v1`, and the model, for what is asked otherwise than by the generator."""
+        if not isinstance(self._sender, ToServer):
+            raise NotServedError
+        return self._sender.url, self._sender.model
+
+    def unseen(self) -> int:
+        """The number of a picture that was not sent before."""
+        first, self._next = self._next, self._next + 1
+        return first
+
     def _send(self, workload: Workload, first: int, count: int, clients: int | None, per_s: float = math.inf) -> Load:
         if not self.contender.serves and clients != 1:
             raise NotServedError
@@ -110,7 +122,7 @@ class ToServer:
     """Requests over HTTP, by the generator. `alive` raises DiedError when the server has ended."""
 
     def __init__(self, generator: Generator, url: str, model: str, server: Server | None = None) -> None:
-        self._generator, self._url, self._model, self._server = generator, url, model, server
+        self._generator, self.url, self.model, self._server = generator, url, model, server
 
     def send(
         self,
@@ -126,8 +138,8 @@ class ToServer:
         if self._server:
             self._server.check_alive()
         load = self._generator.send(
-            self._url,
-            self._model,
+            self.url,
+            self.model,
             workload,
             first=first,
             count=count,
