@@ -10,12 +10,11 @@ from typing import Any
 
 from openai.types import CompletionUsage
 
-from clients import pdf
+from clients import pdf, video
 from clients.client import Client
 from clients.conversation import turn
 from clients.errors import AnswerError, InputError
 from clients.images import Picture, opened, read
-from clients.messages import messages
 from clients.schema import response_format
 
 _MEASURABLE_S = 0.02
@@ -48,7 +47,7 @@ def ask(images: list[str], question: str, url: str, options: Options) -> None:
         request["response_format"] = response_format(options.schema)
     pictures = [_picture(name) for pattern in images for name in _named(pattern)]
     with Client(url) as client:
-        said = messages(pictures, question, client.limits, options.system)
+        said = client.messages(pictures, question, options.system)
         said = _answered(client, said, request, options)
         for line in _questions() if options.follow else ():
             said = _answered(client, turn(said, line), request, options)
@@ -62,8 +61,8 @@ def _named(pattern: str) -> list[str]:
 
 
 def _picture(name: str) -> Picture:
-    """Read before anybody is asked: a mistake in a name is told at once. PDFs are rendered when the limits are known."""
-    if pdf.is_pdf(name):
+    """Read before anybody is asked: a mistake in a name is told at once. PDFs and videos when the limits are known."""
+    if pdf.is_pdf(name) or video.is_video(name):
         return name
     data = read(name)
     opened(data, "standard input" if name == "-" else name)

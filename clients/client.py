@@ -19,7 +19,8 @@ from clients.task import Task, carry_out
 
 
 class Client:
-    """Asks a server about pictures: paths, bytes, PIL images, numpy arrays, web addresses, PDF files, or lists of those.
+    """Asks a server about pictures: paths, bytes, PIL images, numpy arrays, web addresses, PDF files, videos, or lists of
+    those.
 
     Errors are the SDK's own (`openai.APIError` and its kin), PictureError for what is no picture, and OSError for a file
     that cannot be read. What the server refuses for want of room is asked again after the time that it names, up to

@@ -10,10 +10,13 @@ _CONCURRENCY = 8
 @dataclass(frozen=True)
 class Limits:
     """`max_pixels`: a larger picture would be shrunk by the server anyway. `max_pictures`: in one request.
+    `max_frames`: pictures of `max_frame_pixels` that a video may be sent as, none where the server does not speak of them.
     `concurrency`: requests that keep the server busy without filling its queue."""
 
     max_pixels: int | None = None
     max_pictures: int | None = None
+    max_frames: int = 0
+    max_frame_pixels: int | None = None
     concurrency: int = _CONCURRENCY
 
 
@@ -28,6 +31,8 @@ def limits_of(status: object) -> Limits:
     return Limits(
         max_pixels=_positive(limits, "max_image_pixels"),
         max_pictures=_positive(limits, "max_images_per_request"),
+        max_frames=_positive(limits, "max_video_frames") or 0,
+        max_frame_pixels=_positive(limits, "max_video_frame_pixels"),
         concurrency=at_once + max(1, at_once // 4) if at_once else _CONCURRENCY,
     )
 
