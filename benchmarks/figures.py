@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from benchmarks import speed
+from benchmarks import memory_table, speed
 from serving.bootstrap import NEWEST, OLDEST
 from serving.matrix import plans
 from serving.plan import Plan
@@ -213,5 +213,6 @@ TABLES: dict[str, Callable[[Language, Path], str]] = {
     "demo": demo,
     "tested": tested,
     "speed": lambda language, results: speed.measured(language, results, _table),
+    "memory": lambda language, results: memory_table.measured(language, results, _table),
     "predicted": lambda language, results: speed.predicted(language, results, _table),
 }

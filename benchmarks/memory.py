@@ -1,5 +1,6 @@
 """How much memory each part takes, measured: `python -m benchmarks.memory --shape FOLDER --out FILE`, on an NVIDIA GPU.
 
+Two policies × two encoder budgets × three precisions of Qwen3-VL-2B, and four points of 4B and 8B that are scored only.
 Each point starts vLLM's engine with the bytes of the KV cache fixed, in a process of its own, and gives it the most that it
 allows. The peak is the device's used memory, read every 10 ms, less what was used before the engine started; what the
 parts took comes from inside the worker. The rest of the card is held by another process, as on a smaller card.
@@ -9,6 +10,7 @@ import argparse
 import json
 import os
 import queue
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.memory_device import MIB, holding, sampling, used_mib, wait_until_free
+from benchmarks.memory_results import Results
 from benchmarks.say import say
 from benchmarks.shapes import Precision, Size, write_shape
 
@@ -96,21 +99,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--shape", type=Path, required=True, help="checkpoint folder of a Qwen3-VL with tokenizer and processor")
-    add("--out", type=Path, required=True, help="JSON lines are appended here, one a point")
+    add(
+        "--out", type=Path, required=True, help="the JSON of results; points that it has already are not measured again"
+    )
     add("--gpus", default="0", help="indices of the GPUs to use side by side (default 0)")
     add("--card-mib", type=int, default=32 * 1024, help="memory left for the engine; the rest is held (default 32768)")
     add("--only", help="measure only the points whose name contains this")
     add("--runner", choices=("v1", "v2"), help="vLLM's model runner (default: vLLM's own choice)")
     add("--seconds", type=float, default=3600, help="begin no point after so many seconds")
     options = parser.parse_args()
+    results = Results(options.out, shlex.join(["python", "-m", "benchmarks.memory", *sys.argv[1:]]))
     work: queue.Queue[dict[str, Any]] = queue.Queue()
     for point in points():
-        if not options.only or options.only in point["name"]:
+        if (not options.only or options.only in point["name"]) and not results.has(point["name"]):
             work.put(point)
     total, ends = work.qsize(), time.monotonic() + options.seconds
     say(f"{total} points on GPU {options.gpus}")
     threads = [
-        threading.Thread(target=_measure_all, args=(int(gpu), work, options, ends)) for gpu in options.gpus.split(",")
+        threading.Thread(target=_measure_all, args=(int(gpu), work, results, options, ends))
+        for gpu in options.gpus.split(",")
     ]
     for thread in threads:
         thread.start()
@@ -118,7 +125,9 @@ def main() -> None:
         thread.join()
 
 
-def _measure_all(gpu: int, work: "queue.Queue[dict[str, Any]]", options: argparse.Namespace, ends: float) -> None:
+def _measure_all(
+    gpu: int, work: "queue.Queue[dict[str, Any]]", results: Results, options: argparse.Namespace, ends: float
+) -> None:
     with holding(gpu, options.card_mib), tempfile.TemporaryDirectory() as shapes:
         while time.monotonic() < ends:
             try:
@@ -129,8 +138,7 @@ def _measure_all(gpu: int, work: "queue.Queue[dict[str, Any]]", options: argpars
             point["engine_args"]["model"] = str(folder)
             measured = measure(gpu, point, options)
             del point["engine_args"]["model"]
-            with options.out.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(point | measured) + "\n")
+            results.add(point | measured)
             say(_line(point["name"], measured))
 
 

@@ -17,11 +17,12 @@ _ANSWER_TOKENS = 64
 
 def main() -> None:
     """Reads the point from the command line and prints one line that begins with `POINT `."""
-    from vllm import LLM
+    import torch
+    import vllm
 
     point: dict[str, Any] = json.loads(sys.argv[1])
     began = time.monotonic()
-    engine = LLM(
+    engine = vllm.LLM(
         **point["engine_args"],
         load_format="dummy",
         worker_extension_cls="serving.worker_memory.WorkerMemory",
@@ -33,7 +34,8 @@ def main() -> None:
     _load(engine, point)
     loaded = engine.collective_rpc("onecard_memory")[0]
     times = {"start_s": round(ready - began, 1), "load_s": round(time.monotonic() - ready, 1)}
-    say("POINT " + json.dumps({"started": started, "transients": transients, "loaded": loaded} | times))
+    about = {"vllm": vllm.__version__, "torch": torch.__version__, "gpu": torch.cuda.get_device_name()}
+    say("POINT " + json.dumps({"started": started, "transients": transients, "loaded": loaded} | times | about))
 
 
 def _load(engine: Any, point: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """How right the memory plan is: `python -m benchmarks.memory_score benchmarks/results/memory-h200-vllm-0.32.0.json`.
 
-The constants of the plan are fitted on every second point and scored on the others; both are printed, and so is the score of
-the constants that are shipped. A point's peak is that of everything but the KV cache.
+The constants of the plan are fitted on every second point of the 2B and scored on all the others; both are printed, and so is
+the score of the constants that are shipped. A point's peak is that of everything but the KV cache.
 """
 
 import argparse
@@ -9,16 +9,22 @@ import json
 import re
 import statistics
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.memory_results import is_measured
 from benchmarks.shapes import shape_config
 from serving import memory
 from serving.architecture import Shape, read_shape
+from serving.measured import in_parts
 from serving.memory import MEASURED, MIB, Constants, Load, Parts
 from serving.weights import measure_weights
 
+# What a prediction may be off by: of the whole within a share or so many MiB, never more than so many under; of a part.
+WITHIN, WITHIN_MIB, UNDER_MIB = 0.08, 150, 50
+PART_WITHIN, PART_WITHIN_MIB = 0.15, 100
 _GRAPHS = re.compile(r"took ([\d.]+) GiB")
 # vLLM's own sizes where the points leave them to it: 1 to 32 each, or 1, 2, 4 and every eighth up to twice the sequences.
 _INTERACTIVE_SIZES = 32
@@ -26,7 +32,8 @@ _INTERACTIVE_SIZES = 32
 
 @dataclass(frozen=True)
 class Point:
-    """One measured start under load: what it was, its peak without the KV cache, and what the graphs took, in bytes."""
+    """One measured start under load: what it was, its peak without the KV cache, and what graphs and parts took, in bytes.
+    `parts` is empty for a point that did not measure them."""
 
     name: str
     shape: Shape
@@ -36,9 +43,19 @@ class Point:
     graphs: int
     reserved_over_used: int
     outside: int
+    parts: dict[str, int]
 
     def predicted(self, constants: Constants) -> Parts:
         return memory.parts(self.shape, self.weights, self.load, constants)
+
+    def off_mib(self, constants: Constants) -> float:
+        """MiB by which the prediction is above the measured peak."""
+        return (self.predicted(constants).total - self.peak) / MIB
+
+    def holds(self, constants: Constants) -> bool:
+        """Whether the whole is as near as it has to be."""
+        off = self.off_mib(constants)
+        return -UNDER_MIB <= off <= max(WITHIN_MIB, WITHIN * self.peak / MIB)
 
 
 def read_points(file: Path) -> list[Point]:
@@ -54,13 +71,13 @@ def _point(measured: dict[str, Any]) -> Point:
     args, loaded = measured["engine_args"], measured["loaded"]
     sequences = args["max_num_seqs"]
     sizes = _INTERACTIVE_SIZES if args["performance_mode"] == "interactivity" else 3 + 2 * sequences // 8
-    kv = loaded["kv_cache"]
     peak = measured["peak_mib"] * MIB
     graphs = [
         float(found.group(1)) for line in measured["notes"] if "capturing" in line and (found := _GRAPHS.search(line))
     ]
     pool = loaded.get("graph_pool", loaded.get("cuda_graphs", 0))
     captured = round(graphs[-1] * 2**30) if graphs else pool
+    outside = peak - loaded["reserved_peak"] - (captured - pool)
     return Point(
         name=measured["name"],
         shape=shape,
@@ -71,22 +88,32 @@ def _point(measured: dict[str, Any]) -> Point:
             image_tokens=measured["max_image_pixels"] // shape.vision.pixels_per_token,
             cudagraph_sizes=sizes,
         ),
-        peak=peak - kv,
+        peak=peak - loaded["kv_cache"],
         graphs=captured,
         reserved_over_used=loaded["reserved_peak"] - loaded["allocated_peak"],
-        outside=peak - loaded["reserved_peak"] - (captured - pool),
+        outside=outside,
+        parts=_parts(measured, captured, outside) if is_measured(measured) else {},
     )
 
 
-def fit(points: list[Point]) -> Constants:
+def _parts(measured: dict[str, Any], graphs: int, outside: int) -> dict[str, int]:
+    """Bytes by the plan's names: what lasts as it was before the first request, the allocator's peaks after the load."""
+    peaks = {name: measured["loaded"][name] for name in ("reserved_peak", "allocated_peak")}
+    found = in_parts(measured["started"] | peaks, measured["transients"], graphs)
+    return {name: mib * MIB for name, mib in found.items() if name != "kv_cache"} | {"context": outside}
+
+
+def fit(points: Sequence[Point]) -> Constants:
     """The constants that these points say: each the median of what a point says of it; fragments as a line through their
     share of what comes and goes."""
     graphs = [point.graphs / (point.load.cudagraph_sizes * point.shape.text.layers) for point in points]
     transient = [_transient(point) for point in points]
     fragments = [point.reserved_over_used for point in points]
     share, fixed = statistics.linear_regression(transient, fragments) if len(points) > 1 else (0.0, fragments[0])
+    more = [point.parts["buffers"] - point.predicted(MEASURED).buffers for point in points if point.parts]
     return replace(
         MEASURED,
+        workspace=max(0, MEASURED.workspace + round(statistics.median(more) if more else 0)),
         context=round(statistics.median(point.outside for point in points)),
         graph_of_layer=statistics.median(graphs),
         fragments=round(max(0.0, fixed)),
@@ -99,14 +126,38 @@ def _transient(point: Point) -> int:
     return parts.activations + parts.vision_encoder + parts.encoder_cache + parts.logits
 
 
-def table(points: list[Point], constants: Constants) -> list[str]:
-    """A line a point: predicted and measured MiB, and by how much the prediction is off."""
-    lines = [f"{'everything but the KV cache':<38}{'predicted':>10}{'measured':>10}{'off':>7}{'%':>7}"]
+def halves(points: Sequence[Point]) -> tuple[list[Point], list[Point]]:
+    """Those on which constants are fitted, and those on which they are scored: every second one of the 2B, and all others."""
+    small = [point for point in points if point.name.startswith("2b")]
+    return small[::2], [*small[1::2], *(point for point in points if point not in small)]
+
+
+def table(points: Sequence[Point], constants: Constants) -> Iterator[str]:
+    """A line a point, predicted and measured MiB of everything but the KV cache; then one a part, where it is furthest off;
+    then how many are as near as they have to be."""
+    yield f"{'everything but the KV cache':<38}{'predicted':>10}{'measured':>10}{'off':>7}{'%':>7}"
     for point in points:
-        predicted, measured = point.predicted(constants).total / MIB, point.peak / MIB
-        off = predicted - measured
-        lines.append(f"{point.name:<38}{predicted:>10,.0f}{measured:>10,.0f}{off:>+7.0f}{100 * off / measured:>+7.1f}")
-    return lines
+        measured, off = point.peak / MIB, point.off_mib(constants)
+        mark = "" if point.holds(constants) else "  !"
+        yield f"{point.name:<38}{measured + off:>10,.0f}{measured:>10,.0f}{off:>+7.0f}{100 * off / measured:>+7.1f}{mark}"
+    for name, (point, predicted, found, holds) in _worst_parts(points, constants).items():
+        off, mark = predicted - found, "" if holds else "  !"
+        yield f"  {name + ', ' + point.name:<36}{predicted:>10,.0f}{found:>10,.0f}{off:>+7.0f}{mark}"
+    near = sum(point.holds(constants) for point in points)
+    yield f"{near} of {len(points)} within {WITHIN:.0%} or {WITHIN_MIB} MiB and at most {UNDER_MIB} MiB under"
+
+
+def _worst_parts(points: Sequence[Point], constants: Constants) -> dict[str, tuple[Point, float, float, bool]]:
+    """For each part the point where it is furthest off: predicted and measured MiB, and whether that is near enough."""
+    worst: dict[str, tuple[Point, float, float, bool]] = {}
+    for point in points:
+        predicted = point.predicted(constants).model_dump()
+        for name, found in point.parts.items():
+            pair = (predicted[name] / MIB, found / MIB)
+            off = abs(pair[0] - pair[1])
+            if name not in worst or off > abs(worst[name][1] - worst[name][2]):
+                worst[name] = (point, *pair, off <= max(PART_WITHIN_MIB, PART_WITHIN * pair[1]))
+    return worst
 
 
 def main() -> None:
@@ -115,8 +166,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="a results file of benchmarks.memory")
     points = read_points(parser.parse_args().file)
     lines = ["shipped constants", *table(points, MEASURED)]
-    small = [point for point in points if point.name.startswith("2b")]
-    fitted_on, scored_on = small[::2], [*small[1::2], *(point for point in points if point not in small)]
+    fitted_on, scored_on = halves(points)
     if fitted_on and scored_on:
         constants = fit(fitted_on)
         lines += ["", f"fitted: {constants}", *table(fitted_on, constants), "", "scored", *table(scored_on, constants)]

@@ -1,12 +1,14 @@
 """Does it live? `python -m benchmarks.survival --shape FOLDER --cards rtx4060,rtx3060 --out FILE`, on an NVIDIA GPU.
 
-On an imitated card (another process holds the rest of the GPU's memory) each contender serves 64 clients for two minutes,
-which send the largest pictures and the most of them that are allowed, all distinct, mixed with long texts. What counts:
-did the server die, what was refused, how often was a running answer put back into the queue, and how much was in use.
+On an imitated card (another process holds the rest of the GPU's memory) each contender serves Qwen3-VL-2B, in AWQ with random
+weights, to 64 clients for two minutes, which send the largest pictures and the most of them that are allowed, all distinct,
+mixed with long texts. What counts: did the server die, what was refused, how often was a running answer put back into the
+queue, and how much was in use.
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 import multiprocessing
 import os
@@ -18,11 +20,14 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory_device import holding, sampling, total_mib, used_mib
+from benchmarks.memory_device import holding, sampling, total_mib, used_mib, wait_until_free
 from benchmarks.say import say
+from benchmarks.shapes import write_shape
+from serving.plan import Plan
 from serving.prepare import prepare
 from serving.state_dir import state_dir
 
@@ -31,21 +36,23 @@ _PROCESSES = 4
 _READY_SECONDS = 400
 _ANSWER_TOKENS = 64
 _PHOTO = (1280, 960)
+_DUMMY = ("--load-format", "dummy")
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.survival", description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--shape", type=Path, required=True, help="checkpoint folder without weights (benchmarks/shapes.py)")
+    add("--shape", type=Path, required=True, help="checkpoint folder of a Qwen3-VL with tokenizer and processor")
     add("--out", type=Path, required=True, help="JSON lines are appended here")
     add("--cards", default="rtx3060", help="profiles, with commas (default rtx3060)")
     add("--contenders", default="onecard", help="of onecard, vllm, original, with commas (default onecard)")
     add("--gpu", type=int, default=0, help="index of the GPU (default 0)")
     add("--seconds", type=float, default=120, help="how long the clients ask (default 120)")
     options = parser.parse_args()
-    for card in options.cards.split(","):
-        for contender in options.contenders.split(","):
+    with tempfile.TemporaryDirectory() as shapes:
+        options.model = write_shape("2b", "awq", options.shape, Path(shapes))
+        for card, contender in itertools.product(options.cards.split(","), options.contenders.split(",")):
             result = survive(card, contender, options)
             with options.out.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(result) + "\n")
@@ -54,11 +61,10 @@ def main() -> None:
 
 def survive(card: str, contender: str, options: argparse.Namespace) -> dict[str, Any]:
     """One contender on one card: from its start to its end."""
-    plan = prepare(card, str(options.shape), user_argv=("--load-format", "dummy")).plan
-    port = 8200 + options.gpu
+    plan, port = _plan(card, options.model), 8200 + options.gpu
     with holding(options.gpu, plan.gpu.usable_mib), tempfile.TemporaryFile("w+") as log, sampling(options.gpu) as peak:
         before = used_mib(options.gpu)
-        environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(options.gpu)}
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(options.gpu), "ONECARD_EXPORTER_PORT": "0"}
         began = time.monotonic()
         command = _command(contender, card, plan, options, port)
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
@@ -80,6 +86,7 @@ def survive(card: str, contender: str, options: argparse.Namespace) -> dict[str,
                 result["lives"] = False
         finally:
             _stop(server)
+            wait_until_free(options.gpu, before)
         result["peak_mib"] = peak[0] - before
         log.seek(0)
         lines = log.read().splitlines()
@@ -99,12 +106,18 @@ def survive(card: str, contender: str, options: argparse.Namespace) -> dict[str,
     return result
 
 
-def _command(contender: str, card: str, plan: Any, options: argparse.Namespace, port: int) -> list[str]:
+def _plan(card: str, model: Path) -> Plan:
+    """The card's, as if it were here and empty: so much of it is left free."""
+    subject = prepare(card, str(model), user_argv=_DUMMY).subject
+    return replace(subject, hardware=replace(subject.hardware, gpus=())).plan({"load_format": "dummy"})
+
+
+def _command(contender: str, card: str, plan: Plan, options: argparse.Namespace, port: int) -> list[str]:
     if contender == "onecard":
-        own = ["serve", "--profile", card, "--model", str(options.shape), "--port", str(port)]
-        return [sys.executable, "-m", "serving", *own, "--", "--load-format", "dummy"]
-    vllm = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(options.shape)]
-    vllm += ["--load-format", "dummy", "--port", str(port), "--host", "127.0.0.1"]
+        own = ["serve", "--profile", card, "--model", str(options.model), "--port", str(port)]
+        return [sys.executable, "-m", "serving", *own, "--", *_DUMMY]
+    vllm = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(options.model)]
+    vllm += [*_DUMMY, "--port", str(port), "--host", "127.0.0.1"]
     # Its own default share, of the imitated card. Its default context is the model's whole, which no such card holds.
     share = {"vllm": 0.92, "original": 0.9}[contender] * plan.gpu.total_mib / total_mib(options.gpu)
     vllm += ["--gpu-memory-utilization", f"{share:.4f}"]
@@ -160,7 +173,7 @@ def _stop(server: "subprocess.Popen[bytes]") -> None:
         server.wait()
 
 
-def _ask(port: int, plan: Any, seconds: float) -> dict[str, int]:
+def _ask(port: int, plan: Plan, seconds: float) -> dict[str, int]:
     """How many answers of each kind the clients got, from processes of their own."""
     limits = (plan.limits.max_image_pixels, plan.limits.max_images_per_request, plan.capacity.max_model_len)
     context = multiprocessing.get_context("spawn")
@@ -170,7 +183,7 @@ def _ask(port: int, plan: Any, seconds: float) -> dict[str, int]:
     return dict(sum(found, Counter[str]()))
 
 
-def _answers(port: int, plan: Any) -> bool:
+def _answers(port: int, plan: Plan) -> bool:
     limits = (plan.limits.max_image_pixels, plan.limits.max_images_per_request, plan.capacity.max_model_len)
     return _clients(port, limits, 1, 99, 1).get("200", 0) > 0
 

@@ -53,9 +53,12 @@ def detect() -> Hardware:
 
         with _nvml():
             driver = str(pynvml.nvmlSystemGetDriverVersion())
-            gpus = tuple(_read_gpu(index) for index in range(pynvml.nvmlDeviceGetCount()))
+            every = range(pynvml.nvmlDeviceGetCount())
+            uuids = [str(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index))) for index in every]
+            gpus = tuple(_read_gpu(index) for index in visible(os.environ.get("CUDA_VISIBLE_DEVICES"), uuids))
         if not gpus:
             problem = "the NVIDIA driver is there, but it reports no GPU"
+            problem += " that CUDA_VISIBLE_DEVICES leaves visible" if uuids else ""
     except ImportError:
         problem = "the Python package nvidia-ml-py is not installed"
     except pynvml.NVMLError as error:
@@ -68,6 +71,21 @@ def detect() -> Hardware:
         cpu_count=len(os.sched_getaffinity(0)),
         wsl=in_wsl(),
     )
+
+
+def visible(told: str | None, uuids: list[str]) -> list[int]:
+    """The GPUs that CUDA shows to a process, in its order, by their NVML indices: all, or those that CUDA_VISIBLE_DEVICES
+    names by number or UUID, up to the first that is none (CUDA C++ Programming Guide, "CUDA Environment Variables")."""
+    if told is None:
+        return list(range(len(uuids)))
+    found: list[int] = []
+    for word in told.split(","):
+        name = word.strip()
+        named = [index for index, uuid in enumerate(uuids) if name == str(index) or (name and uuid.startswith(name))]
+        if len(named) != 1:
+            break
+        found += named
+    return found
 
 
 def in_wsl() -> bool:

@@ -1,12 +1,24 @@
-"""The memory benchmarks where no GPU is: the process that holds a card's memory, beside a stand-in for torch's allocator."""
+"""The memory benchmarks where no GPU is: the process that holds a card's memory, beside a stand-in for torch's allocator; and
+what is made of points."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks import memory_table
+from benchmarks.memory import points
 from benchmarks.memory_device import holding
+from benchmarks.memory_results import Results
+from benchmarks.memory_score import fit, halves, read_points, table
+from benchmarks.shapes import shape_config
+from serving import memory
+from serving.architecture import read_shape
+from serving.weights import measure_weights
 
 ROOT = Path(__file__).parents[2]
 # A card of 8 GiB, of which the first allocation takes half a GiB for the CUDA context.
@@ -64,3 +76,106 @@ def test_a_holder_lets_go_when_its_parent_has_ended(left_free: Path) -> None:
         holder.stdin.close()
         assert holder.wait(60) == 0
     assert left_free.is_file()
+
+
+# --- the results, and what is made of them ---
+
+FIRST, SECOND = (point["name"] for point in points()[:2])
+
+
+def measured(name: str, off_mib: int = 0) -> dict[str, Any]:
+    """A point that took what is predicted with the shipped constants, and so many MiB less."""
+    point = next(each for each in points() if each["name"] == name)
+    config = shape_config(point["size"], point["precision"])
+    shape = read_shape(config["architectures"][0], config)
+    assert shape is not None
+    args = point["engine_args"]
+    pixels = shape.vision.pixels_per_token
+    interactive = args["performance_mode"] == "interactivity"
+    load = memory.Load(
+        max_num_seqs=args["max_num_seqs"],
+        max_num_batched_tokens=args["max_num_batched_tokens"],
+        image_tokens=point["max_image_pixels"] // pixels,
+        cudagraph_sizes=32 if interactive else 3 + 2 * args["max_num_seqs"] // 8,
+    )
+    parts = memory.parts(shape, measure_weights(shape, config, {}).total, load, memory.MEASURED)
+    kv = args["kv_cache_memory_bytes"]
+    steady = parts.weights + parts.buffers + kv
+    peak = steady + parts.activations + parts.vision_encoder + parts.encoder_cache + parts.logits
+    lasting = {
+        "weights": parts.weights, "kv_cache": kv, "graph_pool": 0, "allocated": steady, "allocated_peak": peak,
+        "reserved": peak, "reserved_peak": peak + parts.fragmentation, "process": 0,
+    }  # fmt: skip
+    transients = {
+        "activations": parts.activations, "encoder_output": parts.encoder_cache,
+        "vision_encoder": parts.vision_encoder + parts.encoder_cache + parts.activations,
+        "encoder_tokens": load.encoder_tokens, "profiled_tokens": load.encoder_tokens,
+    }  # fmt: skip
+    used = -(-(parts.total + kv) // memory.MIB) - off_mib
+    graphs = f"Graph capturing finished in 4 secs, took {parts.cuda_graphs / 2**30:.9f} GiB"
+    return point | {
+        "peak_mib": used, "started": lasting, "loaded": lasting, "transients": transients, "notes": [graphs],
+        "vllm": "0.32.0", "torch": "2.13.0", "gpu": "NVIDIA H200",
+    }  # fmt: skip
+
+
+def test_a_run_that_was_broken_off_goes_on_where_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "memory-x.json"
+    Results(file, "first").add(measured(FIRST))
+    Results(file, "first").add({"name": SECOND, "exit": 1, "log": ["it died"]})
+    again = Results(file, "python -m benchmarks.memory --again")
+    assert (again.has(FIRST), again.has(SECOND)) == (True, False)
+    again.add(measured(SECOND))
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    assert [point["name"] for point in kept["points"]] == [FIRST, SECOND]
+    assert (kept["vllm"], kept["gpu"], kept["command"]) == (
+        "0.32.0",
+        "NVIDIA H200",
+        "python -m benchmarks.memory --again",
+    )
+    assert [point.name for point in read_points(file)] == [FIRST, SECOND]
+
+
+def test_sixteen_points_twelve_of_them_of_the_2b() -> None:
+    names = [point["name"] for point in points()]
+    assert len(set(names)) == 16
+    assert sum(name.startswith("2b") for name in names) == 12
+
+
+def test_what_took_what_was_predicted_is_scored_so_and_its_constants_are_found_again(tmp_path: Path) -> None:
+    file = tmp_path / "memory-x.json"
+    for point in points():
+        Results(file, "x").add(measured(point["name"]))
+    found = read_points(file)
+    fitted_on, scored_on = halves(found)
+    assert (len(fitted_on), len(scored_on)) == (6, 10)
+    assert all(abs(point.off_mib(memory.MEASURED)) <= 1 for point in found)
+    lines = list(table(scored_on, fit(fitted_on)))
+    assert lines[-1].startswith("10 of 10 within")
+    assert not any(line.endswith("!") for line in lines)
+    assert {"weights", "vision_encoder", "fragmentation"} <= {line.split(",")[0].strip() for line in lines}
+
+
+def test_too_little_predicted_is_marked_where_too_much_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "memory-x.json"
+    Results(file, "x").add(measured(FIRST, off_mib=-60))
+    Results(file, "x").add(measured(SECOND, off_mib=60))
+    under, over = read_points(file)
+    assert not under.holds(memory.MEASURED)
+    assert over.holds(memory.MEASURED)
+    text = memory_table.measured("en", tmp_path, lambda head, rows: "\n".join("|".join(row) for row in (head, *rows)))
+    assert "NVIDIA H200, vLLM 0.32.0" in text
+    assert "with the shipped ones, 1 of all 2" in text
+
+
+def test_without_a_results_file_the_documents_say_so(tmp_path: Path) -> None:
+    assert memory_table.measured("en", tmp_path, lambda *_: "") == "Not measured yet."
+
+
+@pytest.mark.parametrize("module", ["memory", "survival", "memory_score"])
+def test_the_commands_of_the_notes_are_what_the_programs_take(module: str) -> None:
+    notes = (ROOT / "benchmarks" / "NOTES.md").read_text("utf-8").replace("\\\n", " ")
+    (line,) = re.findall(rf"python -m benchmarks\.{module} (--shape .*|benchmarks/\S+)", notes)
+    flags = re.findall(r"--[a-z-]+", line.partition("#")[0])
+    told = subprocess.run([sys.executable, "-m", f"benchmarks.{module}", "--help"], capture_output=True, text=True)
+    assert [flag for flag in flags if flag not in told.stdout] == []

@@ -15,7 +15,7 @@ from serving.checkpoint import Checkpoint, read_checkpoint
 from serving.describe import describe_plan, describe_steps
 from serving.errors import CheckpointError, HardwareError, UsageError
 from serving.files import Folder
-from serving.hardware import Gpu, Hardware, driver_too_old
+from serving.hardware import Gpu, Hardware, driver_too_old, visible
 from serving.hub import resolve_model
 from serving.memory import MIB
 from serving.plan import Plan
@@ -439,6 +439,17 @@ def test_a_gpu_profile_without_a_gpu_is_planned_and_not_started() -> None:
         check_hardware("rtx3060", PROFILES["rtx3060"], NO_GPU, plan)
     assert caught.value.exit_code == 7
     check_hardware("cpu", PROFILES["cpu"], NO_GPU, plan_of("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("told", "seen"),
+    [
+        (None, [0, 1, 2]), ("1", [1]), ("2,0", [2, 0]), ("", []), ("-1", []), ("1,7,0", [1]),
+        ("GPU-b2", [1]), ("GPU-", []), ("GPU-c3,GPU-a1", [2, 0]),
+    ],
+)  # fmt: skip
+def test_the_gpu_is_the_one_that_cuda_shows(told: str | None, seen: list[int]) -> None:
+    assert visible(told, ["GPU-a1", "GPU-b2", "GPU-c3"]) == seen
 
 
 @pytest.mark.parametrize(
