@@ -35,7 +35,8 @@ def nearest(subject: Subject, plan: Plan, user_args: dict[str, Any], others: Ite
         if len(found) >= 3:
             break
         kept = {name: value for name, value in user_args.items() if name != "load_format"}
-        found += _one(other, kept, f"--model {other.model_name}") or _one(other, {}, f"--model {other.model_name}")
+        flag = f"--model {other.model_name}"
+        found += _one(other, kept, flag) or _one(other, {}, f"{flag} without what follows `--`")
     return tuple(found)
 
 

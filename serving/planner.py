@@ -80,12 +80,12 @@ class Subject:
         total = self.gpu_memory_mib or facts.memory_mib
         if card is not None and self.gpu_memory_mib is None and facts.can_be(card.total_mib):
             total = card.total_mib
-        usable = max(0, total - facts.reserved_mib)
+        usable, taken, here = max(0, total - facts.reserved_mib), 0, card is not None and card.holds(total)
         fraction = asked.args.get("gpu_memory_utilization")
         if isinstance(fraction, float | int) and not isinstance(fraction, bool):
-            usable = min(usable, int(total * fraction))
-        taken = 0
-        if card is not None and card.holds(total):
+            # vLLM takes it of the card that is present, which may be a larger one.
+            usable = min(usable, int((card.total_mib if card and here else total) * fraction))
+        if card and here:
             # What other programs hold now counts, and never less than a desktop is likely to take.
             taken = max(0, usable - card.free_mib)
         return PlannedGpu(

@@ -361,6 +361,12 @@ def test_the_fraction_of_memory_is_one_of_the_card_that_is_present() -> None:
     assert "gpu_memory_utilization" not in plan_of().engine_args
 
 
+def test_a_fraction_that_the_user_gives_is_one_of_the_card_that_is_present_too() -> None:
+    share = {"gpu_memory_utilization": 0.08}
+    assert plan_of(hardware=with_card("NVIDIA H200", 143_771), user_args=share).gpu.usable_mib == 11_501
+    assert plan_of(user_args=share).gpu.usable_mib == 983
+
+
 def test_fewer_bytes_a_token_are_expected_to_be_faster_and_a_cpu_promises_nothing() -> None:
     slow, fast = plan_of().expected, plan_of("rtx3060", AWQ, model="qwen3-vl-2b-awq").expected
     assert slow.decode_tokens_per_s is not None
