@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serving.asked import Asked
+from serving.engine_args import names
 from serving.errors import CheckpointError, UsageError
 from serving.files import Files, Folder
 from serving.memory import Slots
@@ -36,14 +38,26 @@ def read_adapters(lora_modules: Any) -> tuple[Adapter, ...]:
     Raises UsageError for what names no adapter, CheckpointError for a folder that is none or that vLLM cannot serve."""
     given = lora_modules if isinstance(lora_modules, list | tuple) else [lora_modules]
     adapters = tuple(_read(*_name_and_folder(each)) for each in given)
-    names = [adapter.name for adapter in adapters]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    called = [adapter.name for adapter in adapters]
+    if twice := sorted({name for name in called if called.count(name) > 1}):
         raise UsageError(f"--lora-modules names two adapters {twice[0]!r}: each needs a name of its own.")
     return adapters
 
 
-def slots_for(adapters: Sequence[Adapter]) -> Slots:
-    """A slot for each, so that none waits for another's."""
+def planned_slots(adapters: Sequence[Adapter], asked: Asked) -> Slots | None:
+    """A slot for each adapter, so that none waits for another's, or as many of what rank as was asked for; None where there
+    are none. Raises UsageError for a rank that is asked for and too small."""
+    if not adapters and not asked.args.get("enable_lora"):
+        return None
+    needed = _slots_for(adapters) if adapters else Slots(1, 16, None)  # vLLM's own defaults
+    rank, targets = asked.number("max_lora_rank") or needed.max_lora_rank, asked.args.get("lora_target_modules")
+    if adapters and rank < needed.max_lora_rank:
+        raise UsageError(f"--max-lora-rank {rank}: an adapter here needs {needed.max_lora_rank}.")
+    modules = frozenset(names(targets)) if targets else needed.modules
+    return Slots(asked.number("max_loras") or needed.max_loras, rank, modules)
+
+
+def _slots_for(adapters: Sequence[Adapter]) -> Slots:
     most = max(adapter.rank for adapter in adapters)
     modules = frozenset[str]().union(*(adapter.modules for adapter in adapters))
     return Slots(len(adapters), next(rank for rank in _RANKS if rank >= most), modules)

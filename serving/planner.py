@@ -4,28 +4,25 @@ It decides the card's memory, vLLM's arguments and the limits that the guard enf
 nothing. How large each part is, `memory.py` knows; what a policy wants and gives up, `policy.py`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from serving import memory
-from serving.adapters import Adapter, slots_for
+from serving.adapters import Adapter, planned_slots
 from serving.architecture import Shape, read_shape
 from serving.asked import Asked, read_asked
 from serving.checkpoint import Checkpoint
-from serving.engine_args import names
-from serving.errors import UsageError
 from serving.hardware import Gpu, Hardware
-from serving.memory import MEASURED, MIB, Constants, Load, Slots
-from serving.plan import Capacity, Expected, MemoryMib, Plan, PlannedAdapters, PlannedGpu, PlannedLimits
+from serving.memory import MEASURED, MIB, Constants, Load
+from serving.plan import Capacity, MemoryMib, Plan, PlannedAdapters, PlannedGpu, PlannedLimits
 from serving.planned_args import Choices, planned_args
 from serving.policy import Settings, concessions, cudagraph_sizes, wished
-from serving.profile import GpuFacts, Model, Profile, Video
+from serving.present import planned_gpu
+from serving.profile import Model, Profile, Video
+from serving.verdict import check_adapters, check_context, conceded, expected, reason_against
 from serving.video import Frames
 from serving.weights import Weights, measure_weights
 
-# Bandwidth is never reached in full; this share of the bound is a convention until it is measured on the card.
-_DECODE_EFFICIENCY = 0.7
 # What the prediction may be wrong by, and what the desktop may take meanwhile.
 _HEADROOM_MIB = 200
 # A conversation of fewer tokens than this is of no use with pictures.
@@ -60,8 +57,8 @@ class Subject:
         weights, shape, gpu = self.weights(), self._shape(), self._gpu(asked)
         if shape is None:
             return self._unpredicted(asked, weights, gpu)
-        _check_context(asked, shape, self.checkpoint)
-        _check_adapters(self.adapters, shape, self.model)
+        check_context(asked, shape, self.checkpoint)
+        check_adapters(self.adapters, shape, self.model)
         return self._choose(asked, shape, weights, gpu)
 
     def weights(self) -> Weights:
@@ -72,28 +69,11 @@ class Subject:
         return read_shape(self.checkpoint.architecture, self.checkpoint.config)
 
     def _gpu(self, asked: Asked) -> PlannedGpu:
-        facts = self.profile.gpu
-        if facts is None:
+        if self.profile.gpu is None:
             total = self.gpu_memory_mib or self.hardware.ram_mib
             return PlannedGpu(name="CPU", total_mib=total, usable_mib=total)
-        card = self._card
-        total = self.gpu_memory_mib or facts.memory_mib
-        if card is not None and self.gpu_memory_mib is None and facts.can_be(card.total_mib):
-            total = card.total_mib
-        usable, taken, here = max(0, total - facts.reserved_mib), 0, card is not None and card.holds(total)
         fraction = asked.args.get("gpu_memory_utilization")
-        if isinstance(fraction, float | int) and not isinstance(fraction, bool):
-            # vLLM takes it of the card that is present, which may be a larger one.
-            usable = min(usable, int((card.total_mib if card and here else total) * fraction))
-        if card and here:
-            # What other programs hold now counts, and never less than a desktop is likely to take.
-            taken = max(0, usable - card.free_mib)
-        return PlannedGpu(
-            name=card.name if card else facts.names[0],
-            total_mib=total,
-            usable_mib=usable - taken,
-            taken_mib=taken,
-        )
+        return planned_gpu(self.profile.gpu, self._card, self.gpu_memory_mib, fraction)
 
     @property
     def _card(self) -> Gpu | None:
@@ -110,7 +90,7 @@ class Subject:
             if draft.kv_tokens >= context:
                 break
             draft = self._draft(asked, shape, weights, gpu, settings)
-        given_up = _given_up(wish, draft.settings)
+        given_up = conceded(wish, draft.settings)
         if asked.number("max_model_len") is None and _SHORTEST_CONTEXT <= draft.kv_tokens < context:
             shorter = draft.kv_tokens // 1024 * 1024
             given_up = (*given_up, f"conversations of {shorter:,} instead of {context:,} tokens")
@@ -122,7 +102,7 @@ class Subject:
             limits, context = self._with_video(video, asked, limits, shape, context, draft.kv_tokens)
             if limits.max_video_frames < video.max_frames:
                 given_up = (*given_up, f"{limits.max_video_frames} instead of {video.max_frames} frames of a video")
-        reason = _why_not(gpu, draft.memory_mib, draft.kv_tokens, context, weights)
+        reason = reason_against(gpu, draft.memory_mib, draft.kv_tokens, context, weights.precision)
         return self._plan(asked, limits, context, weights, gpu, draft, reason, given_up=given_up)
 
     def _limits(self, asked: Asked) -> PlannedLimits:
@@ -166,7 +146,7 @@ class Subject:
             max_num_batched_tokens=settings.max_num_batched_tokens,
             image_tokens=settings.max_image_pixels // shape.vision.pixels_per_token if pictures else 0,
             cudagraph_sizes=len(self._graphs(asked, settings)),
-            lora=self._slots(asked),
+            lora=planned_slots(self.adapters, asked),
         )
         constants = _CPU if self.profile.device == "cpu" else self.constants
         needed = MemoryMib.of(memory.parts(shape, weights.total, load, constants), headroom=_HEADROOM_MIB)
@@ -177,17 +157,6 @@ class Subject:
         return _Draft(
             settings, needed.model_copy(update={"kv_cache": kv_mib}), kv_tokens, load.image_tokens, load.encoder_tokens
         )
-
-    def _slots(self, asked: Asked) -> Slots | None:
-        """Slots for the adapters, or for as many of what rank as was asked for; None where there are none."""
-        if not self.adapters and not asked.args.get("enable_lora"):
-            return None
-        needed = slots_for(self.adapters) if self.adapters else Slots(1, 16, None)  # vLLM's own defaults
-        rank, targets = asked.number("max_lora_rank") or needed.max_lora_rank, asked.args.get("lora_target_modules")
-        if rank < needed.max_lora_rank and self.adapters:
-            raise UsageError(f"--max-lora-rank {rank}: an adapter here needs {needed.max_lora_rank}.")
-        modules = frozenset(names(targets)) if targets else needed.modules
-        return Slots(asked.number("max_loras") or needed.max_loras, rank, modules)
 
     def _graphs(self, asked: Asked, settings: Settings) -> list[int]:
         if self.profile.device == "cpu" or asked.enforce_eager:
@@ -225,7 +194,7 @@ class Subject:
         given_up: tuple[str, ...] = (),
         predicted: bool = True,
     ) -> Plan:
-        settings, slots, shape = draft.settings, self._slots(asked), self._shape()
+        settings, slots, shape = draft.settings, planned_slots(self.adapters, asked), self._shape()
         chosen = Choices(
             settings=settings,
             limits=limits,
@@ -264,7 +233,7 @@ class Subject:
             )
             if slots
             else None,
-            expected=_expected(self.profile.gpu, weights.read_per_token),
+            expected=expected(self.profile.gpu, weights.read_per_token),
         )
 
 
@@ -277,66 +246,3 @@ class _Draft:
     kv_tokens: int = 0
     image_tokens: int = 0
     encoder_tokens: int = 0
-
-
-def _check_context(asked: Asked, shape: Shape, checkpoint: Checkpoint) -> None:
-    """Raises UsageError for a context beyond the model's, or one that the largest picture does not fit into."""
-    context = asked.number("max_model_len")
-    longest = shape.text.max_positions
-    if context is not None and context > longest:
-        raise UsageError(f"--max-model-len {context:,} is more than the {longest:,} tokens that the model knows.")
-    if context is None or asked.max_image_pixels is None:
-        return
-    tokens = min(asked.max_image_pixels, checkpoint.max_pixels) // shape.vision.pixels_per_token
-    if tokens >= context:
-        raise UsageError(
-            f"A picture of {asked.max_image_pixels:,} pixels is {tokens:,} tokens, and a conversation has {context:,}: "
-            "choose smaller pictures or a larger --max-model-len."
-        )
-
-
-def _check_adapters(adapters: Sequence[Adapter], shape: Shape, model: Model) -> None:
-    """Raises UsageError for adapters whose slots have no formula, or that take the model's own name."""
-    if adapters and any(shape.text.state_elements):
-        raise UsageError(f"Adapters cannot be planned for {shape.architecture}: leave --lora-modules out.")
-    for adapter in adapters:
-        if adapter.name in model.served_model_name:
-            raise UsageError(f"The adapter {adapter.name!r} has the model's own name: give it another one.")
-
-
-def _given_up(wish: Settings, settings: Settings) -> tuple[str, ...]:
-    words = {
-        "max_num_batched_tokens": "steps of {1:,} instead of {0:,} tokens (long prompts take more of them)",
-        "max_num_seqs": "{1} instead of {0} requests at once",
-        "max_image_pixels": "pictures of {1:,} instead of {0:,} pixels",
-    }
-    pairs = {name: (getattr(wish, name), getattr(settings, name)) for name in words}
-    return tuple(words[name].format(*pair) for name, pair in pairs.items() if pair[0] != pair[1])
-
-
-def _why_not(gpu: PlannedGpu, planned: MemoryMib, kv_tokens: int, context: int, weights: Weights) -> str | None:
-    others = planned.total - planned.kv_cache - planned.weights
-    if planned.total > gpu.usable_mib or planned.kv_cache == 0:
-        return (
-            f"the weights take {planned.weights:,} MiB ({weights.precision}) and everything else but the KV cache "
-            f"{others:,} MiB, and {gpu.name} has {gpu.usable_mib:,} MiB to use"
-            + (f" while other programs hold {gpu.taken_mib:,} MiB more than usual" if gpu.taken_mib else "")
-        )
-    if kv_tokens < context:
-        needed = -(-planned.kv_cache * context // max(1, kv_tokens))
-        return (
-            f"a conversation of {context:,} tokens needs {needed:,} MiB of KV cache, and {planned.kv_cache:,} MiB are left "
-            f"for it, which is {kv_tokens:,} tokens"
-        )
-    return None
-
-
-def _expected(facts: GpuFacts | None, bytes_per_token: int) -> Expected:
-    if facts is None:
-        return Expected(decode_tokens_per_s=None, source="no bandwidth bound is known for this CPU")
-    bound = facts.bandwidth_gb_s * 1e9 / max(1, bytes_per_token)
-    return Expected(
-        decode_tokens_per_s=round(bound * _DECODE_EFFICIENCY, 1),
-        source=f"derived, not measured: {facts.bandwidth_gb_s:g} GB/s over {bytes_per_token / 1e6:,.0f} MB of language model "
-        f"read for each token, times {_DECODE_EFFICIENCY} by convention",
-    )

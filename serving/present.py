@@ -1,8 +1,9 @@
-"""The card that is here: which profile is its own, and whether what is planned can start on it."""
+"""The card that is here: which profile is its own, how much of it there is to plan with, and whether what is planned can start
+on it."""
 
 from serving.errors import HardwareError
 from serving.hardware import Gpu, Hardware
-from serving.plan import Plan
+from serving.plan import Plan, PlannedGpu
 from serving.profile import GpuFacts, Profile
 
 # vLLM's kernels need Turing or newer.
@@ -31,6 +32,23 @@ def auto_profile(profiles: dict[str, Profile], hardware: Hardware) -> tuple[str,
         compute_capability=card.compute_capability,
     )
     return "auto", like.model_copy(update={"title": card.name, "aliases": (), "gpu": facts})
+
+
+def planned_gpu(facts: GpuFacts, card: Gpu | None, told_mib: int | None, fraction: object) -> PlannedGpu:
+    """How much of a card there is to plan with. `card` is the GPU that is present, None where none is; `told_mib` and
+    `fraction` are the memory and the share that the user names, if any."""
+    total = told_mib or facts.memory_mib
+    if card is not None and told_mib is None and facts.can_be(card.total_mib):
+        total = card.total_mib
+    usable, taken, here = max(0, total - facts.reserved_mib), 0, card if card and card.holds(total) else None
+    if isinstance(fraction, float | int) and not isinstance(fraction, bool):
+        # vLLM takes it of the card that is present, which may be a larger one.
+        usable = min(usable, int((here.total_mib if here else total) * fraction))
+    if here:
+        # What other programs hold now counts, and never less than a desktop is likely to take.
+        taken = max(0, usable - here.free_mib)
+    name = card.name if card else facts.names[0]
+    return PlannedGpu(name=name, total_mib=total, usable_mib=usable - taken, taken_mib=taken)
 
 
 def check_hardware(profile_name: str, profile: Profile, hardware: Hardware, plan: Plan) -> None:

@@ -1,0 +1,84 @@
+"""What a plan refuses, gives up and promises: checks of what was asked for against the model, and sentences. Pure.
+
+What would fit instead is `advice.py`'s question, how a plan is told as a whole `describe.py`'s.
+"""
+
+from collections.abc import Sequence
+
+from serving.adapters import Adapter
+from serving.architecture import Shape
+from serving.asked import Asked
+from serving.checkpoint import Checkpoint
+from serving.errors import UsageError
+from serving.plan import Expected, MemoryMib, PlannedGpu
+from serving.policy import Settings
+from serving.profile import GpuFacts, Model
+
+# Bandwidth is never reached in full; this share of the bound is a convention until it is measured on the card.
+_DECODE_EFFICIENCY = 0.7
+
+
+def check_context(asked: Asked, shape: Shape, checkpoint: Checkpoint) -> None:
+    """Raises UsageError for a context beyond the model's, or one that the largest picture does not fit into."""
+    context = asked.number("max_model_len")
+    longest = shape.text.max_positions
+    if context is not None and context > longest:
+        raise UsageError(f"--max-model-len {context:,} is more than the {longest:,} tokens that the model knows.")
+    if context is None or asked.max_image_pixels is None:
+        return
+    tokens = min(asked.max_image_pixels, checkpoint.max_pixels) // shape.vision.pixels_per_token
+    if tokens >= context:
+        raise UsageError(
+            f"A picture of {asked.max_image_pixels:,} pixels is {tokens:,} tokens, and a conversation has {context:,}: "
+            "choose smaller pictures or a larger --max-model-len."
+        )
+
+
+def check_adapters(adapters: Sequence[Adapter], shape: Shape, model: Model) -> None:
+    """Raises UsageError for adapters whose slots have no formula, or that take the model's own name."""
+    if adapters and any(shape.text.state_elements):
+        raise UsageError(f"Adapters cannot be planned for {shape.architecture}: leave --lora-modules out.")
+    for adapter in adapters:
+        if adapter.name in model.served_model_name:
+            raise UsageError(f"The adapter {adapter.name!r} has the model's own name: give it another one.")
+
+
+def conceded(wish: Settings, settings: Settings) -> tuple[str, ...]:
+    """What is smaller than wished, in words."""
+    words = {
+        "max_num_batched_tokens": "steps of {1:,} instead of {0:,} tokens (long prompts take more of them)",
+        "max_num_seqs": "{1} instead of {0} requests at once",
+        "max_image_pixels": "pictures of {1:,} instead of {0:,} pixels",
+    }
+    pairs = {name: (getattr(wish, name), getattr(settings, name)) for name in words}
+    return tuple(words[name].format(*pair) for name, pair in pairs.items() if pair[0] != pair[1])
+
+
+def reason_against(gpu: PlannedGpu, planned: MemoryMib, kv_tokens: int, context: int, precision: str) -> str | None:
+    """Why a plan does not fit; None where it does."""
+    others = planned.total - planned.kv_cache - planned.weights
+    if planned.total > gpu.usable_mib or planned.kv_cache == 0:
+        return (
+            f"the weights take {planned.weights:,} MiB ({precision}) and everything else but the KV cache "
+            f"{others:,} MiB, and {gpu.name} has {gpu.usable_mib:,} MiB to use"
+            + (f" while other programs hold {gpu.taken_mib:,} MiB more than usual" if gpu.taken_mib else "")
+        )
+    if kv_tokens < context:
+        needed = -(-planned.kv_cache * context // max(1, kv_tokens))
+        return (
+            f"a conversation of {context:,} tokens needs {needed:,} MiB of KV cache, and {planned.kv_cache:,} MiB are left "
+            f"for it, which is {kv_tokens:,} tokens"
+        )
+    return None
+
+
+def expected(facts: GpuFacts | None, bytes_per_token: int) -> Expected:
+    """The speed that the bandwidth allows, where that is known."""
+    if facts is None:
+        return Expected(decode_tokens_per_s=None, source="no bandwidth bound is known for this CPU")
+    bound = facts.bandwidth_gb_s * 1e9 / max(1, bytes_per_token)
+    return Expected(
+        decode_tokens_per_s=round(bound * _DECODE_EFFICIENCY, 1),
+        source=f"derived, not measured: {facts.bandwidth_gb_s:g} GB/s over {bytes_per_token / 1e6:,.0f} MB of language model "
+        f"read for each token, times {_DECODE_EFFICIENCY} by convention",
+    )
