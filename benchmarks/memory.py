@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory_device import MIB, holding, sampling, used_mib, wait_until_free
+from benchmarks.memory_device import MIB, device_name, holding, sampling, used_mib, wait_until_free
 from benchmarks.memory_results import Results
 from benchmarks.say import say
 from benchmarks.shapes import Precision, Size, write_shape
@@ -157,7 +157,9 @@ def measure(gpu: int, point: dict[str, Any], options: argparse.Namespace) -> dic
         log.seek(0)
         lines = log.read().splitlines()
     found = next((line for line in lines if line.startswith("POINT ")), None)
-    result: dict[str, Any] = {"runner": options.runner, "before_mib": before, "peak_mib": peak[0] - before}
+    # The name by NVML, since asking CUDA would make a context and count as memory.
+    result: dict[str, Any] = {"runner": options.runner, "gpu": device_name(gpu)}
+    result |= {"before_mib": before, "peak_mib": peak[0] - before}
     if found is None:
         result |= {"exit": code, "log": lines[-60:]}
     else:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from benchmarks.memory_holder import HELD
 
@@ -22,16 +23,28 @@ def used_mib(gpu: int) -> int:
     """The device's used memory, all programs', in MiB (rounded up)."""
     import pynvml
 
-    pynvml.nvmlInit()
-    return -(-int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(gpu)).used) // MIB)
+    return -(-int(pynvml.nvmlDeviceGetMemoryInfo(_handle(gpu)).used) // MIB)
 
 
 def total_mib(gpu: int) -> int:
     """The device's whole memory in MiB."""
     import pynvml
 
+    return int(pynvml.nvmlDeviceGetMemoryInfo(_handle(gpu)).total) // MIB
+
+
+def device_name(gpu: int) -> str:
+    """As NVML names it."""
+    import pynvml
+
+    return str(pynvml.nvmlDeviceGetName(_handle(gpu)))
+
+
+def _handle(gpu: int) -> Any:
+    import pynvml
+
     pynvml.nvmlInit()
-    return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(gpu)).total) // MIB
+    return pynvml.nvmlDeviceGetHandleByIndex(gpu)
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def main() -> None:
     _load(engine, point)
     loaded = engine.collective_rpc("onecard_memory")[0]
     times = {"start_s": round(ready - began, 1), "load_s": round(time.monotonic() - ready, 1)}
-    about = {"vllm": vllm.__version__, "torch": torch.__version__, "gpu": torch.cuda.get_device_name()}
+    about = {"vllm": vllm.__version__, "torch": torch.__version__}
     say("POINT " + json.dumps({"started": started, "transients": transients, "loaded": loaded} | times | about))
 
 

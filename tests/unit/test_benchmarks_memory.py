@@ -2,6 +2,7 @@
 what is made of points."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from benchmarks.shapes import shape_config
 from serving import memory
 from serving.architecture import read_shape
 from serving.weights import measure_weights
+from tests.exporting import Card
 
 ROOT = Path(__file__).parents[2]
 # A card of 8 GiB, of which the first allocation takes half a GiB for the CUDA context.
@@ -54,6 +56,15 @@ def left_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_holder_says_that_it_holds_once_only_so_much_is_left(left_free: Path) -> None:
     with holding(3, 2500):
         assert left_free.read_text(encoding="utf-8") == "cuda:3 2500"
+
+
+def test_a_card_is_read_by_nvml(tmp_path: Path) -> None:
+    card = Card(tmp_path)
+    command = "from benchmarks.memory_device import device_name, total_mib, used_mib\n"
+    command += "print(device_name(0), total_mib(0), used_mib(0))"
+    environment = os.environ | card.environment
+    told = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, env=environment, check=True)
+    assert told.stdout == "NVIDIA H200 143771 12288\n"
 
 
 def test_a_card_that_cannot_be_held_is_no_smaller_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
