@@ -50,6 +50,8 @@ def describe_status(status: dict[str, Any]) -> str:
     if status["state"] != "ready":
         lines.append(f"step: {status['step']}" + (f", about {left:.0f} s left" if left else ""))
     lines.append(f"requests: {queue['running']} running, {queue['waiting']} waiting; restarts: {status['restarts']}")
+    if given_up := status["plan"]["given_up"]:
+        lines.append(f"given up so that it fits: {'; '.join(given_up)}")
     return "\n".join(lines)
 
 

@@ -71,6 +71,12 @@ def test_the_status_of_a_ready_server_has_no_step(launch: Launch) -> None:
     assert text.splitlines()[1] == "requests: 2 running, 1 waiting; restarts: 0"
 
 
+def test_the_status_says_what_was_given_up(launch: Launch) -> None:
+    smaller = launch.plan.model_copy(update={"given_up": ("8,300 MiB of the card, which other programs hold now",)})
+    text = describe_status(status_body(launch.model_copy(update={"plan": smaller}), state="ready"))
+    assert text.endswith("given up so that it fits: 8,300 MiB of the card, which other programs hold now")
+
+
 def test_the_status_of_a_keyed_server_needs_its_key(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     with listening(waiting_room(launch, "a:secret")) as port:
         with pytest.raises(OnecardError, match="set ONECARD_API_KEY"):
