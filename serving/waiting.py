@@ -15,7 +15,7 @@ from serving.guard.early import Early
 from serving.guard.keys import KeyRing, Keys
 from serving.guard.origin import Origin
 from serving.guard.page import Page
-from serving.guard.respond import alive, not_ready, readiness
+from serving.guard.respond import not_ready, probe
 from serving.guard.routes import Routes
 from serving.guard.settings import GuardSettings
 from serving.metrics.status import status_metrics
@@ -38,13 +38,7 @@ class WaitingRoom:
         await self._door(scope, receive, send)
 
     async def _probes(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path")
-        if scope["type"] == "http" and path == "/health":
-            await alive()(scope, receive, send)
-        elif scope["type"] == "http" and path == "/ready":
-            await readiness(self._status()["state"], ready=False)(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        await (probe(scope, self._status()["state"], ready=False) or self._app)(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/metrics":

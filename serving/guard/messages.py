@@ -7,7 +7,7 @@ from typing import Any
 from serving.guard.pictures import PictureCost, check_url, data_url_pixels
 from serving.guard.refusal import RefusalError
 
-_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _PICTURE_PARTS = frozenset({"image_url", "input_image"})
 MAX_MESSAGES = 1024
@@ -44,9 +44,9 @@ def check_messages(request: dict[str, Any], rules: PictureRules) -> Pictures:
     parts = 0
     for number, message in enumerate(messages):
         role = message.get("role") if isinstance(message, dict) else None
-        if not isinstance(role, str) or role not in _ROLES:
+        if not isinstance(role, str) or role not in ROLES:
             raise RefusalError(
-                f"`messages[{number}].role` must be one of {', '.join(sorted(_ROLES))}.", param="messages"
+                f"`messages[{number}].role` must be one of {', '.join(sorted(ROLES))}.", param="messages"
             )
         content = message.get("content")
         if isinstance(content, list):

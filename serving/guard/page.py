@@ -12,7 +12,7 @@ from pathlib import Path
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.guard.respond import refuse
+from serving.guard.respond import wrong_method
 
 FOLDER = Path(__file__).parent.parent / "web"
 _KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -65,9 +65,7 @@ class Page:
         if file is None:
             await self.app(scope, receive, send)
         elif scope["method"] not in ("GET", "HEAD"):
-            message = f"{scope['path']} takes GET and HEAD, not {scope['method'][:16]}."
-            allowed = {"Allow": "GET, HEAD"}
-            await refuse(405, message, code="method_not_allowed", headers=allowed)(scope, receive, send)
+            await wrong_method(scope, ("GET", "HEAD"))(scope, receive, send)
         else:
             await _answer(file, scope)(scope, receive, send)
 

@@ -36,7 +36,7 @@ _TEMPLATE_VARIABLES = frozenset(
     {"chat_template", "messages", "tools", "documents", "tokenize", "add_generation_prompt", "continue_final_message"}
 )
 
-_WHOLE: dict[str, tuple[int, int]] = {
+WHOLE: dict[str, tuple[int, int]] = {
     "n": (1, 4),
     "best_of": (1, 4),
     "top_logprobs": (0, 20),
@@ -47,7 +47,7 @@ _WHOLE: dict[str, tuple[int, int]] = {
     "truncate_prompt_tokens": (-1, 2**31 - 1),
     "stream_interval": (1, 1024),
 }
-_NUMBERS: dict[str, tuple[float, float]] = {
+NUMBERS: dict[str, tuple[float, float]] = {
     "temperature": (0.0, 2.0),
     "top_p": (0.0, 1.0),
     "min_p": (0.0, 1.0),
@@ -57,7 +57,7 @@ _NUMBERS: dict[str, tuple[float, float]] = {
     "length_penalty": (-10.0, 10.0),
 }
 # Longest list, longest text in it.
-_LISTS: dict[str, tuple[int, int]] = {
+LISTS: dict[str, tuple[int, int]] = {
     "stop": (16, 256),
     "bad_words": (64, 64),
     "stop_token_ids": (64, 0),
@@ -66,8 +66,8 @@ _LISTS: dict[str, tuple[int, int]] = {
     "tools": (128, 0),
     "documents": (64, 0),
 }
-_LONGEST_TEXTS = {"user": 512, "session_id": 128, "service_tier": 64, "model": 256}
-_MOST_BIASES = 300
+LONGEST_TEXTS = {"user": 512, "session_id": 128, "service_tier": 64, "model": 256}
+MOST_BIASES = 300
 
 
 def check_parameters(request: dict[str, Any]) -> None:
@@ -134,8 +134,8 @@ def _logprobs(name: str, value: Any) -> None:
 
 
 def _logit_bias(name: str, value: Any) -> None:
-    if not isinstance(value, dict) or len(value) > _MOST_BIASES:
-        raise RefusalError(f"`{name}` must be an object of at most {_MOST_BIASES} tokens.", param=name)
+    if not isinstance(value, dict) or len(value) > MOST_BIASES:
+        raise RefusalError(f"`{name}` must be an object of at most {MOST_BIASES} tokens.", param=name)
     for bias in value.values():
         _number(name, bias, -100.0, 100.0)
 
@@ -157,10 +157,10 @@ def _bounded(check: Callable[..., None], bounds: tuple[Any, ...]) -> Callable[[s
 
 
 _CHECKS: dict[str, Callable[[str, Any], None]] = {
-    **{name: _bounded(_whole, bounds) for name, bounds in _WHOLE.items()},
-    **{name: _bounded(_number, bounds) for name, bounds in _NUMBERS.items()},
-    **{name: _bounded(_list, bounds) for name, bounds in _LISTS.items()},
-    **{name: _bounded(_text, (longest,)) for name, longest in _LONGEST_TEXTS.items()},
+    **{name: _bounded(_whole, bounds) for name, bounds in WHOLE.items()},
+    **{name: _bounded(_number, bounds) for name, bounds in NUMBERS.items()},
+    **{name: _bounded(_list, bounds) for name, bounds in LISTS.items()},
+    **{name: _bounded(_text, (longest,)) for name, longest in LONGEST_TEXTS.items()},
     "logprobs": _logprobs,
     "logit_bias": _logit_bias,
     "chat_template_kwargs": _template_kwargs,

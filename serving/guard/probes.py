@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import control
 from serving.guard import engine, in_process
-from serving.guard.respond import alive, readiness
+from serving.guard.respond import probe
 from serving.guard.state import ServerState
 from serving.guard.watchdog import Watchdog
 from serving.measured import measure_and_learn
@@ -33,13 +33,9 @@ class Probes:
             finally:
                 if self._task:
                     self._task.cancel()
-        elif scope["type"] == "http" and scope["path"] == "/health":
-            await alive()(scope, receive, send)
-        elif scope["type"] == "http" and scope["path"] == "/ready":
-            ready = self._state.state == "ready" and not engine.is_dead(scope)
-            await readiness(self._state.state, ready=ready)(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
+            return
+        ready = self._state.state == "ready" and not engine.is_dead(scope)
+        await (probe(scope, self._state.state, ready=ready) or self.app)(scope, receive, send)
 
     def _after_startup(self, lifespan: Scope, send: Send) -> Send:
         async def wrapped(message: Message) -> None:

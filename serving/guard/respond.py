@@ -1,19 +1,33 @@
 """What guard and waiting room both answer: the probes, "not ready", and refusals in OpenAI's shape, which the SDK turns
 into its own exception classes."""
 
+from collections.abc import Iterable
+
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
 from serving.status import error_body, not_ready_message, retry_after
 
-
-def alive() -> Response:
-    """`/health`: somebody answers."""
-    return JSONResponse({"status": "alive"})
+_READS = frozenset({"GET", "HEAD"})
 
 
-def readiness(state: str, *, ready: bool) -> Response:
-    """`/ready`: 200 when a question would be answered here."""
+def probe(scope: Scope, state: str, *, ready: bool) -> Response | None:
+    """The answer to `/health` (somebody answers) and `/ready` (a question would be answered here); None to all else."""
+    path = scope.get("path")
+    if scope["type"] != "http" or path not in ("/health", "/ready"):
+        return None
+    if scope["method"] not in _READS:
+        return wrong_method(scope, _READS)
+    if path == "/health":
+        return JSONResponse({"status": "alive"})
     return JSONResponse({"ready": ready, "state": state}, 200 if ready else 503)
+
+
+def wrong_method(scope: Scope, taken: Iterable[str]) -> Response:
+    """405 with the methods that the path takes."""
+    allowed = ", ".join(sorted(taken))
+    message = f"{scope['path']} takes {allowed}, not {scope['method'][:16]}."
+    return refuse(405, message, code="method_not_allowed", headers={"Allow": allowed})
 
 
 def not_ready(state: str, doing: str, seconds_left: float | None, *, close: bool = False) -> Response:

@@ -4,7 +4,7 @@ import difflib
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.guard.respond import refuse
+from serving.guard.respond import refuse, wrong_method
 
 ROUTES: dict[str, frozenset[str]] = {
     "/v1/chat/completions": frozenset({"POST"}),
@@ -15,7 +15,7 @@ ROUTES: dict[str, frozenset[str]] = {
     "/onecard/status": frozenset({"GET", "HEAD"}),
 }
 # What the layer above answers: named when a request nearly hit it.
-_OPEN = ("/health", "/ready")
+OPEN = ("/health", "/ready")
 
 
 class Routes:
@@ -32,16 +32,14 @@ class Routes:
         elif (methods := ROUTES.get(scope["path"])) is None:
             await refuse(404, _not_found(scope["path"]), "not_found_error", code="not_found")(scope, receive, send)
         elif scope["method"] not in methods:
-            allowed = ", ".join(sorted(methods))
-            message = f"{scope['path']} takes {allowed}, not {scope['method'][:16]}."
-            await refuse(405, message, code="method_not_allowed", headers={"Allow": allowed})(scope, receive, send)
+            await wrong_method(scope, methods)(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
 
 def _not_found(path: str) -> str:
     shown = path[:80]
-    near = difflib.get_close_matches("/" + shown.strip("/"), [*ROUTES, *_OPEN], n=1, cutoff=0.6)
+    near = difflib.get_close_matches("/" + shown.strip("/"), [*ROUTES, *OPEN], n=1, cutoff=0.6)
     if not near:
         near = [route for route in ROUTES if len(shown) > 3 and route.endswith("/" + shown.strip("/"))]
     return f"There is no {shown!r} here." + (f" Did you mean {near[0]}?" if near else "")

@@ -246,6 +246,7 @@ def test_the_waiting_room_has_the_same_doors_as_the_server(tmp_path: Path) -> No
     header = {"Authorization": "Bearer secret"}
     assert request(room, "GET", "/health").status_code == 200
     assert (request(room, "GET", "/ready").status_code, request(room, "GET", "/ready").json()["ready"]) == (503, False)
+    assert {request(room, "POST", path).status_code for path in ("/health", "/ready")} == {405}
     assert request(room, "GET", "/onecard/status").status_code == 401
     assert request(room, "GET", "/onecard/status", headers=header).json()["state"] == "starting"
     assert request(room, "GET", "/tokenize", headers=header).status_code == 404
