@@ -73,13 +73,16 @@ def test_who_floods_keeps_nobody_else_from_being_served(team: Server, table: lis
         assert [asks(team, "bob-long-word").status_code for _ in range(5)] == [200] * 5
         return (time.monotonic() - began) / 5
 
-    five()  # the first ones after a start take longer
-    alone_s = five()
+    for _ in range(4):
+        five()  # the first ones after a start take longer
+    alone_s = min(five() for _ in range(3))
     with start_burst(team.port, 150, 300, "alice-long-word") as flood:
         while waiting(team) == 0:
             time.sleep(0.05)
-        beside_s = five()
+        beside_s = min(five() for _ in range(3))
+        assert waiting(team) > 0  # it was a flood to the end
         flood.communicate(timeout=600)
+    alone_s = min(alone_s, *(five() for _ in range(3)))
     what = f"200; {beside_s / alone_s:.1f} times as long as alone"
     table.append(Line("44", "a request of one key while another floods", what, 1000 * beside_s))
 
