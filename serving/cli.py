@@ -95,8 +95,13 @@ def serve(
     if dry_run:
         typer.echo("vllm serve " + " ".join(to_argv(prepared.plan.engine_args)))
         return
+    from serving.advisories import open_here
     from serving.guard.settings import GuardSettings
 
+    if known := ", ".join(each.name for each in open_here()):
+        typer.echo(
+            f"Warning: what is installed here is open to {known}. `onecard doctor` says how to mend it.", err=True
+        )
     guard = GuardSettings(
         allowed_hosts=tuple(name.lower() for name in allow_host or ()),
         allowed_origins=tuple(origin.lower().rstrip("/") for origin in allow_origin or ()),

@@ -8,7 +8,10 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from packaging.version import Version
+
 from serving import hardware
+from serving.advisories import ADVISORIES, open_here
 from serving.errors import OnecardError
 from serving.hardware import Hardware
 from serving.hub import resolve_model
@@ -43,6 +46,7 @@ def run_checks(profile_name: str, port: int) -> list[Check]:
         _python(),
         *_gpu(name, profile, found),
         _vllm(profile),
+        _advisories(),
         _model(profile),
         _disk(),
         _port(port),
@@ -107,6 +111,17 @@ def _vllm(profile: Profile) -> Check:
             return Check("vllm", "broken", f"{distribution} {version} has no CUDA", "make setup PROFILE=auto")
         return Check("vllm", "good", f"{distribution} {version}")
     return Check("vllm", "broken", "not installed", "make setup")
+
+
+def _advisories() -> Check:
+    """Vulnerabilities that are known and mended, in versions that are not the ones installed here."""
+    found = open_here()
+    if not found:
+        return Check("security", "good", f"none of {len(ADVISORIES)} known advisories is open")
+    said = "; ".join(f"{each.name}: {each.what} ({each.package} before {each.mended_in})" for each in found)
+    needed = {each.package: each.mended_in for each in sorted(found, key=lambda each: Version(each.mended_in))}
+    mend = "make setup, or: pip install " + " ".join(f"'{package}>={least}'" for package, least in needed.items())
+    return Check("security", "broken", said, mend)
 
 
 def _model(profile: Profile) -> Check:
