@@ -88,10 +88,11 @@ def start_server(
     profile: str = "cpu",
     environment: dict[str, str] | None = None,
     before: Callable[[Path], None] | None = None,
+    port: int = 0,
 ) -> Server:
-    """Starts `onecard serve` on a free port, with its state under `folder`; does not wait. `before` is called with the
-    folder that the server will run in."""
-    port = free_port()
+    """Starts `onecard serve` on that port or a free one, with its state under `folder`; does not wait. `before` is called
+    with the folder that the server will run in."""
+    port = port or free_port()
     if before:
         (folder / "state" / str(port)).mkdir(parents=True)
         before(folder / "state" / str(port))

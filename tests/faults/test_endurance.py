@@ -1,6 +1,9 @@
-"""The long suite: one kill after another under load, and a soak that fails on growth. `ONECARD_KILLS` and
-`ONECARD_SOAK_S` say how many and how long; their findings go into docs/endurance.json when ONECARD_WRITE_FAULTS is set."""
+"""The long suite: one kill after another under load, what becomes of `/ready`, and a soak that fails on growth.
 
+`ONECARD_KILLS` and `ONECARD_SOAK_S` say how many and how long; what they found goes into docs/endurance.json when
+ONECARD_WRITE_FAULTS is set."""
+
+import contextlib
 import itertools
 import json
 import os
@@ -9,6 +12,7 @@ import statistics
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,12 +21,11 @@ import psutil
 import pytest
 from openai import DefaultHttpxClient, OpenAI
 
-from serving.restarts import STABLE_S
-from tests.conftest import Server
+from tests.conftest import Server, start_server
 from tests.faults.cases import CASES
 from tests.faults.conftest import known_good
 from tests.faults.table import DOCS, writing
-from tests.faults.test_load import until_idle
+from tests.faults.test_load import sends, until_idle
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(4 * 3600)]
 
@@ -78,7 +81,7 @@ class Load:
 
 def test_every_kill_is_recovered_from(server: Server) -> None:
     kinds = list(itertools.product(("engine", "server"), ("kill", "suspend")))
-    rounds = []
+    rounds: list[dict[str, Any]] = []
     with Load(server, clients=4) as load:
         for number in range(KILLS):
             who, how = kinds[number % len(kinds)]
@@ -89,19 +92,76 @@ def test_every_kill_is_recovered_from(server: Server) -> None:
             while server.is_ready():
                 time.sleep(0.05)
             refused_s = time.monotonic() - began
+            asked = asks_with_the_sdks_own_retries(server)
             server.wait_until_ready()
             ready_s = time.monotonic() - began
             assert "red" in known_good(server.port)
             assert server.get("/onecard/status").json()["restarts"] == before + 1
             assert not victim.is_running()
-            rounds.append(
-                {"what": f"{how} of the {who}", "refused_s": round(refused_s, 1), "ready_s": round(ready_s, 1)}
-            )
-            # A server that dies sooner after it was ready is in a crash loop, and is given up in the end.
-            time.sleep(STABLE_S + random.uniform(0, 3))
-    keep("kills", rounds)
+            rounds.append({
+                "what": f"{how} of the {who}", "refused_s": round(refused_s, 1), "ready_s": round(ready_s, 1),
+                "asked_meanwhile": asked,
+            })  # fmt: skip
+            keep("kills", {"rounds": rounds, "answered": load.answered, "lost": load.lost})
+            time.sleep(random.uniform(0, 5))
+    keep("kills", {"rounds": rounds, "answered": load.answered, "lost": load.lost})
     assert load.answered
     assert load.lost == []  # refused and cut off questions were asked again by the SDK, and answered
+    assert {each["asked_meanwhile"] for each in rounds} == {"answered"}
+
+
+def asks_with_the_sdks_own_retries(server: Server) -> str:
+    """A question of somebody who knows nothing of restarts, asked in the middle of one: it never reached the engine that
+    died, and is not lost."""
+    http = DefaultHttpxClient(trust_env=False, timeout=120)
+    with OpenAI(base_url=f"{server.url}/v1", api_key="none", http_client=http) as client:
+        try:
+            client.chat.completions.create(model="demo", max_tokens=8, messages=[{"role": "user", "content": "hello"}])
+        except openai.OpenAIError as error:
+            return f"{type(error).__name__}: {error}"
+    return "answered"
+
+
+def test_a_killed_supervisor_leaves_nothing_and_the_next_start_is_ready(tmp_path: Path) -> None:
+    first = start_server(tmp_path)
+    first.wait_until_ready()
+    family = psutil.Process(first.process.pid).children(recursive=True)
+    began = time.monotonic()
+    first.process.kill()
+    first.process.wait()
+    _, left = psutil.wait_procs(family, timeout=10)
+    gone_s = time.monotonic() - began
+    assert left == []
+    again = start_server(tmp_path, port=first.port)
+    try:
+        again.wait_until_ready()
+        assert "red" in known_good(again.port)
+    finally:
+        again.stop()
+    ready_s = time.monotonic() - began
+    keep("kill of the supervisor", {"gone_s": round(gone_s, 1), "next_start_ready_s": round(ready_s, 1)})
+
+
+@pytest.mark.usefixtures("still_right")
+@pytest.mark.parametrize(("under_load", "within_s"), [(True, 10), (False, 30)])
+def test_ready_says_no_when_progress_is_lost(server: Server, under_load: bool, within_s: float) -> None:
+    """By a poller every 100 ms. The engine is let go on before it is given up, and the server is ready again."""
+    until_idle(server)
+    engine = processes(server)["engine"]
+    with contextlib.ExitStack() as stack:
+        if under_load:
+            stack.enter_context(sends(server.port, stream=True))
+            while server.get("/onecard/status").json()["queue"]["running"] == 0:
+                time.sleep(0.05)
+        engine.suspend()
+        stack.callback(engine.resume)
+        began = time.monotonic()
+        while server.is_ready():
+            time.sleep(0.1)
+        left_s = time.monotonic() - began
+    server.wait_until_ready()
+    keep(f"/ready leaves 200, {'under load' if under_load else 'idle'}", {"seconds": round(left_s, 1)})
+    assert left_s <= within_s
 
 
 @dataclass(frozen=True)
