@@ -7,11 +7,9 @@ from typing import Annotated, Literal
 import typer
 
 from serving.errors import UsageError
+from serving.flags import JsonOption, PortOption, UrlOption
 
-Language = Literal["zh", "en"]
-PortOption = Annotated[int, typer.Option("--port", min=1, max=65535, help="The server's port.")]
-UrlOption = Annotated[str | None, typer.Option(envvar="ONECARD_URL", help="Another server, as http://host:8000.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+LanguageOption = Annotated[Literal["zh", "en"] | None, typer.Option("--language", help="[that of what is given]")]
 
 
 def product(
@@ -21,7 +19,7 @@ def product(
     length: Annotated[
         int, typer.Option(help="About how many characters; less than four fifths of it is asked for again.")
     ] = 100,
-    language: Annotated[Language | None, typer.Option(help="[that of name and category]")] = None,
+    language: LanguageOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="For a table: where the new table goes, .csv.")
     ] = None,
@@ -62,13 +60,13 @@ def exercises(
     ],
     count: Annotated[int, typer.Option(help="How many of each page.")] = 3,
     topic: Annotated[str, typer.Option(help="What they should be about above all.")] = "",
-    language: Annotated[Language | None, typer.Option(help="[that of the topic, else of the page]")] = None,
+    language: LanguageOption = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A file for all of them: .md or .json.")] = None,
     as_json: JsonOption = False,
     port: PortOption = 8000,
     url: UrlOption = None,
 ) -> None:
-    """Set exercises from the pages of a textbook, with solutions and difficulty.
+    """Set exercises from the pages of a textbook, with solutions and difficulty, in the language of topic or page.
 
     Printed page by page as Markdown, or as one JSON object a page. With --out several pages are asked at a time, and the
     same command goes on where it was interrupted.
@@ -92,7 +90,7 @@ def support(
     screenshots: Annotated[
         list[str], typer.Argument(metavar="SCREENSHOT... MESSAGE", help="Pictures, and what the customer writes last.")
     ],
-    language: Annotated[Language | None, typer.Option(help="[that of the message]")] = None,
+    language: LanguageOption = None,
     as_json: JsonOption = False,
     port: PortOption = 8000,
     url: UrlOption = None,

@@ -8,6 +8,17 @@ import typer
 
 from serving import applications
 from serving.errors import OnecardError, UsageError
+from serving.flags import (
+    JsonOption,
+    MaxTokensOption,
+    MemoryOption,
+    ModelOption,
+    PortOption,
+    ProfileOption,
+    SystemOption,
+    UrlOption,
+    VllmArguments,
+)
 
 app = typer.Typer(
     name="onecard",
@@ -19,23 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-ProfileOption = Annotated[
-    str, typer.Option("--profile", "-p", help="The card: a name that `onecard profiles` lists, a YAML path, or auto.")
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="A folder, a Hub id, or a name that `onecard profiles` lists. [the profile's]"),
-]
-PortOption = Annotated[int, typer.Option("--port", min=1, max=65535, help="The server's port.")]
-MemoryOption = Annotated[
-    int | None, typer.Option(min=1, help="What the plan takes for the card's memory, in MiB. [the profile's]")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-UrlOption = Annotated[str | None, typer.Option(envvar="ONECARD_URL", help="Another server, as http://host:8000.")]
-SystemOption = Annotated[str | None, typer.Option(help="What the model is told before the question.")]
-MaxTokensOption = Annotated[int | None, typer.Option(min=1, help="The longest answer. [the server's]")]
-VllmArguments = Annotated[list[str] | None, typer.Argument(metavar="[-- VLLM ARGUMENTS]")]
 
 
 @app.command(epilog="What follows `--` goes to vLLM: onecard serve -p rtx3060 -- --max-model-len 16384")

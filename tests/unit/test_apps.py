@@ -11,6 +11,9 @@ from typing import Any, get_args
 import pytest
 from PIL import Image
 
+from benchmarks.contenders import Contender
+from benchmarks.questions import apps
+from benchmarks.target import Scope, Target, ToServer
 from clients import AsyncClient, Client
 from clients.apps import Ticket, exercises, product, support
 from clients.apps.book import run_book
@@ -264,3 +267,15 @@ def test_a_refusal_on_the_command_line(tmp_path: Path, code: int, arguments: lis
         )  # fmt: skip
     assert (done.returncode, says in done.stderr, "Traceback" in done.stderr) == (code, True, False), done.stderr
     assert done.stdout == ""
+
+
+def test_the_benchmark_counts_what_was_asked_again_and_what_was_never_usable() -> None:
+    sheet = json.dumps({"exercises": [json.loads(SHEET)["exercises"][0]] * 3})
+    with model_that_says("no", GOOD, "no", sheet, "no") as model:
+        contender = Contender("stand-in", "stand-in", 1)
+        target = Target(contender, Scope(), ToServer(None, f"{model.url}/v1", "stand-in"), print)  # type: ignore[arg-type]
+        figures = [case.measure(target) for case in apps.QUESTION.cases(target.scope)]
+    assert [each["requests"] for each in figures] == [2, 2, 3]
+    assert [each["usable"] for each in figures] == [1, 1, 0]
+    assert [each["answer_tokens"] for each in figures] == [40, 40, 60]
+    assert all(each["seconds"] > 0 for each in figures)
