@@ -12,8 +12,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.guard.respond import refuse
 
 _ALLOWED_METHODS = "GET, POST"
-_ALLOWED_HEADERS = "authorization, content-type"
+# Any: SDKs for browsers add some of their own. The star does not stand for the key (Fetch standard, CORS protocol).
+_ALLOWED_HEADERS = "authorization, *"
 _PREFLIGHT_S = "600"
+# What containers call the machine that they run on. `.internal` is nobody's to register, so no page has such a name.
+_OF_CONTAINERS = ("host.docker.internal", "host.containers.internal")
 
 
 class Origin:
@@ -22,8 +25,8 @@ class Origin:
     def __init__(self, app: ASGIApp, hosts: tuple[str, ...], origins: tuple[str, ...]) -> None:
         self.app = app
         machine = socket.gethostname().lower()
-        self._hosts = frozenset({"localhost", machine, f"{machine}.local", *hosts})
-        self._origins = frozenset(origins)
+        self._hosts = frozenset({"localhost", machine, f"{machine}.local", *_OF_CONTAINERS, *hosts})
+        self._origins = frozenset(origin.rstrip("/") for origin in origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -41,7 +44,7 @@ class Origin:
     async def _from_a_page(self, origins: list[bytes], host: str, scope: Scope, receive: Receive, send: Send) -> None:
         origin = origins[0].decode("latin-1").lower() if len(origins) == 1 else "null"
         own = origin != "null" and urlsplit(origin).netloc == host.lower()  # our own playground
-        if not own and origin not in self._origins:
+        if not own and origin.rstrip("/") not in self._origins:  # a desktop program's is `file://`
             await _refuse_origin()(scope, receive, send)
         elif own:
             await self.app(scope, receive, send)

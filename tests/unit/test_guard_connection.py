@@ -161,6 +161,7 @@ def origin(*hosts: str, origins: tuple[str, ...] = ()) -> Origin:
     [
         ("localhost", 200), ("LOCALHOST:8000", 200), ("127.0.0.1:8000", 200), ("[::1]:8000", 200), ("192.168.1.5", 200),
         ("app.localhost:8000", 200), (socket.gethostname(), 200), ("localhost.:8000", 200), ("gpu.lan:8000", 200),
+        ("host.docker.internal:8000", 200), ("host.containers.internal:8000", 200), ("evil.docker.internal", 421),
         ("evil.example", 421), ("localhost.evil.example", 421), ("127.0.0.1.evil.example:8000", 421), ("", 421),
         ("evil.example:127.0.0.1", 421), ("[::1", 200), ("evil@localhost", 421),
     ],
@@ -197,8 +198,15 @@ def test_a_preflight_is_answered_for_an_allowed_origin_only() -> None:
     layer = origin(origins=("https://app.example",))
     reply = request(layer, "OPTIONS", CHAT, headers={"Origin": "https://app.example"})
     assert (reply.status_code, reply.headers["vary"]) == (204, "Origin")
-    assert "authorization" in reply.headers["access-control-allow-headers"]
+    # The key, which the star does not stand for, and whatever an SDK adds (x-stainless-…).
+    assert reply.headers["access-control-allow-headers"] == "authorization, *"
     assert request(layer, "OPTIONS", CHAT, headers={"Origin": "https://other.example"}).status_code == 403
+
+
+@pytest.mark.parametrize("as_given", ["file://", "file:"])  # the command line takes slashes off the end
+def test_a_desktop_program_can_be_allowed(as_given: str) -> None:
+    for origins, status in (((as_given,), 200), ((), 403)):
+        assert request(origin(origins=origins), "POST", CHAT, headers={"Origin": "file://"}).status_code == status
 
 
 # --- what a body says it is ---
