@@ -81,7 +81,7 @@ def ask_all(client: OpenAI, model: str, examples: Iterable[Example], count: int,
         messages: Any = example.messages()
         tools: Any = {"tools": example.tools} if example.tools else {}
         reply = client.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=200, **tools)
-        return Answered(example, _text(reply.choices[0].message), time.monotonic() - began)
+        return Answered(example, answer_text(reply.choices[0].message), time.monotonic() - began)
 
     answers: list[Answered] = []
     waiting = iter(examples)
@@ -93,7 +93,7 @@ def ask_all(client: OpenAI, model: str, examples: Iterable[Example], count: int,
     return answers
 
 
-def _text(message: Any) -> str:
+def answer_text(message: Any) -> str:
     """The answer as the model wrote it: a tool call that the server has parsed is written out again."""
     if not message.tool_calls:
         return message.content or ""

@@ -1,0 +1,121 @@
+"""A server asked, and its answers kept: one JSON line each, so that an interruption loses none of them."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import openai
+from openai import DefaultHttpxClient, OpenAI
+
+from serving.demo.evaluate import answer_text
+from serving.errors import NotRunningError, OnecardError
+from serving.evaluate.questions import Question
+
+_AT_ONCE = 8
+_HELD = 64  # questions drawn ahead: pictures are large
+_LIKELIEST = 8  # tokens whose probabilities are compared
+_SAID_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`tokens`: for each token of the answer itself and the likeliest ones there, by their log-probabilities."""
+
+    key: str
+    text: str
+    right: bool
+    tokens: list[tuple[str, dict[str, float]]]
+
+
+def read_journal(file: Path) -> dict[str, Answer]:
+    """What has been answered, by its question's key; a line that was cut off is left out, to be asked again."""
+    answers = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        try:
+            row = json.loads(line)
+            answers[row["key"]] = Answer(**{**row, "tokens": [(token, near) for token, near in row["tokens"]]})
+        except (ValueError, TypeError, KeyError):
+            continue
+    return answers
+
+
+def ask_all(url: str, questions: Iterable[Question], count: int, journal: Path, title: str) -> dict[str, Answer]:
+    """The answers of the server at `url` (without /v1), those of the journal first. Raises OnecardError where it refuses."""
+    answers = read_journal(journal)
+    client = OpenAI(base_url=f"{url}/v1", api_key="none", http_client=DefaultHttpxClient(trust_env=False, timeout=300))
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    waiting = (question for question in questions if question.key not in answers)
+    progress = _Progress(title, count, len(answers))
+    try:
+        model = client.models.list().data[0].id
+        with journal.open("a", encoding="utf-8") as out, ThreadPoolExecutor(_AT_ONCE) as pool:
+            for answer in _in_turn(pool, waiting, lambda question: _ask(client, model, question)):
+                answers[answer.key] = answer
+                out.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
+                out.flush()
+                progress.one(answer.right)
+    except openai.APIConnectionError as error:
+        raise NotRunningError(f"No server answers at {url} any more ({error}). The same command goes on.") from error
+    except openai.APIStatusError as error:
+        raise OnecardError(f"{url} refused a question ({error.status_code}): {error.message}") from error
+    progress.end()
+    return answers
+
+
+def _in_turn(
+    pool: ThreadPoolExecutor, questions: Iterator[Question], ask: Callable[[Question], Answer]
+) -> Iterator[Answer]:
+    while some := list(islice(questions, _HELD)):
+        yield from pool.map(ask, some)
+
+
+def _ask(client: OpenAI, model: str, question: Question) -> Answer:
+    messages: Any = question.messages
+    tools: Any = {"tools": question.tools} if question.tools else {}
+    reply = client.chat.completions.create(
+        model=model,
+        messages=messages,
+        temperature=0,
+        max_tokens=200,
+        logprobs=True,
+        top_logprobs=_LIKELIEST,
+        **tools,
+    )
+    choice = reply.choices[0]
+    told = choice.logprobs.content if choice.logprobs and choice.logprobs.content else []
+    tokens = [(each.token, {near.token: round(near.logprob, 5) for near in each.top_logprobs}) for each in told]
+    text = answer_text(choice.message)
+    return Answer(question.key, text, question.right(text), tokens)
+
+
+class _Progress:
+    """A line every few seconds: how many, how many right, and how long it will still take."""
+
+    def __init__(self, title: str, count: int, before: int) -> None:
+        self._title, self._count, self._done, self._before = title, count, before, before
+        self._right = 0
+        self._began = self._said = time.monotonic()
+
+    def one(self, right: bool) -> None:
+        self._done += 1
+        self._right += right
+        if time.monotonic() - self._said > _SAID_EVERY_S:
+            self._said = time.monotonic()
+            self._say()
+
+    def end(self) -> None:
+        if self._done > self._before:
+            self._say()
+
+    def _say(self) -> None:
+        asked = self._done - self._before
+        left = (self._count - self._done) * (time.monotonic() - self._began) / asked
+        sys.stderr.write(
+            f"{self._title}: {self._done} of {self._count} asked, {self._right / asked:.1%} right, about {left:.0f} s left\n"
+        )

@@ -1,0 +1,75 @@
+"""A checkpoint served for as long as it is asked: `onecard serve` in a process of its own, on a free port."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+from serving.errors import OnecardError
+
+_START_LIMIT_S = 900.0
+_STOP_LIMIT_S = 60.0
+
+
+@contextlib.contextmanager
+def served(model: str, profile: str) -> Iterator[str]:
+    """The URL of a server of `model`, which may itself be a URL. Raises OnecardError where it does not become ready."""
+    if model.startswith(("http://", "https://")):
+        yield model.rstrip("/").removesuffix("/v1")
+        return
+    with tempfile.TemporaryDirectory(prefix="onecard-evaluate-") as folder:
+        port = _free_port()
+        output = Path(folder) / "serve.out"
+        command = [
+            sys.executable,
+            "-m",
+            "serving",
+            "serve",
+            "--profile",
+            profile,
+            "--model",
+            model,
+            "--port",
+            str(port),
+        ]
+        environment = os.environ | {"ONECARD_STATE_DIR": folder, "ONECARD_EXPORTER_PORT": "0"}
+        for name in ("ONECARD_API_KEY", "ONECARD_API_KEYS_FILE"):
+            environment.pop(name, None)
+        with output.open("wb") as stream:
+            process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment)
+        try:
+            _wait(process, f"http://127.0.0.1:{port}", output, model)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, output: Path, model: str) -> None:
+    deadline = time.monotonic() + _START_LIMIT_S
+    sys.stderr.write(f"Starting {model} …\n")
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        with contextlib.suppress(httpx.HTTPError):  # not listening yet
+            if httpx.get(f"{url}/ready", timeout=10, trust_env=False).status_code == 200:
+                return
+        time.sleep(0.5)
+    raise OnecardError(f"{model} could not be served: {output.read_text(errors='replace')[-1500:].strip()}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
