@@ -19,6 +19,7 @@ from serving.flags import (
     UrlOption,
     VllmArguments,
 )
+from serving.quantize.cli import evaluate, quantize, requantize_head
 
 app = typer.Typer(
     name="onecard",
@@ -321,6 +322,11 @@ def batch(
 
 for _command, _examples in applications.COMMANDS.items():
     app.command(epilog=_examples)(_command)
+
+
+app.command()(quantize)
+app.command("requantize-head")(requantize_head)
+app.command()(evaluate)
 
 
 def _json(value: object) -> str:

@@ -13,7 +13,8 @@ OnecardError                     exit
 ├── NotRunningError                11   `status`, `stop`, `ask` and no server there
 ├── EngineArgsError                12   vLLM does not take an argument that the plan depends on
 ├── GaveUpError                    13   the server crashed again and again; the reason is in the message
-└── IncompleteError                14   `batch` is done, and some of it could not be answered
+├── IncompleteError                14   `batch` is done, and some of it could not be answered
+└── QualityError                   15   `quantize`, `evaluate`: more answers were lost than the gate allows
 """
 
 
@@ -73,3 +74,7 @@ class GaveUpError(OnecardError):
 
 class IncompleteError(OnecardError):
     exit_code = 14
+
+
+class QualityError(OnecardError):
+    exit_code = 15

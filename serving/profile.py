@@ -124,7 +124,7 @@ def shape_dir(model_name: str) -> Path | None:
 def load_profile(name: str) -> tuple[str, Profile]:
     """The profile of that name, alias or YAML path, with its canonical name."""
     if _is_path(name):
-        return Path(name).stem, _read(Path(name), Profile)
+        return Path(name).stem, read_config(Path(name), Profile)
     profiles = load_profiles()
     for key, profile in profiles.items():
         if name == key or name in profile.aliases:
@@ -138,22 +138,22 @@ def load_profile(name: str) -> tuple[str, Profile]:
 
 def load_profiles() -> dict[str, Profile]:
     """All shipped profiles, by name."""
-    return {path.stem: _read(path, Profile) for path in sorted((configs_dir() / "profiles").glob("*.yaml"))}
+    return {path.stem: read_config(path, Profile) for path in sorted((configs_dir() / "profiles").glob("*.yaml"))}
 
 
 def load_models() -> dict[str, Model]:
     """All shipped models, by name."""
-    return {path.stem: _read(path, Model) for path in sorted((configs_dir() / "models").glob("*.yaml"))}
+    return {path.stem: read_config(path, Model) for path in sorted((configs_dir() / "models").glob("*.yaml"))}
 
 
 def find_model(name: str) -> tuple[str, Model] | None:
     """The model of that file name, YAML path or Hub id; None when `name` is none of them (then it is a folder or an
     id without a file of its own)."""
     if _is_path(name):
-        return Path(name).stem, _read(Path(name), Model)
+        return Path(name).stem, read_config(Path(name), Model)
     shipped = configs_dir() / "models" / f"{name}.yaml"
     if "/" not in name and shipped.is_file():
-        return name, _read(shipped, Model)
+        return name, read_config(shipped, Model)
     return next(((key, model) for key, model in load_models().items() if model.source.hub == name), None)
 
 
@@ -161,7 +161,8 @@ def _is_path(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
-def _read(path: Path, kind: type[T]) -> T:
+def read_config(path: Path, kind: type[T]) -> T:
+    """One YAML file, checked. Raises ConfigError naming the key that is wrong, and the nearest that is known."""
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - both are safe
     except OSError as error:

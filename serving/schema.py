@@ -1,4 +1,5 @@
-"""`python -m serving.schema`: the JSON schemas of `configs/`, made from the classes of profile.py, for editors to check with.
+"""`python -m serving.schema`: the JSON schemas of `configs/`, made from the classes of profile.py and quantize/scheme.py,
+for editors to check with.
 
 An editor finds them by a first line such as `# yaml-language-server: $schema=../profiles.schema.json`.
 """
@@ -9,8 +10,13 @@ import sys
 from pydantic import BaseModel
 
 from serving.profile import Model, Profile, configs_dir
+from serving.quantize.scheme import Scheme
 
-SCHEMAS: dict[str, type[BaseModel]] = {"profiles.schema.json": Profile, "models.schema.json": Model}
+SCHEMAS: dict[str, type[BaseModel]] = {
+    "profiles.schema.json": Profile,
+    "models.schema.json": Model,
+    "quantize.schema.json": Scheme,
+}
 
 
 def as_json(kind: type[BaseModel]) -> str:
@@ -20,7 +26,7 @@ def as_json(kind: type[BaseModel]) -> str:
 
 
 def main() -> None:
-    """Writes both beside the folders that they describe."""
+    """Writes each beside the folders that they describe."""
     for name, kind in SCHEMAS.items():
         file = configs_dir() / name
         file.write_text(as_json(kind), encoding="utf-8")

@@ -13,7 +13,7 @@ import pytest
 from serving import __version__
 from tests.conftest import ONECARD, free_port
 
-COMMANDS = ("serve", "plan", "profiles", "doctor", "status", "stop", "logs", "ask", "batch")
+COMMANDS = ("serve", "plan", "profiles", "doctor", "status", "stop", "logs", "ask", "batch", "quantize", "evaluate")
 CPU_16_GB = ("--profile", "cpu", "--gpu-memory-mib", "16000")
 NO_WEIGHTS = ("--", "--load-format", "dummy")  # what is tested does not depend on them
 
@@ -54,6 +54,9 @@ def test_help_lists_every_command_and_what_to_do_first(environment: dict[str, st
         ("pull", "--warm --profile"),
         ("ask", "--port --url --max-tokens --system --schema --json --follow"),
         ("batch", "--prompt --out --port --url --system --schema --max-tokens --concurrency"),
+        ("quantize", "--model --scheme --out --calibration --samples --questions --accept-loss --restart --device"),
+        ("requantize-head", "--model --out --scheme"),
+        ("evaluate", "--model --against --questions --count --gate --json"),
         ("logs", "--port --lines --follow"),
     ],
 )
