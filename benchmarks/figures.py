@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from benchmarks import memory_table, speed
+from benchmarks import memory_table, quality, speed
 from serving.bootstrap import NEWEST, OLDEST
 from serving.matrix import plans
 from serving.plan import Plan
@@ -212,6 +212,7 @@ TABLES: dict[str, Callable[[Language, Path], str]] = {
     "fits": fits,
     "demo": demo,
     "tested": tested,
+    "quality": lambda _language, results: quality.measured(results, _table),
     "speed": lambda language, results: speed.measured(language, results, _table),
     "memory": lambda language, results: memory_table.measured(language, results, _table),
     "predicted": lambda language, results: speed.predicted(language, results, _table),

@@ -13,7 +13,12 @@ from pathlib import Path
 from benchmarks.figures import TABLES, Language
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS: dict[str, Language] = {"README.md": "en", "README.zh-CN.md": "zh", "serving/demo/model/README.md": "en"}
+DOCUMENTS: dict[str, Language] = {
+    "README.md": "en",
+    "README.zh-CN.md": "zh",
+    "serving/demo/model/README.md": "en",
+    "docs/quantization.md": "en",
+}
 
 _MARKER = re.compile(r"<!-- figures:\w+:(?:begin|end) -->")
 _BLOCK = re.compile(r"(<!-- figures:(\w+):begin -->\n).*?(<!-- figures:\2:end -->)", re.DOTALL)
