@@ -136,8 +136,7 @@ class Supervisor:
         if stop.done():
             await self._end(process, ended)
         else:
-            self._state = "restarting"
-            self._waiting.start()
+            self._begin_restart()
             await process.clear()
         # Every writer is gone: log and control pipe are read to their ends, where a refusal may stand.
         await asyncio.wait(watchers[:2], timeout=2)
@@ -240,10 +239,15 @@ class Supervisor:
         """Kills a server that serves no more; `_serve_once` sees its end and goes on."""
         if self._state == "ready" and self._process and not self._stop.is_set():
             self._hang = reason
-            self._state = "restarting"
-            self._waiting.start()
+            self._begin_restart()
             await asyncio.sleep(_LAST_WORDS_S)
             self._process.kill()
+
+    def _begin_restart(self) -> None:
+        """From here on who asks is told what a start takes, and not that the last one is all but done."""
+        self._state = "restarting"
+        self._progress = Progress(read_typical(self._launch.run_dir, self._what))
+        self._waiting.start()
 
     def _after_crash(self) -> float:
         """The pause before the next start. Raises OnecardError when another would end as this one did."""

@@ -204,9 +204,15 @@ def test_a_server_that_says_nothing_any_more_is_started_again(tmp_path: Path) ->
     with supervised(tmp_path, hang_s=2) as running:
         running.until(200)
         running.server().suspend()
-        running.until(200)
+        running.until(503)
+        seen = [running.get("/onecard/status").json()]
+        while seen[-1]["state"] != "ready":
+            with contextlib.suppress(httpx.HTTPError):
+                seen.append(running.get("/onecard/status").json())
         assert running.restarts() == 1
         assert "has said nothing" in running.output.read_text()
+        # From the first moment on it is a start that is told of, and not the end of the last one.
+        assert {status["step"] for status in seen if status["state"] == "restarting"} == {"import"}
 
 
 def test_a_server_that_died_of_others_memory_waits_for_it_and_says_so(tmp_path: Path) -> None:
