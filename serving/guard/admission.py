@@ -125,6 +125,13 @@ class Admission:
         if not self.running and not self._waiting:  # idle: nobody is ahead of anybody any more
             self._finish.clear()
 
+    def turn_away(self) -> None:
+        """Nobody who waits will have a turn here: what would serve them is gone."""
+        for ticket in tuple(self._waiting):
+            self._unqueue(ticket)
+            ticket.state = "done"
+            ticket.tell(False)
+
     def retry_after(self, cost: Cost) -> int:
         """Whole seconds until what waits, and this after it, will have been served."""
         ahead = sum(ticket.cost.kv_tokens for ticket in self._waiting) + cost.kv_tokens

@@ -49,7 +49,7 @@ class Guard:
         vllm = app
         app = Errors(vllm, engine.is_dead, state.restart_s)
         app = Witness(app, suspects, engine.is_dead)
-        app = Turn(app, state.admission, settings.queue_timeout_s)
+        app = Turn(app, state.admission, settings.queue_timeout_s, state.refusal)
         app = Validation(app, launch)
         app = Quarantine(app, suspects)
         app = Ask(app, launch.model_names[0])

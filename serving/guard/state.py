@@ -3,7 +3,10 @@
 import time
 from typing import Any
 
+from starlette.responses import Response
+
 from serving.guard.admission import Admission, Capacity
+from serving.guard.respond import not_ready
 from serving.launch import Launch
 from serving.plan import Plan
 from serving.progress import TITLES
@@ -37,10 +40,13 @@ class ServerState:
     def takes_requests(self) -> bool:
         return self.state in ("ready", "stalled")
 
-    @property
-    def doing(self) -> str:
-        """Why no requests are taken, in words."""
-        return _DOING.get(self.state, "")
+    def refusal(self) -> Response | None:
+        """Why no requests are taken, and when they will be; None while they are."""
+        if self.takes_requests:
+            return None
+        # The connection is closed: the next one may be another process's.
+        doing, close = _DOING.get(self.state, ""), self.state != "warming"
+        return not_ready(self.state, doing, self.seconds_left(), close=close)
 
     def drain(self) -> None:
         """SIGUSR1 from the supervisor: no new requests; the running ones go on."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,12 +16,16 @@ from serving.guard.gate import overloaded
 
 
 class Turn:
-    """What has no cost, as a list of models, passes. A client that leaves gives its place back, in the queue too."""
+    """What has no cost, as a list of models, passes. A client that leaves gives its place back, in the queue too.
+    `closed` gives the answer to those who have waited for a server that will not serve them."""
 
-    def __init__(self, app: ASGIApp, admission: Admission, timeout_s: float) -> None:
+    def __init__(
+        self, app: ASGIApp, admission: Admission, timeout_s: float, closed: Callable[[], ASGIApp | None] = lambda: None
+    ) -> None:
         self.app = app
         self._admission = admission
         self._timeout_s = timeout_s
+        self._closed = closed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         fact = facts(scope)
@@ -43,7 +48,7 @@ class Turn:
                 await self.app(scope, replay(body, receive), send)
             elif admitted is False:
                 seconds = self._admission.retry_after(fact.cost)
-                await overloaded(seconds, "queue_timeout")(scope, receive, send)
+                await (self._closed() or overloaded(seconds, "queue_timeout"))(scope, receive, send)
         finally:
             self._admission.leave(ticket, loop.time())
 

@@ -97,6 +97,7 @@ class Watchdog:
     def _give_up(self, reason: str) -> None:
         logger.error("%s: it is started again", reason)
         self._state.state = "restarting"
+        self._state.admission.turn_away()  # before the kill breaks their connections
         control.tell(event="hung", reason=reason)
 
 

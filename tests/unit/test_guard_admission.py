@@ -16,6 +16,7 @@ from serving.guard.facts import Facts, facts
 from serving.guard.gate import Gate
 from serving.guard.keys import KeyRing
 from serving.guard.quota import Quota
+from serving.guard.respond import refuse
 from serving.guard.turn import Turn
 from serving.guard.usage import Usage
 from tests.asgi import CHAT, Recorder, by_hand, error_of, request
@@ -262,6 +263,24 @@ def test_who_waits_too_long_or_finds_the_queue_full_is_told_when_to_come_back() 
         slow.go.set()
         await tasks[0]
         assert (admission.running, admission.waiting) == (0, 0)
+
+    asyncio.run(run())
+
+
+def test_who_waits_for_an_engine_that_has_died_is_told_so_and_not_that_there_is_too_much_to_do() -> None:
+    async def run() -> None:
+        slow, admission = Slow(), Admission(CAPACITY)
+        gone = refuse(503, "The engine is started again.", code="not_ready", headers={"Retry-After": "40"})
+        app = Turn(slow, admission, timeout_s=60, closed=lambda: gone)
+        clients = [Client() for _ in range(4)]
+        tasks = [client.asks(app) for client in clients]
+        await settle()
+        admission.turn_away()
+        await asyncio.gather(*tasks[1:])
+        assert [client.status for client in clients] == [None, 503, 503, 503]
+        assert (admission.running, admission.waiting) == (1, 0)
+        slow.go.set()
+        await tasks[0]
 
     asyncio.run(run())
 

@@ -143,11 +143,16 @@ def test_an_idle_engine_is_asked_now_and_then_and_a_moving_one_never(watched: Wa
     assert after <= idle + 1
 
 
-def test_a_dead_engine_is_told_at_once(watched: Watched) -> None:
+def test_a_dead_engine_is_told_at_once_also_to_those_who_wait_for_it(watched: Watched) -> None:
+    told: list[bool] = []
+    admission = watched.state.admission
+    for _ in range(admission.capacity.sequences + 2):
+        admission.enter("", Cost(1), told.append, 0.0)
     watched.engine.client.errored, watched.engine.client.is_running = True, False
     asyncio.run(watched.watchdog.run())
     assert [event["reason"] for event in watched.events()] == ["the engine process died"]
     assert watched.state.state == "restarting"
+    assert (admission.waiting, told.count(False)) == (0, 2)
 
 
 def test_what_is_under_way_is_finished_before_the_supervisor_is_told_that_it_has_drained(watched: Watched) -> None:
