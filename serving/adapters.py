@@ -3,7 +3,8 @@ is read. What their slots take is `memory.py`'s to say; vLLM loads them.
 """
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,24 @@ from serving.tensors import read_header
 # The ranks for which vLLM makes slots (`MaxLoRARanks` in vllm/config/lora.py).
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_FIRST_MATRIX = re.compile(r"(.+)\.lora_(?:embedding_)?A(?:\.|$)")
 _TOWER = "visual."
 _LARGEST_CONFIG_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """`rank` is the largest of its matrices'; `modules` are the last words of the layers that it changes, as `q_proj`."""
+    """`rank` is the largest of its matrices'; `inputs` are the widths of what goes into the layers that it changes, by their
+    last words, as `q_proj`."""
 
     name: str
     folder: Path
     rank: int
-    modules: frozenset[str]
+    inputs: Mapping[str, int]
+
+    @property
+    def modules(self) -> frozenset[str]:
+        return frozenset(self.inputs)
 
 
 def read_adapters(lora_modules: Any) -> tuple[Adapter, ...]:
@@ -86,7 +93,7 @@ def _read(name: str, path: Path) -> Adapter:
             "with PEFT's save_pretrained, which writes safetensors."
         )
     tensors = read_header(files, _WEIGHTS)
-    layers = {key.rpartition(".lora_")[0] for key in tensors if ".lora_" in key}
+    layers = {found[1]: tensor for key, tensor in tensors.items() if (found := _FIRST_MATRIX.match(key))}
     if seeing := sorted(layer for layer in layers if _TOWER in layer):
         raise CheckpointError(
             f"The adapter {name!r} changes the vision encoder ({seeing[0]} and {len(seeing) - 1} more), which vLLM serves only "
@@ -94,7 +101,8 @@ def _read(name: str, path: Path) -> Adapter:
         )
     if not layers:
         raise CheckpointError(f"{path}/{_WEIGHTS} holds no LoRA matrices.")
-    return Adapter(name, path, _rank(name, config), frozenset(layer.rpartition(".")[2] for layer in layers))
+    inputs = {layer.rpartition(".")[2]: tensor.shape[-1] for layer, tensor in layers.items()}
+    return Adapter(name, path, _rank(name, config), inputs)
 
 
 def _config(name: str, files: Files) -> dict[str, Any]:

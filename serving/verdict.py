@@ -16,6 +16,8 @@ from serving.profile import GpuFacts, Model
 
 # Bandwidth is never reached in full; this share of the bound is a convention until it is measured on the card.
 _DECODE_EFFICIENCY = 0.7
+# Layers into which the hidden state goes as it is.
+_FROM_HIDDEN = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 
 
 def check_context(asked: Asked, shape: Shape, checkpoint: Checkpoint) -> None:
@@ -35,12 +37,21 @@ def check_context(asked: Asked, shape: Shape, checkpoint: Checkpoint) -> None:
 
 
 def check_adapters(adapters: Sequence[Adapter], shape: Shape, model: Model) -> None:
-    """Raises UsageError for adapters whose slots have no formula, or that take the model's own name."""
+    """Raises UsageError for adapters whose slots have no formula, that take the model's own name, or that were trained for a
+    model of another size."""
     if adapters and any(shape.text.state_elements):
         raise UsageError(f"Adapters cannot be planned for {shape.architecture}: leave --lora-modules out.")
     for adapter in adapters:
         if adapter.name in model.served_model_name:
             raise UsageError(f"The adapter {adapter.name!r} has the model's own name: give it another one.")
+        width = next(
+            (adapter.inputs[layer] for layer in _FROM_HIDDEN if layer in adapter.inputs), shape.text.hidden_size
+        )
+        if width != shape.text.hidden_size:
+            raise UsageError(
+                f"The adapter {adapter.name!r} was trained for a model that is {width:,} wide, and this one is "
+                f"{shape.text.hidden_size:,}: serve it with the model that its adapter_config.json names."
+            )
 
 
 def conceded(wish: Settings, settings: Settings) -> tuple[str, ...]:

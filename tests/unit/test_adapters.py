@@ -42,6 +42,15 @@ def test_adapters_are_planned_and_served_under_names_of_their_own(tmp_path: Path
     assert "Adapters: small, large; their slots of rank 16" in describe_plan(plan)
 
 
+def test_an_embedding_that_an_adapter_changes_gets_a_slot_too(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "it")
+    name = "base_model.model.model.language_model.embed_tokens"
+    tensors = {f"{name}.lora_embedding_A": (4, 2048, 0.1), f"{name}.lora_embedding_B": (256, 4, 0.1)}
+    write_safetensors(tmp_path / "it" / "adapter_model.safetensors", tensors, random.Random(0))
+    (adapter,) = read_adapters(f"it={tmp_path}/it")
+    assert adapter.modules == {"embed_tokens"}
+
+
 def test_a_profile_names_adapters_and_the_command_line_others(tmp_path: Path) -> None:
     write_adapter(tmp_path / "a")
     write_adapter(tmp_path / "b")
@@ -93,6 +102,12 @@ def test_slots_without_adapters_are_planned_too() -> None:
     assert plan.adapters is not None
     assert plan.adapters.slots_mib > 500
     assert plan.memory_mib.kv_cache < prepare("rtx3060", None).plan.memory_mib.kv_cache
+
+
+def test_an_adapter_of_another_model_is_refused_by_its_width(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "it")
+    with pytest.raises(UsageError, match="trained for a model that is 256 wide, and this one is 2,048"):
+        prepare("rtx3060", None, user_argv=("--lora-modules", f"it={tmp_path}/it"))
 
 
 def broken(folder: Path, what: str) -> None:
