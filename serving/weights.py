@@ -29,12 +29,14 @@ class Weights:
 
 @dataclass(frozen=True)
 class Quantization:
-    """Bits that one weight of a quantized matrix takes, its share of scales and zero points included."""
+    """Bits that one weight of a quantized matrix takes, its share of scales and zero points included. `head_bits` where
+    the output head has others than the rest."""
 
     name: str
     bits: float
     vision: bool
     head: bool
+    head_bits: float | None = None
 
 
 def measure_weights(shape: Shape | None, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Weights:
@@ -78,15 +80,28 @@ def quantization_of(config: Mapping[str, Any]) -> Quantization | None:
 
 def _compressed(quantized: Mapping[str, Any], kept: Any, vision: bool) -> Quantization:
     groups = quantized.get("config_groups")
-    group = next(iter(groups.values()), None) if isinstance(groups, dict) else None
-    scheme = group.get("weights") if isinstance(group, dict) else None
+    listed = list(groups.values()) if isinstance(groups, dict) else []
+    heads = [group for group in listed if isinstance(group, dict) and _is_head(group.get("targets"))]
+    body = next((group for group in listed if group not in heads), None)
+    scheme = body.get("weights") if isinstance(body, dict) else None
     if not isinstance(scheme, dict):
         raise CheckpointError("config.json is broken: compressed-tensors without a usable `config_groups`.")
+    kind = "FP" if scheme.get("type") == "float" else "W"
+    name = f"compressed-tensors {kind}{_bits(scheme, 'num_bits')}"
+    head = heads[0].get("weights") if heads else None
+    head_bits = _with_scales(head) if isinstance(head, dict) else None
+    return Quantization(name, _with_scales(scheme), vision, "lm_head" not in kept, head_bits)
+
+
+def _is_head(targets: Any) -> bool:
+    """Whether a group is the output head's alone."""
+    return isinstance(targets, list) and bool(targets) and all("lm_head" in str(target) for target in targets)
+
+
+def _with_scales(scheme: Mapping[str, Any]) -> float:
     bits = _bits(scheme, "num_bits")
     size = scheme.get("group_size") if scheme.get("strategy") == "group" else None
-    scales = (_SCALE_BITS + (0 if scheme.get("symmetric", True) else bits)) / size if size else 0.0
-    kind = "FP" if scheme.get("type") == "float" else "W"
-    return Quantization(f"compressed-tensors {kind}{bits}", bits + scales, vision, "lm_head" not in kept)
+    return bits + ((_SCALE_BITS + (0 if scheme.get("symmetric", True) else bits)) / size if size else 0.0)
 
 
 def _bits(scheme: Mapping[str, Any], key: str) -> int:
@@ -99,7 +114,7 @@ def _bits(scheme: Mapping[str, Any], key: str) -> int:
 def _from_shape(shape: Shape, quantized: Quantization | None) -> Weights:
     text, vision = shape.text, shape.vision
     bits = quantized.bits if quantized else 16
-    head_bits = bits if quantized and quantized.head and not text.tied else 16
+    head_bits = (quantized.head_bits or bits) if quantized and quantized.head and not text.tied else 16
     body = text.body.linear * bits / 8 + text.body.other * 2
     head = text.embedding * head_bits / 8
     embedding = 0 if text.tied else text.embedding * 2

@@ -33,7 +33,7 @@ from serving.quantize.command import requantize
 from serving.quantize.job import Job, fingerprint_of, heard, say
 from serving.quantize.run import Progress, run_worker
 from serving.quantize.scheme import Scheme, load_scheme, load_schemes
-from serving.weights import measure_weights
+from serving.weights import measure_weights, quantization_of
 
 HERE = Path("the model")
 CARD = Gpu(0, "NVIDIA GeForce RTX 2060", 6144, 300, "7.5")
@@ -313,6 +313,9 @@ def test_the_plan_counts_the_16_bit_embedding_and_the_8_bit_head(tmp_path: Path,
     assert embedding < added < 1.05 * embedding  # the head: one byte a value, and its scales
     read = weights[0].read_per_token - weights[1].read_per_token
     assert 0.95 * embedding < read < embedding  # two bytes of the tied head, for one of its own
+    told = quantization_of(after.config)
+    assert told is not None
+    assert (told.name, told.head, told.head_bits) == ("compressed-tensors W4", True, 8)  # known before a download, too
 
 
 def test_a_matrix_of_autoawq_means_the_same_in_the_new_format(tmp_path: Path, quantized: Path) -> None:

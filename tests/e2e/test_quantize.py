@@ -1,0 +1,167 @@
+"""`onecard quantize` and `onecard evaluate` with everything real: llm-compressor, vLLM with and without onecard, Ctrl-C.
+
+The long ones need llm-compressor: an environment of its own that onecard makes (2 GB, once), or ONECARD_QUANTIZE_PYTHON.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from serving.evaluate.asking import Answer, ask_all
+from serving.evaluate.compare import compare
+from serving.evaluate.questions import demo_questions
+from serving.evaluate.serving import served
+from serving.hub import resolve_model
+from tests.conftest import ONECARD, START_S, Server, free_port
+
+FEW = 26  # one question of each kind and language
+SOME = 260
+
+
+def onecard(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"ONECARD_STATE_DIR": str(folder / "state")}
+    return subprocess.run(
+        [*ONECARD, *arguments], capture_output=True, text=True, timeout=3000, env=environment, check=False
+    )
+
+
+def test_a_server_against_itself_loses_nothing_and_few_questions_prove_little(server: Server, tmp_path: Path) -> None:
+    asked = ("--model", server.url, "--against", f"{server.url}/v1", "--count", str(FEW), "--json", "--gate", "0.5")
+    done = onecard(tmp_path, "evaluate", *asked)
+    told = json.loads(done.stdout)
+    assert (told["questions"], told["lost"], told["won"]) == (FEW, 0, 0)
+    assert told["right"] >= FEW - 3
+    assert told["agreement"] == 1
+    assert told["kl_tokens"] > FEW
+    assert told["kl_nats"] < 1e-3
+    # Nothing was lost, and so few questions still do not show that less than half a point ever would be.
+    assert done.returncode == 15
+    assert "are allowed" in done.stderr
+
+
+def quantize_command(out: Path, *more: str) -> list[str]:
+    scheme = ("--scheme", "awq-head8-a8", "--samples", str(FEW), "--device", "cpu", "--no-evaluation")
+    return [*ONECARD, "quantize", "--model", "demo", "--out", str(out), *scheme, *more]
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("quantized") / "demo-awq"
+    done = subprocess.run(quantize_command(out), capture_output=True, text=True, timeout=3000, check=False)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_an_interrupted_run_goes_on_to_the_same_checkpoint(quantized: Path, tmp_path: Path) -> None:
+    out, said = tmp_path / "demo-awq", tmp_path / "said.txt"
+    with said.open("wb") as stream:
+        process = subprocess.Popen(quantize_command(out), stderr=stream, start_new_session=True)
+        deadline = time.monotonic() + 1800
+        while "part 2 of" not in said.read_text() and time.monotonic() < deadline:
+            assert process.poll() is None, said.read_text()
+            time.sleep(0.1)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert not psutil.wait_procs(family, 30)[1]
+    assert not out.exists()
+    changed = subprocess.run(
+        quantize_command(out, "--samples", "30"), capture_output=True, text=True, timeout=600, check=False
+    )
+    assert changed.returncode == 2
+    assert "another model, scheme or calibration" in changed.stderr
+    again = subprocess.run(quantize_command(out), capture_output=True, text=True, timeout=3000, check=False)
+    assert again.returncode == 0, again.stderr
+    assert "part 2 of 6: done before" in again.stderr
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["demo-awq", "said.txt"]
+    for file in quantized.glob("*.safetensors"):
+        assert file.read_bytes() == (out / file.name).read_bytes()
+
+
+@contextmanager
+def plain_vllm(model: Path, folder: Path) -> Iterator[str]:
+    """vLLM as anybody runs it: without our arguments and plug-ins, in a folder from which our code cannot be imported."""
+    port = free_port()
+    arguments = ["--model", str(model), "--served-model-name", "m", "--port", str(port), "--max-model-len", "4096"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ONECARD_", "PYTHONPATH"))}
+    own = {"VLLM_PLUGINS": "", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments, "--enforce-eager"]
+    with (folder / "vllm.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=kept | own, cwd=folder)
+    family: list[psutil.Process] = []
+    try:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            assert process.poll() is None, (folder / "vllm.log").read_text()[-3000:]
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/health", timeout=5, trust_env=False).status_code == 200:
+                    break
+            except httpx.HTTPError:
+                time.sleep(1)
+        family = psutil.Process(process.pid).children(recursive=True)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+        for each in family:
+            each.kill()
+
+
+def ask(url: str, journal: Path, count: int) -> dict[str, Answer]:
+    return ask_all(url, islice(demo_questions(count), count), count, journal, "asked")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_plain_vllm_loads_the_checkpoint_and_gives_the_same_answers(quantized: Path, tmp_path: Path) -> None:
+    with plain_vllm(quantized, tmp_path) as url:
+        # onecard prepares pictures and tools its own way; what is alike is what the model makes of a question.
+        plain = ask(url, tmp_path / "plain.jsonl", SOME)
+    with served(str(quantized), "cpu") as url:
+        ours = ask(url, tmp_path / "ours.jsonl", SOME)
+    log = (tmp_path / "vllm.log").read_text()
+    assert "onecard" not in log.replace(str(quantized), "")
+    assert "CPUWNA16LinearKernel" in log
+    assert "CPUInt8ScaledMMLinearKernel" in log  # the head's
+    both = {key: answer for key, answer in plain.items() if not answer.text.startswith("<tool_call>")}
+    found = compare({key: ours[key] for key in both}, both)
+    assert found.agreement >= 0.97
+    assert found.right >= 0.97 * found.questions
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_a_checkpoint_that_was_spoiled_is_refused(quantized: Path, tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    spoiled = tmp_path / "spoiled"
+    shutil.copytree(quantized, spoiled)
+    file = next(file for file in spoiled.glob("*.safetensors") if any("layers.0" in name for name in load_file(file)))
+    tensors = load_file(file)
+    generator = torch.Generator().manual_seed(1)
+    for name, value in tensors.items():
+        if name.endswith("down_proj.weight_scale"):
+            tensors[name] = value * (1 + 0.5 * torch.randn(value.shape, generator=generator)).to(value.dtype)
+    save_file(tensors, file, metadata={"format": "pt"})
+    original = str(resolve_model("demo").download())
+    done = onecard(
+        tmp_path, "evaluate", "--model", str(spoiled), "--against", original, "--count", str(SOME), "--gate", "1.5",
+        "--profile", "cpu",
+    )  # fmt: skip
+    assert done.returncode == 15, done.stdout
+    assert "1.5 are allowed" in done.stderr
