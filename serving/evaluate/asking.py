@@ -13,7 +13,6 @@ from typing import Any
 import openai
 from openai import DefaultHttpxClient, OpenAI
 
-from serving.demo.evaluate import answer_text
 from serving.errors import NotRunningError, OnecardError
 from serving.evaluate.questions import Question
 
@@ -77,7 +76,8 @@ def _in_turn(
 
 def _ask(client: OpenAI, model: str, question: Question) -> Answer:
     messages: Any = question.messages
-    tools: Any = {"tools": question.tools} if question.tools else {}
+    # "none": the call is judged as the model wrote it, so a server without a parser for it can be asked as well.
+    tools: Any = {"tools": question.tools, "tool_choice": "none"} if question.tools else {}
     reply = client.chat.completions.create(
         model=model,
         messages=messages,
@@ -90,7 +90,7 @@ def _ask(client: OpenAI, model: str, question: Question) -> Answer:
     choice = reply.choices[0]
     told = choice.logprobs.content if choice.logprobs and choice.logprobs.content else []
     tokens = [(each.token, {near.token: round(near.logprob, 5) for near in each.top_logprobs}) for each in told]
-    text = answer_text(choice.message)
+    text = choice.message.content or ""
     return Answer(question.key, text, question.right(text), tokens)
 
 

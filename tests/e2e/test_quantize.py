@@ -129,7 +129,6 @@ def ask(url: str, journal: Path, count: int) -> dict[str, Answer]:
 @pytest.mark.timeout(3600)
 def test_plain_vllm_loads_the_checkpoint_and_gives_the_same_answers(quantized: Path, tmp_path: Path) -> None:
     with plain_vllm(quantized, tmp_path) as url:
-        # onecard prepares pictures and tools its own way; what is alike is what the model makes of a question.
         plain = ask(url, tmp_path / "plain.jsonl", SOME)
     with served(str(quantized), "cpu") as url:
         ours = ask(url, tmp_path / "ours.jsonl", SOME)
@@ -137,9 +136,8 @@ def test_plain_vllm_loads_the_checkpoint_and_gives_the_same_answers(quantized: P
     assert "onecard" not in log.replace(str(quantized), "")
     assert "CPUWNA16LinearKernel" in log
     assert "CPUInt8ScaledMMLinearKernel" in log  # the head's
-    both = {key: answer for key, answer in plain.items() if not answer.text.startswith("<tool_call>")}
-    found = compare({key: ours[key] for key in both}, both)
-    assert found.agreement >= 0.97
+    found = compare(ours, plain)
+    assert found.agreement >= 0.97  # in batches of other sizes sums are rounded otherwise
     assert found.right >= 0.97 * found.questions
 
 
