@@ -19,6 +19,8 @@ from serving.errors import ConfigError
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 T = TypeVar("T", bound=BaseModel)
 Policy = Literal["interactivity", "balanced", "throughput"]
+FORMAT = 1
+"""Of the YAML files, their key `version`. A file without the key is of the first."""
 
 
 class _Strict(BaseModel):
@@ -56,6 +58,7 @@ class Profile(_Strict):
     """A card and what is asked of it. `engine_args` are vLLM's arguments by vLLM's names: each wins over the plan's own
     choice and is planned with."""
 
+    version: int = Field(default=FORMAT, ge=1, description="of this format")
     title: str
     aliases: tuple[str, ...] = ()
     device: Literal["cuda", "cpu"]
@@ -96,6 +99,7 @@ class Sampling(_Strict):
 class Model(_Strict):
     """`family` is shared by the precisions of one model."""
 
+    version: int = Field(default=FORMAT, ge=1, description="of this format")
     title: str
     family: str | None = None
     source: ModelSource
@@ -171,6 +175,11 @@ def read_config(path: Path, kind: type[T]) -> T:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold a mapping of keys to values, as the files in {configs_dir()} do.")
+    if isinstance(raw.get("version"), int) and raw["version"] > FORMAT:
+        raise ConfigError(
+            f"{path} is of version {raw['version']}, and this onecard reads files up to version {FORMAT}: it was written for a "
+            "newer one. Upgrade (`onecard upgrade --to VERSION`), or take a file of this version, as the shipped ones are."
+        )
     try:
         return kind.model_validate(raw)
     except ValidationError as error:

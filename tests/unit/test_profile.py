@@ -134,7 +134,7 @@ def test_another_folder_of_configs_takes_the_place_of_the_shipped_one(
         (changed("limits.max_image_per_request", 4), "`limits.max_image_per_request`. Did you mean `max_images_per_request`?"),
         (changed("contxt", 4096), "Did you mean `context`?"),
         (changed("gpu", {"memory": 1}), "unknown key `gpu.memory`. Did you mean `memory_mib`?"),
-        (changed("zzz", 1), "Known here: title, aliases, device"),
+        (changed("zzz", 1), "Known here: version, title, aliases, device"),
         (without("limits.max_body_mib"), "`limits.max_body_mib` is missing."),
         (without("model"), "`model` is missing."),
         (changed("device", "tpu"), "'cuda' or 'cpu' (it is 'tpu')"),
@@ -226,3 +226,17 @@ def test_keys_of_any_kind_are_refused_and_never_crash(
 ) -> None:
     with pytest.raises(ConfigError):
         load_profile(written(tmp_path_factory.mktemp("keys", numbered=True), content))
+
+
+def test_a_file_for_a_newer_onecard_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"of version 2.*up to version 1.*Upgrade"):
+        load_profile(written(tmp_path, {"version": 2, "a_key_to_come": True}))
+
+
+def test_a_file_from_before_versions_is_of_the_first(tmp_path: Path) -> None:
+    assert load_profile(written(tmp_path, without("version")))[1].version == 1
+
+
+@pytest.mark.parametrize("file", [*PROFILES, *MODELS], ids=lambda file: file.stem)
+def test_what_ships_says_its_version(file: Path) -> None:
+    assert yaml.safe_load(file.read_text("utf-8"))["version"] == 1
