@@ -4,26 +4,32 @@
 # Checks the machine, installs into /opt/onecard, makes the user `onecard`, fetches the model, sets up the service and waits
 # until it answers. Asks nothing. Run again it changes only what is not as it should be; after an update of this checkout
 # it installs the new version beside the old one and switches. `--undo` takes everything away but settings, models and logs.
+#
+# Without network: `--make-bundle FILE` elsewhere, then `--bundle FILE` here, or the script in the unpacked bundle.
 set -euo pipefail
 
-SOURCE="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
-readonly SOURCE
+SOURCE="$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/.." && pwd)"
+# The bundle that this script lies in, or is told of; empty where there is none.
+BUNDLE="$(cd "$SOURCE/.." && pwd)"
+[[ -f $BUNDLE/bundle.json ]] || BUNDLE=
 readonly PREFIX=/opt/onecard SETTINGS=/etc/onecard STATE=/var/lib/onecard CACHE=/var/cache/onecard UNITS=/etc/systemd/system
 readonly UNIT_FILES=(onecard.service onecard-suspend.service)
 readonly COMMAND=/usr/local/bin/onecard
-# What an installation consists of.
-readonly PARTS=(pyproject.toml README.md LICENSE serving clients configs)
 
-profile=auto
+profile=
 action=install
 changed=0
 
 usage() {
   cat <<'TEXT'
-Usage: install.sh [--profile NAME] [--undo [--purge]]
-  --profile NAME  the card: auto (the GPU found, else the CPU), cpu, or a name of configs/profiles/   [auto]
-  --undo          take away service, program and user; keep settings, models and logs
-  --purge         with --undo: settings, models and logs too
+Usage: install.sh [--profile NAME] [--bundle FILE]
+       install.sh --profile NAME --make-bundle FILE
+       install.sh --undo [--purge]
+  --profile NAME      the card: auto (the GPU found, else the CPU), cpu, or a name of configs/profiles/   [auto]
+  --bundle FILE       install from this offline bundle (an archive, or a folder that it was unpacked to), without network
+  --make-bundle FILE  make it, for the card of --profile: on any machine with network and the same Python; no root needed
+  --undo              take away service, program and user; keep settings, models and logs
+  --purge             with --undo: settings, models and logs too
 TEXT
 }
 
@@ -48,6 +54,8 @@ check_machine() {
   ldconfig -p | grep -q 'libnuma\.so\.1' || missing+=(libnuma1)
   command -v cc >/dev/null || missing+=(gcc libc6-dev)
   if [[ ${#missing[@]} -gt 0 ]]; then
+    [[ -z $BUNDLE ]] || fail "these are needed, and are no part of a bundle: ${missing[*]} (Debian's names; Ubuntu's \
+installation medium has them). Install them, and run this again."
     command -v apt-get >/dev/null || fail "these are needed: ${missing[*]} (Debian's names). Install them, and run this again."
     did "installing ${missing[*]}"
     apt-get update -q >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -qy "${missing[@]}" >/dev/null
@@ -62,27 +70,36 @@ make_user() {
   install --directory --owner onecard --group onecard --mode 0750 "$STATE" "$CACHE"
 }
 
-# A version is its files: the same files are installed once.
+# Unpacks the bundle where it is an archive, and goes on with what lies in it.
+open_bundle() {
+  local given=$1
+  if [[ -f $given ]]; then
+    mkdir -p "$PREFIX"
+    unpacked=$(mktemp --directory --tmpdir="$PREFIX" .bundle-XXXXXX)
+    trap 'rm -rf "$unpacked"' EXIT
+    say "Unpacking $given"
+    tar --extract --no-same-owner --file "$given" --directory "$unpacked" || fail "$given cannot be unpacked."
+    given=$(echo "$unpacked"/*)
+  fi
+  [[ -f $given/bundle.json ]] || fail "there is no bundle in $1; --make-bundle makes one."
+  BUNDLE=$(cd "$given" && pwd)
+  SOURCE=$BUNDLE/source
+}
+
+# A version is its files: the same files are installed once, beside those before (serving/setup/releases.py), from the
+# bundle where the source lies in one.
 install_program() {
-  local digest release
-  digest=$(cd "$SOURCE" && find "${PARTS[@]}" -type f ! -path '*/__pycache__/*' -print0 | LC_ALL=C sort -z |
-    xargs -0 sha256sum | sha256sum | cut -c1-12)
-  release="$PREFIX/releases/$digest"
-  if [[ ! -f $release/.installed ]]; then
-    did "installing version $digest (minutes; pip's own words: $release/.cache/setup.log)"
-    mkdir -p "$release"
-    (cd "$SOURCE" && tar --create --exclude=__pycache__ "${PARTS[@]}") | tar --extract --no-same-owner --directory "$release"
+  local name before
+  before=$(readlink "$PREFIX/current" || true)
+  name=$(cd "$SOURCE" && PYTHONDONTWRITEBYTECODE=1 python3 -m serving.bootstrap --profile "$profile" --into "$PREFIX")
+  if [[ $before != "releases/$name" ]]; then
+    mkdir -p "$PREFIX/bin"
+    [[ -z $before ]] || ln --symbolic --force --no-dereference "$before" "$PREFIX/previous"
+    ln --symbolic --force --no-dereference "releases/$name" "$PREFIX/current"
+    ln --symbolic --force ../current/.venv/bin/onecard "$PREFIX/bin/onecard"
+    ln --symbolic --force current/README.md "$PREFIX/README.md"
+    did "switched to version $name"
   fi
-  # Nothing to do where it is there; it goes on where it was interrupted.
-  (cd "$release" && python3 -m serving.bootstrap --profile "$profile")
-  touch "$release/.installed"
-  if [[ $(readlink "$PREFIX/current" || true) != "releases/$digest" ]]; then
-    ln --symbolic --force --no-dereference "releases/$digest" "$PREFIX/current"
-    did "switched to version $digest"
-  fi
-  mkdir -p "$PREFIX/bin"
-  ln --symbolic --force ../current/.venv/bin/onecard "$PREFIX/bin/onecard"
-  ln --symbolic --force current/README.md "$PREFIX/README.md"
   [[ -e $COMMAND ]] || { ln --symbolic "$PREFIX/bin/onecard" "$COMMAND" && did "made the command onecard"; }
 }
 
@@ -104,6 +121,12 @@ TEXT
 
 fetch_model() {
   local model
+  if [[ -n $BUNDLE && -d $BUNDLE/model/hub ]]; then
+    say "Copying the model"
+    # Not what is here already.
+    cp --recursive --no-clobber --no-dereference "$BUNDLE/model/." "$CACHE/huggingface"
+    chown --recursive onecard:onecard "$CACHE/huggingface"
+  fi
   model=$("$PREFIX/bin/onecard" profiles --json | python3 -c '
 import json, sys
 wanted, known = sys.argv[1], json.load(sys.stdin)
@@ -149,9 +172,12 @@ undo() {
 }
 
 purge=0
+bundle=
 while [[ $# -gt 0 ]]; do
   case $1 in
     --profile) [[ $# -gt 1 ]] || fail "--profile needs a name"; profile=$2; shift ;;
+    --bundle) [[ $# -gt 1 ]] || fail "--bundle needs a file"; bundle=$2; shift ;;
+    --make-bundle) [[ $# -gt 1 ]] || fail "--make-bundle needs a file"; action=bundle; bundle=$2; shift ;;
     --undo) action=undo ;;
     --purge) purge=1 ;;
     -h | --help) usage; exit 0 ;;
@@ -165,6 +191,14 @@ if [[ $action == undo ]]; then
   undo "$purge"
   exit 0
 fi
+if [[ $action == bundle ]]; then
+  file=$(realpath "$bundle")
+  (cd "$SOURCE" && PYTHONDONTWRITEBYTECODE=1 python3 -m serving.bootstrap --profile "${profile:-auto}" --bundle "$file")
+  exit 0
+fi
+[[ -z $bundle || $EUID -ne 0 ]] || open_bundle "$bundle"
+[[ -z $BUNDLE ]] || profile=${profile:-$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["profile"])' "$BUNDLE/bundle.json")}
+profile=${profile:-auto}
 check_machine
 make_user
 install_program

@@ -1,10 +1,14 @@
-"""`make setup` from its arguments to its exit code: look, decide, then install; one at a time, and cleanly interrupted."""
+"""`make setup` from its arguments to its exit code: look, decide, then install; one at a time, and cleanly interrupted.
+
+With `--into` the same beside other versions (releases.py), with `--bundle` what another machine installs from (bundle.py).
+"""
 
 import argparse
 import contextlib
 import errno
 import fcntl
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,10 +16,13 @@ from pathlib import Path
 from types import FrameType
 
 from serving.errors import DiskFullError, OnecardError
+from serving.setup.bundle import Bundle, bundle_around, make_bundle
 from serving.setup.choose import check_disk, choose_variant, profile_device, warnings
-from serving.setup.environment import Environment, Stamp, is_up_to_date, project_digest
+from serving.setup.environment import Environment, Stamp, is_up_to_date
 from serving.setup.machine import free_mib, gpu_signs, read_machine, used_mib
 from serving.setup.pip import Screen
+from serving.setup.project import project_digest
+from serving.setup.releases import Releases
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,11 +39,21 @@ def run(arguments: Sequence[str], root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(prog="python3 -m serving.bootstrap", description="Makes or completes .venv.")
     parser.add_argument("--profile", default="auto", help="decides between vLLM for the GPU and for the CPU")
     parser.add_argument("--dev", action="store_true", help="also what the tests and the linters need")
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument(
+        "--into", type=Path, metavar="PREFIX", help="a copy of this onecard there instead; prints its name"
+    )
+    other.add_argument("--bundle", type=Path, metavar="FILE", help="an archive to install from offline, instead")
     options = parser.parse_args(arguments)
     screen = Screen()
     try:
-        with _interruptible():
-            _set_up(root, options.profile, ("dev",) if options.dev else (), screen)
+        with interruptible():
+            if options.bundle:
+                make_bundle(root, options.profile, options.bundle, screen)
+            elif options.into:
+                _install(root, options.profile, options.into, screen)
+            else:
+                _set_up(root, options.profile, ("dev",) if options.dev else (), screen)
     except Interrupted as interruption:
         screen.say("Interrupted. The same command goes on from here.")
         return interruption.exit_code
@@ -50,7 +67,17 @@ def run(arguments: Sequence[str], root: Path = ROOT) -> int:
     return 0
 
 
-def _set_up(root: Path, profile: str, extras: tuple[str, ...], screen: Screen) -> None:
+def _install(root: Path, profile: str, prefix: Path, screen: Screen) -> None:
+    """One version more at PREFIX, from the files in `root`; switched to it is not."""
+    prefix.mkdir(parents=True, exist_ok=True)
+    releases = Releases(prefix.resolve())
+    name = releases.add(root)
+    _set_up(releases.folder(name), profile, (), screen, bundle_around(root))
+    releases.mark_whole(name)
+    sys.stdout.write(f"{name}\n")
+
+
+def _set_up(root: Path, profile: str, extras: tuple[str, ...], screen: Screen, bundle: Bundle | None = None) -> None:
     device = profile_device(profile, root / "configs" / "profiles")
     wanted = Stamp(root=str(root), project=project_digest(root), gpu_signs=gpu_signs(), extras=extras)
 
@@ -71,8 +98,11 @@ def _set_up(root: Path, profile: str, extras: tuple[str, ...], screen: Screen) -
         variant = choose_variant(profile, device, machine.gpu, wsl=machine.wsl)
         for warning in warnings(variant, machine):
             screen.say(f"warning: {warning}")
-        environment = Environment(root, replace(wanted, variant=variant), screen, cache)
+        settings = bundle.pip_settings() if bundle else {}
+        environment = Environment(root, replace(wanted, variant=variant), screen, cache, settings)
         if environment.lacks_vllm():
+            if bundle:
+                bundle.check(variant, screen)
             check_disk(variant, free_mib(root), used_mib(root / ".venv"), root)
             target = f"{machine.gpu.names[0]} (driver {machine.gpu.driver})" if variant == "gpu" else "the CPU"
             screen.say(f"Setting up .venv for {target}; pip's own words are in {environment.log}.")
@@ -93,7 +123,7 @@ def _alone(lock: Path, screen: Screen) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Turns the first SIGINT, SIGTERM or SIGHUP into Interrupted, and ignores those that follow while it is obeyed."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

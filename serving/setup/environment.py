@@ -4,7 +4,6 @@ A stamp inside it says for what it was made and which steps are finished, so tha
 where it stopped and a finished one costs one small file read.
 """
 
-import hashlib
 import importlib.util
 import json
 import os
@@ -12,17 +11,15 @@ import shutil
 import subprocess
 import sys
 import time
-import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from serving.errors import DiskFullError, NotInstalledError
 from serving.setup.pip import NETWORK, Done, Screen, explain, run
+from serving.setup.project import cpu_pins, requirement
 
 STAMP = "onecard-setup.json"
-VERSION = 1
-"""Raised when the steps below change, so that finished environments go through them again."""
 PYTORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PIP = "pip>=25.2"
 """The first pip that resumes a broken download by itself."""
@@ -57,13 +54,6 @@ class Stamp:
         whole.replace(venv / STAMP)
 
 
-def project_digest(root: Path) -> str:
-    """Changes when what is to be installed changes: the project's dependencies and these steps, not ruff's settings."""
-    tables = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))
-    kept = {"build": tables.get("build-system"), "project": tables.get("project"), "steps": VERSION}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def is_up_to_date(stamp: Stamp, venv: Path, wanted: Stamp) -> bool:
     """Whether everything for `wanted` (its `done` and `running` do not count) is installed. Reads nothing but names."""
     return (
@@ -89,21 +79,17 @@ def half_installed(site_packages: Path) -> list[Path]:
     return [*unfinished, *site_packages.glob("~*")]
 
 
-def cpu_pins(root: Path) -> list[str]:
-    """torch and torchvision as the extra `cpu` pins them, as PyTorch's CPU builds: ["torch==2.13.0+cpu", ...]."""
-    extras = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
-    return [f"{pin}+cpu" for pin in extras["cpu"] if pin.startswith(("torch==", "torchvision=="))]
-
-
 class Environment:
-    """One installation under way in `root/.venv`. `cache` keeps its log and its temporary files."""
+    """One installation under way in `root/.venv`. `cache` keeps its log and its temporary files; `settings` are pip's, as
+    environment variables."""
 
-    def __init__(self, root: Path, wanted: Stamp, screen: Screen, cache: Path) -> None:
+    def __init__(self, root: Path, wanted: Stamp, screen: Screen, cache: Path, settings: Mapping[str, str]) -> None:
         self.venv = root / ".venv"
         self.python = str(self.venv / "bin" / "python")
         self.log = cache / "setup.log"
         self._root, self._wanted, self._screen, self._temporary = root, wanted, screen, cache / "tmp"
         self._stamp = Stamp.read(self.venv)
+        self._settings = dict(settings)
         self._title = ""
 
     def lacks_vllm(self) -> bool:
@@ -211,7 +197,7 @@ class Environment:
 
     def _install_packages(self) -> None:
         extras = ",".join((self._wanted.variant, *self._stamp.extras))
-        done = self._pip("install", "--editable", f"{self._root}[{extras}]")
+        done = self._pip("install", *requirement(self._root, extras))
         if done.returncode:
             raise explain(f"vLLM for the {self._wanted.variant.upper()}", done, self.log)
 
@@ -229,12 +215,20 @@ class Environment:
             raise explain(what, done, self.log)
 
     def _run(self, command: list[str]) -> Done:
-        return run(command, self._title, cwd=self._root, env=self._variables(), log=self.log, screen=self._screen)
+        return run(
+            command,
+            self._title,
+            cwd=self._root,
+            env=pip_environment(self._temporary) | self._settings,
+            log=self.log,
+            screen=self._screen,
+        )
 
-    def _variables(self) -> dict[str, str]:
-        """The caller's environment, with every setting for pip in it, less what would mix in packages from outside."""
-        kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-        # /tmp is often small and in memory, and a CUDA wheel is not; so the downloads pass beside the environment.
-        defaults = {"PIP_RETRIES": "2", "TMPDIR": str(self._temporary)}
-        fixed = {"PIP_USER": "0", "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONUNBUFFERED": "1"}
-        return {**defaults, **kept, **fixed}
+
+def pip_environment(temporary: Path) -> dict[str, str]:
+    """The caller's environment, with every setting for pip in it, less what would mix in packages from outside."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    # /tmp is often small and in memory, and a CUDA wheel is not; so the downloads pass beside the environment.
+    defaults = {"PIP_RETRIES": "2", "TMPDIR": str(temporary)}
+    fixed = {"PIP_USER": "0", "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONUNBUFFERED": "1"}
+    return {**defaults, **kept, **fixed}

@@ -8,9 +8,10 @@ import yaml
 
 from serving.errors import ConfigError, DiskFullError, HardwareError, NotInstalledError
 from serving.setup.choose import check_disk, choose_variant, driver_branch, profile_device, warnings
-from serving.setup.environment import Stamp, cpu_pins, half_installed, is_up_to_date, project_digest, steps_for
+from serving.setup.environment import Stamp, half_installed, is_up_to_date, steps_for
 from serving.setup.machine import Gpu, Machine
 from serving.setup.pip import Activity, Done, explain
+from serving.setup.project import cpu_pins, project_digest
 
 ROOT = Path(__file__).parents[2]
 PROFILES = ROOT / "configs" / "profiles"

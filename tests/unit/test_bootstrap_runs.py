@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.setup.environment import Stamp, project_digest, steps_for
+from serving.setup.environment import Stamp, steps_for
 from serving.setup.machine import gpu_signs
+from serving.setup.project import project_digest
 
 ROOT = Path(__file__).parents[2]
 PROFILES = ROOT / "configs" / "profiles"
