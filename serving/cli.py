@@ -329,6 +329,27 @@ app.command("requantize-head")(requantize_head)
 app.command()(evaluate)
 
 
+@app.command()
+def upgrade(
+    to: Annotated[
+        str | None, typer.Option("--to", help="A version of the package index, or a wheel, a bundle, a source folder.")
+    ] = None,
+    roll_back: Annotated[bool, typer.Option("--roll-back", help="Go back to the version before.")] = False,
+    profile: Annotated[str | None, typer.Option("--profile", "-p", help="The card. [the service's, else auto]")] = None,
+    prefix: Annotated[Path | None, typer.Option("--prefix", help="The installation. [the one of this command]")] = None,
+) -> None:
+    """Install a version beside the one in use, ask it a question whose answer is known, and switch; or go back."""
+    from serving.upgrade import command
+
+    if (to is not None) == roll_back:
+        raise UsageError("Name what to upgrade to (--to 0.2.0, a wheel, a bundle, a source folder), or --roll-back.")
+    place = prefix.absolute() if prefix else command.find_prefix()
+    if to is None:
+        command.roll_back(place)
+    else:
+        command.upgrade(place, to, profile)
+
+
 def _json(value: object) -> str:
     import json
 

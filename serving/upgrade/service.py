@@ -1,0 +1,67 @@
+"""The systemd service of an installation: what it runs with, by systemd's own words, and its start and stop."""
+
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+UNIT = "onecard.service"
+_ASKED = ("LoadState", "ActiveState", "User", "Environment", "EnvironmentFiles", "ExecStart")
+
+
+@dataclass(frozen=True)
+class Service:
+    """`arguments` are those of `onecard serve`; `environment` is what systemd and the settings file give it."""
+
+    active: bool
+    user: str
+    environment: dict[str, str]
+    arguments: tuple[str, ...]
+
+    def option(self, name: str) -> str | None:
+        """The value of `--name` among the arguments."""
+        for given, value in zip(self.arguments, (*self.arguments[1:], ""), strict=True):
+            if given == f"--{name}":
+                return value
+            if given.startswith(f"--{name}="):
+                return given.partition("=")[2]
+        return None
+
+
+def find_service(prefix: Path) -> Service | None:
+    """The service that runs the installation at `prefix`; None where there is none, or no systemd."""
+    try:
+        done = _systemctl("show", UNIT, f"--property={','.join(_ASKED)}")
+    except FileNotFoundError:
+        return None
+    told = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    if told.get("LoadState") != "loaded" or f"{prefix}/bin/onecard" not in told.get("ExecStart", ""):
+        return None
+    environment = dict(word.split("=", 1) for word in shlex.split(told.get("Environment", "")) if "=" in word)
+    # `/etc/onecard/onecard.env (ignore_errors=yes)`
+    if told.get("EnvironmentFiles"):
+        environment |= _read_settings(Path(told["EnvironmentFiles"].split(" (")[0]))
+    arguments = shlex.split(environment.get("ONECARD_ARGS", ""))
+    return Service(
+        told.get("ActiveState") in ("active", "activating"), told.get("User", ""), environment, tuple(arguments)
+    )
+
+
+def control(verb: str) -> str:
+    """`start`, `stop` or `restart`; what systemd found wrong, empty where it went well. A start returns when it is ready."""
+    done = _systemctl(verb, UNIT)
+    return (done.stderr.strip() or f"exit code {done.returncode}") if done.returncode else ""
+
+
+def _systemctl(*words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(("systemctl", "--no-pager", *words), capture_output=True, text=True, check=False)
+
+
+def _read_settings(file: Path) -> dict[str, str]:
+    """systemd.exec(5), EnvironmentFile: a `NAME=value` a line, quotes optional, `#` and `;` for remarks."""
+    try:
+        lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
+    except OSError:
+        return {}
+    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith(("#", ";")))
+    return {name.strip(): value.strip().strip("\"'") for name, value in pairs}
