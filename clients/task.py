@@ -17,8 +17,9 @@ from clients.request import Model, Request, text_of
 from clients.schema import format_of
 
 ATTEMPTS = 3
-# Of an answer that will not do, in characters: as much as the model is shown of it again, and as much as an error quotes.
-_SHOWN, _QUOTED = 2000, 200
+# Of an answer that will not do, in characters: what the model is shown of it again (more of a loop would feed the loop), and
+# what an error quotes.
+_SHOWN, _QUOTED = 600, 200
 
 Steps: TypeAlias = Generator[Request, ChatCompletion, Model]
 
@@ -58,7 +59,7 @@ class Task(Generic[Model]):
     def _read(self, reply: ChatCompletion, text: str) -> Model | str:
         """The result, or why the answer is none."""
         if reply.choices[0].finish_reason == "length":
-            return "The answer was cut off before it was complete."
+            return "The answer was cut off before it was complete: it must be shorter."
         try:
             found = self.into.model_validate_json(text)
         except ValidationError as error:

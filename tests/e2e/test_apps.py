@@ -23,6 +23,8 @@ from tests import drawing
 from tests.conftest import ONECARD, Server
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "applications.md"
+# Left to itself, a model that does not know what to say may say it until the text is full.
+TERSE = {"temperature": 0, "frequency_penalty": 1.0}
 BOTH: tuple[Language, Language] = ("en", "zh")
 
 
@@ -35,22 +37,24 @@ def test_every_application_answers_in_its_form_in_both_languages(server: Server,
     async def ask(language: Language) -> tuple[ProductCopy, Exercises, Ticket]:
         async with AsyncClient(server.url) as client:
             return await asyncio.gather(
-                client.do(product("Flask", "kitchen", [photo, photo], language=language, length=10), temperature=0),
-                client.do(exercises(photo, count=2, language=language), temperature=0),
-                client.do(support(photo, "It does not start.", language=language), temperature=0),
+                client.do(product("Flask", "kitchen", [photo, photo], language=language, length=10), **TERSE),
+                client.do(exercises(photo, count=1, language=language), **TERSE),
+                client.do(support(photo, "It does not start.", language=language), **TERSE),
             )
 
-    for language in BOTH:
-        copy, sheet, ticket = asyncio.run(ask(language))
+    async def in_both() -> list[tuple[ProductCopy, Exercises, Ticket]]:
+        return await asyncio.gather(*map(ask, BOTH))
+
+    for copy, sheet, ticket in asyncio.run(in_both()):
         assert len(copy.text) >= 8
-        assert len(sheet.exercises) == 2
+        assert len(sheet.exercises) == 1
         for found in (copy, sheet, ticket):  # once more, by what a user would read it with
             assert type(found).model_validate_json(found.model_dump_json()) == found
 
 
 def test_copy_that_stays_too_short_is_told(server: Server, photo: Image.Image) -> None:
     with Client(server.url) as client, pytest.raises(AnswerError, match=r"asked 3 times.*at least 240"):
-        client.do(product("Flask", "kitchen", photo, length=300), temperature=0)
+        client.do(product("Flask", "kitchen", photo, length=300), **TERSE)
 
 
 def test_a_shop_and_a_book_on_the_command_line(server: Server, photo: Image.Image, tmp_path: Path) -> None:
