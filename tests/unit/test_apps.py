@@ -13,6 +13,7 @@ from PIL import Image
 
 from benchmarks.contenders import Contender
 from benchmarks.questions import apps
+from benchmarks.results import Run
 from benchmarks.target import Scope, Target, ToServer
 from clients import AsyncClient, Client
 from clients.apps import Ticket, exercises, product, support
@@ -279,3 +280,12 @@ def test_the_benchmark_counts_what_was_asked_again_and_what_was_never_usable() -
     assert [each["usable"] for each in figures] == [1, 1, 0]
     assert [each["answer_tokens"] for each in figures] == [40, 40, 60]
     assert all(each["seconds"] > 0 for each in figures)
+
+
+def test_the_documented_seconds_are_those_that_were_measured() -> None:
+    run = Run.model_validate_json((ROOT / "benchmarks" / "results" / "apps-cpu-demo.json").read_text("utf-8"))
+    text = (ROOT / "docs" / "applications.md").read_text("utf-8")
+    assert [row.case for row in run.rows] == list(apps.APPLICATIONS)
+    for row in run.rows:
+        seconds, requests, tokens = (row.medians[name] for name in ("seconds", "requests", "answer_tokens"))
+        assert f"| {row.case} | {seconds:.1f} | {requests:g} | {tokens:g} |" in text
