@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import struct
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from tests import drawing
 from tests.conftest import ONECARD
 from tests.stand_in.model import model_that_says
 
+ROOT = Path(__file__).parents[2]
 COLORS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 
 
@@ -100,6 +102,17 @@ def test_limits_tell_of_frames() -> None:
     limits = limits_of({"limits": {"max_video_frames": 8, "max_video_frame_pixels": 1000}})
     assert (limits.max_frames, limits.max_frame_pixels) == (8, 1000)
     assert limits_of({"limits": {"max_video_frames": 0}}).max_frames == 0
+
+
+def test_the_limits_are_read_by_the_names_that_a_plan_gives_them(tmp_path: Path) -> None:
+    profile = (ROOT / "configs" / "profiles" / "cpu.yaml").read_text("utf-8")
+    (tmp_path / "mine.yaml").write_text(f"{profile}video:\n  max_frames: 6\n  max_frame_pixels: 65536\n")
+    command = [*ONECARD, "plan", "--profile", str(tmp_path / "mine.yaml"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    limits = limits_of({"limits": json.loads(done.stdout)["limits"]})
+    assert (limits.max_frames, limits.max_frame_pixels) == (6, 65536)
+    assert limits.max_pictures is not None
+    assert limits.max_pictures >= 6
 
 
 def test_a_server_without_video_is_told_with_the_key_of_the_profile(tmp_path: Path) -> None:
