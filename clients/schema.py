@@ -16,7 +16,10 @@ def response_format(given: str) -> dict[str, Any]:
         try:
             text = Path(given).expanduser().read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"--schema: {given} cannot be read ({error}).") from error
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise InputError(
+                f"--schema: {given} is neither a JSON schema, which begins with {{, nor a file that can be read ({why})."
+            ) from error
     try:
         schema = json.loads(text)
     except ValueError as error:

@@ -74,14 +74,22 @@ def client_errors(url: str) -> Iterator[None]:
         raise NotRunningError(f"No server answers at {url}. Start one with `onecard serve`.") from error
     except openai.AuthenticationError as error:
         raise OnecardError(
-            f"The server refused (401): {error.message} ONECARD_API_KEY holds the key to send."
+            f"The server at {url} does not take the key that was sent, or none was (401). Set ONECARD_API_KEY to one that "
+            "it knows."
         ) from error
     except openai.APIStatusError as error:
-        raise OnecardError(f"The server refused ({error.status_code}): {error.message}") from error
+        said = error.body.get("message") if isinstance(error.body, dict) else None
+        if said is None:
+            raise OnecardError(
+                f"What answers at {url} does not speak OpenAI's API ({error.status_code} without its error). Is the "
+                "address right? `--port` and `--url` name another."
+            ) from error
+        raise OnecardError(f"The server refused ({error.status_code}): {said}") from error
     except (openai.APIError, httpx.HTTPError) as error:  # in the middle of a stream
         raise _broke_off(error) from error
     except OSError as error:
-        raise UsageError(f"{error.filename} cannot be read: {error.strerror}.") from error
+        hint = " A folder is for `onecard batch`." if isinstance(error, IsADirectoryError) else ""
+        raise UsageError(f"{error.filename} cannot be read: {error.strerror}.{hint}") from error
 
 
 def _broke_off(cause: BaseException | None) -> OnecardError:

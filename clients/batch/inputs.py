@@ -73,7 +73,9 @@ def read_batch(source: Path, prompt: str | None) -> Batch:
 
 
 def _of_folder(folder: Path) -> list[Item]:
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    # A link that leads nowhere is listed too: it fails by itself, and is told.
+    named = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    files = sorted(path for path in named if path.is_file() or not path.exists())
     return [
         item for path in files for item in _pages(path.relative_to(folder).as_posix(), str(path), None, lenient=True)
     ]
@@ -118,7 +120,7 @@ def _of_jsonl(table: Path) -> Batch:
                 continue
             if requests:
                 raise InputError(f"{table}, line {number}: not in OpenAI's batch format, as the lines before are.")
-            name = row[_column(table, list(row))]
+            name = row[_column(table, list(row), number)]
             if not isinstance(name, str) or not name:
                 raise InputError(f"{table}, line {number}: the picture is not named by a string.")
             if name[:5].lower() == "data:":
@@ -145,11 +147,12 @@ def _pages(name: str, path: str, prompt: str | None, *, lenient: bool = False) -
     return [Item(f"{name}#page={pdf.page_number(page)}" if numbered else name, page, prompt) for page in pages]
 
 
-def _column(table: Path, names: Sequence[str]) -> str:
+def _column(table: Path, names: Sequence[str], line: int | None = None) -> str:
     found = next((name for name in _PICTURE if name in names), None)
     if found is None:
+        where = f"{table}, line {line}" if line else table
         raise InputError(
-            f"{table} has no column `image` (or {', '.join(_PICTURE[1:])}); it has {', '.join(names) or 'none'}."
+            f"{where} has no column `image` (or {', '.join(_PICTURE[1:])}); it has {', '.join(names) or 'none'}."
         )
     return found
 

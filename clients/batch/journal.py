@@ -13,6 +13,8 @@ from typing import Any
 
 from clients.errors import InputError
 
+_BEGINS = b'{"onecard_batch": {'
+
 
 class Journal:
     """`answered` and `failed` are the ids of this run and those before. Raises InputError for the journal of another."""
@@ -65,7 +67,7 @@ class Journal:
             return
         before = first[1].get("onecard_batch")
         if not isinstance(before, dict):
-            raise InputError(f"{self.file} is not the journal of a batch. Name another --out, or move it away.")
+            raise self._foreign()
         if other := sorted(key for key in before.keys() | run.keys() if before.get(key) != run.get(key)):
             raise InputError(
                 f"{self.file} is of another run ({', '.join(other)} differ). Name another --out, or move it away."
@@ -73,20 +75,31 @@ class Journal:
         for place, record in lines:
             self._note(record, place)
 
+    def _foreign(self) -> InputError:
+        return InputError(f"{self.file} is not the journal of a batch. Name another --out, or move it away.")
+
     def _whole_lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Each line with its place; what follows the last whole one is cut off."""
+        """Each line with its place. One that a kill cut short, which is the last and has no end, is cut off."""
         place = 0
         self._stream.seek(0)
         while line := self._stream.readline():
+            if not line.endswith(b"\n"):
+                if place == 0 and not line.startswith(_BEGINS[: len(line)]):
+                    raise self._foreign()
+                self._stream.truncate(place)
+                return
             try:
                 record = json.loads(line)
             except ValueError:
                 record = None
-            if not line.endswith(b"\n") or not isinstance(record, dict):
-                if self._stream.read(1):
-                    raise InputError(f"{self.file} is damaged at byte {place}: that line is not JSON.")
-                self._stream.truncate(place)
-                return
+            if not isinstance(record, dict):
+                raise (
+                    self._foreign()
+                    if place == 0
+                    else InputError(
+                        f"{self.file} is damaged at byte {place}: that line is not JSON. Move it away to begin anew."
+                    )
+                )
             yield place, record
             place += len(line)
             self._stream.seek(place)

@@ -24,7 +24,7 @@ async def chat(request: Request) -> JSONResponse:
     body = await request.json()
     if body["messages"][0]["content"] == "die":
         os._exit(7)
-    await asyncio.sleep(body["max_tokens"] / 100)
+    await asyncio.sleep((body.get("max_completion_tokens") or body["max_tokens"]) / 100)
     return JSONResponse({"choices": [{"message": {"content": "A red circle."}}], "usage": {"prompt_tokens": 20}})
 
 

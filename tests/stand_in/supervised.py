@@ -1,13 +1,15 @@
 """`python -m tests.stand_in.supervised PORT DRAIN_S HANG_S`: the supervisor over the stand-in, with less patience.
 
-With `STAND_IN=crowded` the plan is for a GPU, whose memory other programs hold the first times that it is asked for. With
-`STAND_IN=shared` it is for the GPU that NVML tells of, and planned again where other programs take of it."""
+Keys come from ONECARD_API_KEYS_FILE, as with the command. With `STAND_IN=crowded` the plan is for a GPU, whose memory
+other programs hold the first times that it is asked for. With `STAND_IN=shared` it is for the GPU that NVML tells of, and
+planned again where other programs take of it."""
 
 import asyncio
 import dataclasses
 import os
 import sys
 from functools import partial
+from pathlib import Path
 
 from serving import hardware, restarts, supervisor
 from serving.errors import OnecardError
@@ -51,6 +53,7 @@ def main() -> int:
         host="127.0.0.1",
         port=port,
         run_dir=make_run_dir(port),
+        api_keys_file=Path(keys) if (keys := os.environ.get("ONECARD_API_KEYS_FILE")) else None,
         guard=GuardSettings(drain_s=drain_s, hang_timeout_s=hang_s),
     )
     if os.environ.get("STAND_IN") == "crowded":

@@ -102,9 +102,19 @@ def test_boxes_are_in_the_pixels_of_the_original() -> None:
             task.boxes(bad)
 
 
-@pytest.mark.parametrize("bad", ["{", "nowhere.json", '{"type": "objekt"}', '{"colour": "red"}'])
-def test_a_schema_that_is_none_is_refused(bad: str) -> None:
-    with pytest.raises(InputError, match="--schema"):
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ("{", "is not JSON"),
+        ("nowhere.json", "nor a file that can be read .No such file"),
+        ("[1]", "neither a JSON schema"),
+        ('{"type": "objekt"}', "not a JSON schema: 'objekt'"),
+        ('{"type": 3}', "not a JSON schema: 3"),
+        ('{"colour": "red"}', "asks for nothing"),
+    ],
+)
+def test_a_schema_that_is_none_is_refused(bad: str, says: str) -> None:
+    with pytest.raises(InputError, match=f"--schema: .*{says}"):
         response_format(bad)
 
 
@@ -117,6 +127,9 @@ def test_a_schema_that_is_none_is_refused(bad: str) -> None:
         ("t.csv", 'image,note\n"",x\n', "line 2: the column `image` is empty"),
         ("t.jsonl", '{"image": "a.png"}\n{"image"\n', "line 2: not JSON"),
         ("t.jsonl", '{"custom_id": "1", "url": "/v1/embeddings", "body": {}}\n', "only chat completions"),
+        ("t.jsonl", '{"image": "a.png"}\n{"price": 3}\n', "line 2 has no column `image`.* it has price"),
+        ("t.jsonl", '{"image": 3}\n', "line 1: the picture is not named by a string"),
+        ("t.csv", "", "no column `image`.* it has none"),
         ("t.txt", "a.png\n", "a batch is a folder"),
     ],
 )
@@ -143,6 +156,32 @@ def test_a_journal_forgets_the_line_that_a_kill_cut_short(tmp_path: Path) -> Non
         assert journal.get("b") == {"id": "b", "answer": "blue", "error": None}
     with pytest.raises(InputError, match=r"another run \(prompt differ\)"):
         Journal(file, {"prompt": "Else?"})
+
+
+@pytest.mark.parametrize("found", ["notes of mine\n", "notes of mine", '{"answer": "red"}\n', "[]\n"])
+def test_a_file_of_somebody_elses_is_no_journal_and_stays(tmp_path: Path, found: str) -> None:
+    file = tmp_path / "out.jsonl.journal"
+    file.write_text(found)
+    with pytest.raises(InputError, match="is not the journal of a batch"):
+        Journal(file, {"prompt": "What?"})
+    assert file.read_text() == found
+
+
+def test_a_journal_that_was_damaged_in_the_middle_is_not_written_over(tmp_path: Path) -> None:
+    file = tmp_path / "out.jsonl.journal"
+    with Journal(file, {"prompt": "What?"}) as journal:
+        journal.add({"id": "a", "answer": "red", "error": None})
+    with file.open("a") as stream:
+        stream.write('{"id": "b", "ans\n')
+    with pytest.raises(InputError, match="damaged at byte"):
+        Journal(file, {"prompt": "What?"})
+
+
+def test_a_link_that_leads_nowhere_is_of_the_batch_and_fails_alone(tmp_path: Path) -> None:
+    drawing.blank(32, 32).save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("nowhere.png")
+    (tmp_path / "folder.png").mkdir()
+    assert [item.id for item in read_batch(tmp_path, "What?").items] == ["a.png", "b.png"]
 
 
 @pytest.mark.parametrize(
