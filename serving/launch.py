@@ -78,6 +78,9 @@ def child_environment(launch_file: Path, ipc_dir: Path, *, has_nvcc: bool) -> di
         # vLLM's IPC sockets lie where the supervisor can clear them away.
         "VLLM_RPC_BASE_PATH": str(ipc_dir),
         "PYTHONUNBUFFERED": "1",
+        # A tool call that a request demands is held to the tool's JSON schema. vLLM would hold it to a grammar that only
+        # xgrammar reads, and refuse the request under llguidance (server.py); instructor and others demand one.
+        "VLLM_ENFORCE_STRICT_TOOL_CALLING": "0",
         "VLLM_LOGGING_COLOR": "0",
     }
     if not has_nvcc:
