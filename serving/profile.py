@@ -96,13 +96,25 @@ class Sampling(_Strict):
     frequency_penalty: float | None = Field(default=None, ge=-2, le=2)
 
 
+class Quality(_Strict):
+    """What fewer bits cost in answers, against the 16-bit original. `loss_points`: benchmark → points of its score lost, as the
+    source says; empty where it only says that there is no loss to speak of."""
+
+    known: Literal["published", "unmeasured"]
+    loss_points: dict[str, float] = {}
+    source: str | None = None
+
+
 class Model(_Strict):
-    """`family` is shared by the precisions of one model."""
+    """`family` is shared by the precisions of one model. `best_on`: the profiles that this precision of the family serves best,
+    by memory and by speed; `quality` is None for the 16-bit original."""
 
     version: int = Field(default=FORMAT, ge=1, description="of this format")
     title: str
     family: str | None = None
     source: ModelSource
+    best_on: tuple[str, ...] = ()
+    quality: Quality | None = None
     served_model_name: tuple[str, ...] = Field(min_length=1)
     sampling: Sampling = Sampling()
     tool_call_parser: str | None = None

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import ConfigError
+from serving.matrix import plans
 from serving.profile import find_model, load_models, load_profile, load_profiles
 from serving.schema import SCHEMAS, as_json
 
@@ -70,6 +71,22 @@ def test_each_shipped_model_says_where_it_comes_from_and_is_served_under_its_hub
     # Chat programs recognise a vision model by its hub id.
     assert source.hub is None or source.hub in found[1].served_model_name
     assert found[1].default_max_tokens <= found[1].largest_max_tokens
+
+
+def test_every_card_has_one_best_precision_of_a_family_and_it_fits() -> None:
+    models, fitting = load_models(), {(plan.model, plan.profile) for plan in plans() if plan.fits}
+    best = [(model.family, card) for model in models.values() for card in model.best_on]
+    assert len(best) == len(set(best))
+    cards = {name for name, profile in load_profiles().items() if profile.gpu}
+    assert {card for family, card in best if family == "qwen3-vl-2b"} == cards
+    assert {(name, card) for name, model in models.items() for card in model.best_on} <= fitting
+
+
+def test_fewer_bits_say_what_is_known_of_their_answers() -> None:
+    for name, model in load_models().items():
+        assert (model.quality is not None) == name.endswith(("-awq", "-fp8")), name
+        if model.quality and model.quality.known == "published":
+            assert model.quality.source
 
 
 def test_the_cards_and_models_that_the_readme_promises() -> None:
