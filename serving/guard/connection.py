@@ -1,15 +1,19 @@
-"""The protocol below ASGI: limits on a request's head and on how long a connection may stall.
+"""The protocol below ASGI: limits on a request's head and on how long a connection may stall; and connections that are
+given away to another process or come from one (handover.py).
 
 uvicorn's httptools protocol has no limits of its own here; h11's has no deadlines. What is refused at this level never
 reaches a layer of the guard.
 """
 
 import asyncio
+import os
+import socket
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from serving.handover import Channel
 from serving.status import error_body
 
 MAX_HEAD_BYTES = 32 * 1024
@@ -21,6 +25,8 @@ HEAD_TIMEOUT_S = 10.0
 LINGER_S = 1.0
 # A reader that takes nothing for this long has left, whatever its socket says.
 WRITE_TIMEOUT_S = 30.0
+# ASGI's place for what a server adds: a layer finds the connection of its request there.
+EXTENSION = "onecard"
 
 
 class _HeadTooLargeError(httptools.HttpParserError):
@@ -28,12 +34,16 @@ class _HeadTooLargeError(httptools.HttpParserError):
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. Refusals of this level are in OpenAI's shape too, and close it."""
+    """One connection. Refusals of this level are in OpenAI's shape too, and close it.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    `given` is what another process has read of it; None for a connection that was accepted here."""
+
+    def __init__(self, *args: Any, given: bytes | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._given = given
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
+        self._in_head = False
         self._in_body = False
         self._head_bytes = 0
         self._head_too_large = False
@@ -43,7 +53,15 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await_head()
+        if self._given is None:
+            self._await_head()
+        elif self._given:
+            self.data_received(self._given)
+        else:  # between two requests
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        self._given = None
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -60,7 +78,9 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["extensions"] = {EXTENSION: {"connection": self}}
         self._head_bytes = 0
+        self._in_head = True
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -77,6 +97,7 @@ class Connection(HttpToolsProtocol):
             raise _HeadTooLargeError  # uvicorn answers a parser's error with send_400_response
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         self._in_body = True
         self._cancel_head_timer()
         super().on_headers_complete()
@@ -118,6 +139,32 @@ class Connection(HttpToolsProtocol):
         if self._head_timer:
             self._head_timer.cancel()
             self._head_timer = None
+
+    # --- given away ---
+
+    @property
+    def idle(self) -> bool:
+        """Nothing of a request is here, and no answer is under way."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        return not answering and self.whole and not self._refused and not self.transport.is_closing()
+
+    @property
+    def whole(self) -> bool:
+        """No part of a further request has been read, so that no other process would miss it."""
+        return not (self._in_head or self._in_body or self.pipeline)
+
+    def give(self, channel: Channel, request: bytes) -> bool:
+        """Gives it away with what has been read of its request: here it is over then, neither told nor closed for the
+        client. False, and it stays as it was, when the other end takes nothing."""
+        # Nothing is read here between the two: both are done before the loop goes on.
+        apart = socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))
+        if not channel.give(apart, request):
+            apart.close()
+            return False
+        if self.cycle is not None:
+            self.cycle.disconnected = True  # what is still sent here is for nobody
+        self.transport.abort()
+        return True
 
     # --- slow readers, and the end ---
 

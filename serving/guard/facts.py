@@ -12,12 +12,14 @@ SCOPE_KEY = "onecard"
 @dataclass
 class Facts:
     """`key` is the name of the API key, empty where none is configured; `cost`, and the `digest` of what the client sent,
-    are known once the body has been read. `alone`: it is to be run with nothing beside it."""
+    are known once the body has been read. `alone`: it is to be run with nothing beside it; `given_away`: another process
+    answers it."""
 
     key: str = ""
     cost: Cost | None = None
     digest: bytes | None = None
     alone: bool = False
+    given_away: bool = False
 
 
 def facts(scope: Scope) -> Facts:

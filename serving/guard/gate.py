@@ -6,8 +6,8 @@ from serving.guard.admission import Admission, Cost
 from serving.guard.body import declared_length
 from serving.guard.facts import facts
 from serving.guard.respond import refuse
+from serving.guard.routes import ANSWERS
 
-_ANSWERS = frozenset({"/v1/chat/completions", "/v1/completions", "/ask"})
 # Bodies that are held at the same time, in the largest that one may be.
 _HELD_BODIES = 8
 
@@ -23,7 +23,7 @@ class Gate:
         self._held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] not in _ANSWERS:
+        if scope["type"] != "http" or scope["path"] not in ANSWERS:
             await self.app(scope, receive, send)
             return
         size = declared_length(scope) or self._max_body_bytes

@@ -109,7 +109,9 @@ class _Exchange:
         self._done = not message.get("more_body", False)
 
     def end(self) -> None:
-        """Records what it came to."""
+        """Records what it came to; not here where another process answers it."""
+        if facts(self.scope).given_away:
+            return
         now = time.perf_counter()
         outcome = self._outcome()
         reason = self._reason(outcome)

@@ -13,13 +13,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.guard.facts import facts
 from serving.guard.keys import KeyRing
 from serving.guard.respond import refuse
+from serving.guard.routes import ANSWERS
 from serving.guard.usage import Standing, Usage
 
 _SAVE_EVERY_S = 5.0
 # Usage stands at an answer's end; what is before it is the answer itself.
 _TAIL_BYTES = 4096
 _TOTAL = re.compile(rb'(?<!\\)"total_tokens": ?(\d+)')
-_METERED = frozenset({"/v1/chat/completions", "/v1/completions", "/ask"})
 
 
 class Quota:
@@ -42,7 +42,7 @@ class Quota:
                 self._usage.save()
             return
         key = facts(scope).key
-        if not key or scope["type"] != "http" or scope["path"] not in _METERED:
+        if not key or scope["type"] != "http" or scope["path"] not in ANSWERS:
             await self.app(scope, receive, send)
             return
         now = time.time()
@@ -77,6 +77,8 @@ class Quota:
         try:
             await self.app(scope, receive, answering)
         finally:
+            if facts(scope).given_away:  # it is counted where it is answered
+                self._usage.add(key, time.time(), requests=-1)
             if 200 <= status < 300:
                 self._usage.add(key, time.time(), tokens=self._tokens(scope, events, tail))
 

@@ -14,6 +14,8 @@ ROUTES: dict[str, frozenset[str]] = {
     "/metrics": frozenset({"GET", "HEAD"}),
     "/onecard/status": frozenset({"GET", "HEAD"}),
 }
+# Those for which the model is needed.
+ANSWERS = frozenset({"/v1/chat/completions", "/v1/completions", "/ask"})
 # What the layer above answers: named when a request nearly hit it.
 OPEN = ("/health", "/ready")
 

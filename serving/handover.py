@@ -1,0 +1,103 @@
+"""A connection given from one process to another, together with the request that was read from it: no proxy and no new
+connection, so that streams, large bodies and clients that leave stay what they are.
+
+A datagram on a Unix socket pair carries a word, the connection's descriptor (SCM_RIGHTS) and a memory file with the
+request's bytes. What the client has sent beyond these lies unread in the kernel and goes along. Supervisor and server have
+one end each; the supervisor's only order, `leave`, goes the same way, so that it cannot overtake a connection.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+
+ENVIRONMENT_KEY = "ONECARD_HANDOVER_FD"
+_LEAVE = b"leave"
+_CONNECTION = b"connection"
+
+
+@dataclass(frozen=True)
+class Given:
+    """A connection, now this process's; `request` is what was read of it, empty where nothing was."""
+
+    connection: socket.socket
+    request: bytes
+
+
+class Channel:
+    """One end. Sending never waits: an end that nobody reads takes nothing after a while."""
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self._end = end
+
+    @classmethod
+    def pair(cls) -> "tuple[Channel, Channel]":
+        one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return cls(one), cls(other)
+
+    @classmethod
+    def inherited(cls) -> "Channel | None":
+        """The end that the supervisor has passed to this process; None where there is no supervisor."""
+        descriptor = os.environ.get(ENVIRONMENT_KEY)
+        return cls(socket.socket(fileno=int(descriptor))) if descriptor else None
+
+    def fileno(self) -> int:
+        return self._end.fileno()
+
+    def order_to_leave(self) -> None:
+        """To the server: give every request back from now on, finish what is running, and say when that is done."""
+        with contextlib.suppress(OSError):  # it is dead, and will be seen to be
+            self._end.send(_LEAVE)
+
+    def give(self, connection: socket.socket, request: bytes) -> bool:
+        """Sends a connection and closes it here; False, and it stays as it was, when the other end takes nothing."""
+        memory = os.memfd_create("request")
+        try:
+            with open(memory, "wb", closefd=False) as file:
+                file.write(request)
+            socket.send_fds(self._end, [_CONNECTION], [connection.fileno(), memory])
+        except OSError:  # its buffer is full, or nobody has it any more
+            return False
+        finally:
+            os.close(memory)
+        connection.close()
+        return True
+
+    def receive(self) -> "Given | bool":
+        """What has come: a connection, True for the order to leave, False when the other end is closed.
+
+        Raises BlockingIOError when nothing has come yet.
+        """
+        word, descriptors, _, _ = socket.recv_fds(self._end, 64, 2, socket.MSG_CMSG_CLOEXEC)
+        if word != _CONNECTION:
+            return word == _LEAVE
+        if len(descriptors) < 2:  # this process may open no more: the client sees a closed connection, and asks again
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise BlockingIOError
+        connection, memory = descriptors
+        with open(memory, "rb") as file:
+            file.seek(0)
+            return Given(socket.socket(fileno=connection), file.read())
+
+    def close(self) -> None:
+        self._end.close()
+
+
+def receive_all(channel: Channel, on_given: Callable[[Given], None], on_leave: Callable[[], None]) -> bool:
+    """Hands on all that has come; False when nothing will come any more."""
+    while True:
+        try:
+            came = channel.receive()
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        if isinstance(came, Given):
+            on_given(came)
+        elif came:
+            on_leave()
+        else:
+            return False
