@@ -1,6 +1,7 @@
 """The line from the server process to the supervisor: one JSON object a line through an inherited pipe.
 
-The other way there are only signals: SIGUSR1 (take no new requests), SIGTERM (end).
+The other way there are signals, SIGUSR1 (take no new requests) and SIGTERM (end); and what concerns connections, which
+goes with them (handover.py).
 """
 
 import contextlib

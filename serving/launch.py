@@ -16,9 +16,19 @@ from serving.plan import Plan
 ENVIRONMENT_KEY = "ONECARD_LAUNCH"
 
 
+class Offered(BaseModel):
+    """A model that requests may name, by any of its names."""
+
+    model_config = ConfigDict(frozen=True)
+
+    names: tuple[str, ...]
+    max_model_len: int
+
+
 class Launch(BaseModel):
     """`user_argv` is what followed `--` on the command line, verbatim; `typical_s` the seconds that each step of
-    a start took the last time."""
+    a start took the last time. `others` can take this model's place; `woken_at` is the monotonic time at which a request or
+    a command asked for this start, None where none did; `wake_s` is what the last such start took."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,6 +43,11 @@ class Launch(BaseModel):
     api_keys_file: Path | None = None
     typical_s: dict[str, float] = {}
     restarts: int = 0
+    wakes: int = 0
+    swaps: int = 0
+    woken_at: float | None = None
+    wake_s: float | None = None
+    others: tuple[Offered, ...] = ()
     guard: GuardSettings = GuardSettings()
 
     @property
@@ -46,6 +61,10 @@ class Launch(BaseModel):
         """The model's own names, then those of its adapters."""
         adapters = self.plan.adapters.names if self.plan.adapters else ()
         return [*self.plan.engine_args["served_model_name"], *adapters]
+
+    @property
+    def offered(self) -> Offered:
+        return Offered(names=tuple(self.model_names), max_model_len=self.plan.capacity.max_model_len)
 
     def write(self) -> Path:
         """Writes `launch.json` into the run directory, readable by its owner only."""

@@ -24,16 +24,15 @@ class ServerProcess:
 
     @classmethod
     async def start(
-        cls, command: tuple[str, ...], listening_fd: int, control_fd: int, environment: dict[str, str]
+        cls, command: tuple[str, ...], inherited: tuple[int, ...], environment: dict[str, str]
     ) -> "ServerProcess":
-        """Starts it with the listening socket and the control pipe inherited; its output is one stream, `log`."""
+        """Starts it with these descriptors inherited; its output is one stream, `log`."""
         process = await asyncio.create_subprocess_exec(
             *command,
-            str(listening_fd),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            pass_fds=(listening_fd, control_fd),
+            pass_fds=inherited,
             start_new_session=True,
             env=environment,
             limit=2**20,

@@ -22,15 +22,21 @@ def status_body(
     seconds_left: float | None = None,
     measured: dict[str, Any] | None = None,
     queue: dict[str, int] | None = None,
+    asleep_since: float | None = None,
 ) -> dict[str, Any]:
-    """The JSON of `GET /onecard/status`."""
+    """The JSON of `GET /onecard/status`; `asleep_since` is Unix time, None while it is not asleep."""
     return {
         "state": state,
         "step": step,
         "seconds_left": None if seconds_left is None else round(seconds_left, 1),
         "restarts": launch.restarts,
+        "wakes": launch.wakes,
+        "swaps": launch.swaps,
+        "wake_s": launch.wake_s,
+        "asleep_since": asleep_since,
         "url": launch.url,
         "models": launch.model_names,
+        "others": [name for other in launch.others for name in other.names],
         "plan": launch.plan.model_dump(),
         "measured": measured or {},
         "limits": launch.plan.limits.model_dump(),

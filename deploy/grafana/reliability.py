@@ -39,6 +39,23 @@ PAGE = Page(
                     "Since the supervisor began. Runbook: docs/runbooks/restarting.md",
                     span=8,
                 ),
+                lines(
+                    "Woken, and models exchanged",
+                    [
+                        (f"max(onecard_wakes_total{{{_M}}})", "woken"),
+                        (f"max(onecard_swaps_total{{{_M}}})", "exchanged"),
+                    ],
+                    "none",
+                    "Since the supervisor began. Often in an hour: a longer --idle-unload or --min-stay loads less.",
+                    span=12,
+                ),
+                lines(
+                    "Seconds to wake",
+                    [(f"max(onecard_wake_seconds{{{_M}}})", "the last time")],
+                    "s",
+                    "What the first request after sleep, or for another model, waits. docs/sleep.md says what it is made of.",
+                    span=12,
+                ),
             ),
         ),
         Row(

@@ -1,32 +1,44 @@
-"""`/v1/models`: what is served, by its names. vLLM's own list shows the model's folder on this machine."""
+"""`/v1/models`: what a request may name, by its names; `loaded` says which is in memory and answers at once. vLLM's own
+list shows the model's folder on this machine."""
 
 import time
+from typing import Any
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.launch import Launch
 
+_BEGAN = int(time.time())
+
+
+def models_body(launch: Launch, *, loaded: bool) -> dict[str, Any]:
+    """The JSON of the list: the launch's model first, then those that can take its place."""
+    offers = [(launch.offered, loaded), *((other, False) for other in launch.others)]
+    return {
+        "object": "list",
+        "data": [
+            {
+                "id": name,
+                "object": "model",
+                "created": _BEGAN,
+                "owned_by": "onecard",
+                "max_model_len": offer.max_model_len,
+                "loaded": is_loaded,
+            }
+            for offer, is_loaded in offers
+            for name in offer.names
+        ],
+    }
+
 
 class Models:
     def __init__(self, app: ASGIApp, launch: Launch) -> None:
         self.app = app
-        self._names = launch.model_names
-        self._context = launch.plan.capacity.max_model_len
-        self._created = int(time.time())
+        self._body = models_body(launch, loaded=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != "/v1/models":
             await self.app(scope, receive, send)
             return
-        data = [
-            {
-                "id": name,
-                "object": "model",
-                "created": self._created,
-                "owned_by": "onecard",
-                "max_model_len": self._context,
-            }
-            for name in self._names
-        ]
-        await JSONResponse({"object": "list", "data": data})(scope, receive, send)
+        await JSONResponse(self._body)(scope, receive, send)

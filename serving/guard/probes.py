@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import control
 from serving.guard import engine, in_process
+from serving.guard.leaving import Leaving
 from serving.guard.respond import probe
 from serving.guard.state import ServerState
 from serving.guard.watchdog import Watchdog
@@ -58,7 +59,10 @@ class Probes:
             logger.exception("the warm-up failed")
             control.tell(event="failed", reason=f"the warm-up request failed: {error}")
             return
-        if state.state == "warming":
-            state.state = "ready"
-        control.tell(event="ready", measured=state.measured)
-        await Watchdog(self._vllm, state, lifespan).run()
+        state.ready()
+        control.tell(event="ready", measured=state.measured, wake_s=state.launch.wake_s)
+        leaving = asyncio.create_task(Leaving(state, lifespan).run())
+        try:
+            await Watchdog(self._vllm, state, lifespan).run()
+        finally:
+            leaving.cancel()

@@ -16,4 +16,11 @@ class GuardSettings(BaseModel):
     hang_timeout_s: float = Field(
         default=90.0, gt=0, description="an engine without progress for this long is restarted"
     )
+    idle_unload_s: float | None = Field(
+        default=None, gt=0, description="without requests for this long, the GPU's memory is given back"
+    )
+    wake_deadline_s: float = Field(
+        default=300.0, gt=0, description="the longest that a request is held for a model to be loaded"
+    )
+    min_stay_s: float = Field(default=60.0, ge=0, description="what a model is served before another takes its place")
     unsafe: bool = Field(default=False, description="start although the environment opens vLLM to code from requests")

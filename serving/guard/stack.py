@@ -11,6 +11,7 @@ from serving.guard.ask import Ask
 from serving.guard.body import Body
 from serving.guard.content import Content
 from serving.guard.early import Early
+from serving.guard.elsewhere import Elsewhere
 from serving.guard.errors import Errors
 from serving.guard.gate import Gate
 from serving.guard.image_sizes import ImageSizes
@@ -29,6 +30,7 @@ from serving.guard.suspects import Suspects
 from serving.guard.turn import Turn
 from serving.guard.usage import Usage
 from serving.guard.validation import Validation
+from serving.handover import Channel
 from serving.launch import current_launch
 from serving.metrics import expose_status
 from serving.status import status_body
@@ -42,7 +44,7 @@ class Guard:
         if launch is None:
             raise RuntimeError("the guard works only in a server that `onecard serve` started")
         settings = launch.guard
-        state = ServerState(launch)
+        state = ServerState(launch, Channel.inherited())
         suspects = Suspects(launch.run_dir, launch.restarts, state.admission.capacity.sequences)
         ring = KeyRing(launch.api_keys_file)
         max_body_bytes = launch.plan.limits.max_body_mib * 2**20
@@ -53,7 +55,9 @@ class Guard:
         app = Validation(app, launch)
         app = Quarantine(app, suspects)
         app = Ask(app, launch.model_names[0])
+        app = Elsewhere(app, state)
         app = Body(app, max_body_bytes, settings.body_timeout_s)
+        app = state.presence.layer(app)
         app = Gate(app, state.admission, max_body_bytes)
         app = Content(app)
         app = Models(app, launch)
@@ -67,7 +71,7 @@ class Guard:
         app = Probes(app, state, vllm)
         app = Early(app)
         app = Measure(app)
-        expose_status(lambda: status_body(launch, state=state.state, measured=state.measured))
+        expose_status(lambda: status_body(state.launch, state=state.state, measured=state.measured))
         self.app: ASGIApp = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

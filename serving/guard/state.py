@@ -1,12 +1,15 @@
 """What the server process knows of itself: how far it is, what it measured, and who is being served."""
 
+import asyncio
 import time
 from typing import Any
 
 from starlette.responses import Response
 
 from serving.guard.admission import Admission, Capacity
+from serving.guard.presence import Presence
 from serving.guard.respond import not_ready
+from serving.handover import Channel
 from serving.launch import Launch
 from serving.plan import Plan
 from serving.progress import TITLES
@@ -27,14 +30,20 @@ class ServerState:
     """`state` is warming → ready ⇄ stalled → draining, or → restarting; the supervisor is told of it (control.py).
 
     A stalled server still takes requests, as it may only be slow; `/ready` says no, so that others are asked first.
+    A server that is `leaving` drains, and gives what comes back to the supervisor through `channel`.
     """
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: Launch, channel: Channel | None = None) -> None:
         self.launch = launch
         self.state = "warming"
         self.measured: dict[str, Any] = {}
         self.admission = Admission(capacity_of(launch.plan))
+        self.presence = Presence()
+        self.channel = channel
+        self.leaving = False
         self._began = time.monotonic()
+        self._warm = asyncio.Event()
+        self._held = 0
 
     @property
     def takes_requests(self) -> bool:
@@ -47,6 +56,39 @@ class ServerState:
         # The connection is closed: the next one may be another process's.
         doing, close = _DOING.get(self.state, ""), self.state != "warming"
         return not_ready(self.state, doing, self.seconds_left(), close=close)
+
+    @property
+    def holds(self) -> bool:
+        """Whether a request waits for the end of the warm-up: where another has woken this server, and there is room."""
+        woken = self.state == "warming" and self.launch.woken_at is not None
+        return woken and self._held < self.admission.capacity.queue
+
+    async def warmed(self) -> bool:
+        """Waits for the end of the warm-up; whether it came within what a request is held for."""
+        self._held += 1
+        try:
+            async with asyncio.timeout(self.launch.guard.wake_deadline_s):
+                await self._warm.wait()
+        except TimeoutError:
+            return False
+        finally:
+            self._held -= 1
+        return True
+
+    def ready(self) -> None:
+        """The warm-up is done; a server that has been told to end meanwhile goes on ending."""
+        if self.state == "warming":
+            self.state = "ready"
+        self.presence.begin()
+        self._warm.set()
+        if self.launch.woken_at is not None:
+            self.launch = self.launch.model_copy(update={"wake_s": round(time.monotonic() - self.launch.woken_at, 1)})
+
+    def leave(self) -> None:
+        """The supervisor's order, or idle time: the memory is given back once what runs is done."""
+        if self.state != "restarting":
+            self.state = "draining"
+            self.leaving = True
 
     def drain(self) -> None:
         """SIGUSR1 from the supervisor: no new requests; the running ones go on."""

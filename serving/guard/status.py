@@ -1,9 +1,10 @@
 """`/onecard/status`, and 503 for what comes before the warm-up is done, after the end has begun, or while the engine is
-started again."""
+started again. What has woken the server waits for its warm-up, and so does what comes meanwhile."""
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving.guard.routes import ANSWERS
 from serving.guard.state import ServerState
 
 
@@ -13,9 +14,16 @@ class Status:
         self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == "/onecard/status":
-            await JSONResponse(self._state.status())(scope, receive, send)
-        elif scope["type"] == "http" and scope["path"] != "/metrics" and (refusal := self._state.refusal()):
+        state = self._state
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if scope["path"] in ANSWERS and state.holds:
+            await state.warmed()
+        open_now = state.leaving or scope["path"] == "/metrics"
+        if scope["path"] == "/onecard/status":
+            await JSONResponse(state.status())(scope, receive, send)
+        elif not open_now and (refusal := state.refusal()):
             await refusal(scope, receive, send)
         else:
             await self.app(scope, receive, send)

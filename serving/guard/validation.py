@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving import metrics
 from serving.guard.admission import Cost
 from serving.guard.body import replay, whole_body
+from serving.guard.elsewhere import OtherModelError
 from serving.guard.facts import facts
 from serving.guard.json_body import read_object
 from serving.guard.messages import PictureRules, Pictures, check_messages, check_prompt, check_texts
@@ -41,6 +42,7 @@ class Validation:
             plan.limits.max_images_per_request, PictureCost.of(plan), allow_web=launch.allow_image_urls
         )
         self._models = frozenset(launch.model_names)
+        self._others = frozenset(name for other in launch.others for name in other.names)
         self._default_max_tokens = launch.default_max_tokens
         override = plan.engine_args.get("override_generation_config", {}).get("max_new_tokens")
         self._largest_max_tokens = min(plan.capacity.max_model_len, override or plan.capacity.max_model_len)
@@ -85,13 +87,20 @@ class Validation:
 
     def _check_model(self, request: dict[str, Any]) -> None:
         model = request.get("model")
+        if model in self._others:
+            raise OtherModelError
         if model is not None and model not in self._models:
-            raise RefusalError(
-                f"There is no model {str(model)[:80]!r} here; there is {', '.join(sorted(self._models))}.",
-                param="model",
-                code="model_not_found",
-                status=404,
-            )
+            raise no_model(model, self._models | self._others)
+
+
+def no_model(name: str, known: frozenset[str]) -> RefusalError:
+    """404 with what there is."""
+    return RefusalError(
+        f"There is no model {name[:80]!r} here; there is {', '.join(sorted(known))}.",
+        param="model",
+        code="model_not_found",
+        status=404,
+    )
 
 
 def _changed(body: bytes, changes: dict[str, Any]) -> bytes:

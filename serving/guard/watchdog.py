@@ -44,7 +44,8 @@ class Watchdog:
         while self._state.state != "restarting":
             self._look(time.monotonic())
             control.tell(event="beat")
-            if self._state.state == "draining" and not drained and not self._state.admission.running:
+            ending = self._state.state == "draining" and not self._state.leaving
+            if ending and not drained and not self._state.admission.running:
                 drained = not self._state.admission.waiting
                 if drained:
                     control.tell(event="drained")

@@ -157,6 +157,19 @@ STATE = Metric(
     ("state",),
 )
 RESTARTS = Metric("onecard_restarts_total", "counter", "Restarts of the server process since the supervisor began.")
+WAKES = Metric(
+    "onecard_wakes_total",
+    "counter",
+    "Times that a sleeping onecard was woken, by a request or a command, since it began.",
+)
+SWAPS = Metric(
+    "onecard_swaps_total", "counter", "Times that another model was loaded in the place of one, since it began."
+)
+WAKE_SECONDS = Metric(
+    "onecard_wake_seconds",
+    "gauge",
+    "Seconds from the decision to load a model, after sleep or in another's place, to ready; of the last time, absent before.",
+)
 BUILD_INFO = Metric("onecard_build_info", "gauge", "Always 1; `version` is onecard's.", ("version",))
 PLAN_INFO = Metric(
     "onecard_plan_info",
@@ -192,6 +205,9 @@ MEMORY_MEASURED = Metric(
 FROM_STATUS = (
     STATE,
     RESTARTS,
+    WAKES,
+    SWAPS,
+    WAKE_SECONDS,
     BUILD_INFO,
     PLAN_INFO,
     PLAN_LIMIT,

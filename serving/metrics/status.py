@@ -36,6 +36,9 @@ class StatusCollector(Collector):
         yield _state("stopped" if status is None else status["state"])
         if status is not None:
             yield counter(catalog.RESTARTS, [((), status["restarts"])])
+            yield counter(catalog.WAKES, [((), status["wakes"])])
+            yield counter(catalog.SWAPS, [((), status["swaps"])])
+            yield gauge(catalog.WAKE_SECONDS, [] if status["wake_s"] is None else [((), status["wake_s"])])
             yield from _plan(status["plan"])
             yield _memory(catalog.MEMORY_MEASURED, status["measured"].get("memory_mib", {}))
 

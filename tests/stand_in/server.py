@@ -1,31 +1,47 @@
 """`python -m tests.stand_in.server FD`: the real guard on the inherited socket, before an application that answers chat
-requests as slowly as `max_tokens` says (a hundredth of a second each). `STAND_IN` names what else it does."""
+requests as slowly as `max_tokens` says (a hundredth of a second each), streamed where it is asked to, and names itself
+in them. `STAND_IN` names what else it does."""
 
 import asyncio
 import os
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from serving import control
 from serving.guard.connection import Connection
 from serving.guard.stack import Guard
+from serving.launch import current_launch
 from serving.plugin import die_with_parent
 
+launch = current_launch()
+NAME = launch.model_names[0] if launch else ""
 
-async def chat(request: Request) -> JSONResponse:
+
+async def chat(request: Request) -> Response:
     body = await request.json()
     if body["messages"][0]["content"] == "die":
         os._exit(7)
-    await asyncio.sleep((body.get("max_completion_tokens") or body["max_tokens"]) / 100)
-    return JSONResponse({"choices": [{"message": {"content": "A red circle."}}], "usage": {"prompt_tokens": 20}})
+    longest = body.get("max_completion_tokens") or body["max_tokens"]
+    if body.get("stream"):
+        return StreamingResponse(words(longest), media_type="text/event-stream")
+    await asyncio.sleep(longest / 100)
+    answer = {"choices": [{"message": {"content": "A red circle."}}], "usage": {"prompt_tokens": 20}}
+    return JSONResponse(answer | {"model": NAME, "size": len(await request.body())})
+
+
+async def words(count: int) -> AsyncIterator[str]:
+    for number in range(count):
+        await asyncio.sleep(0.01)
+        yield f"data: {NAME} {number}\n\n"
 
 
 class Server(uvicorn.Server):
@@ -44,12 +60,15 @@ def main() -> None:
             sys.exit(12)
         case "broken":
             raise RuntimeError("the weights are of clay")
+        case "clay" if NAME == "clay":
+            raise RuntimeError("the weights are of clay")
         case "crashes":
             signal.signal(signal.SIGALRM, lambda *_: os._exit(7))
             signal.setitimer(signal.ITIMER_REAL, 1.0)
     app = Starlette(routes=[Route("/v1/chat/completions", chat, methods=["POST"])], middleware=[Middleware(Guard)])
     config = uvicorn.Config(app, http=Connection, ws="none", log_config=None, timeout_graceful_shutdown=1)
-    Server(config).run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
+    app.state.server = server = Server(config)  # where vLLM keeps it
+    server.run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ planned again where other programs take of it."""
 
 import asyncio
 import dataclasses
+import json
 import os
 import sys
 from functools import partial
 from pathlib import Path
 
-from serving import hardware, restarts, supervisor
+from serving import hardware, restarts, room, supervisor
 from serving.errors import OnecardError
 from serving.guard.settings import GuardSettings
 from serving.launch import Launch
@@ -39,6 +40,12 @@ def replan(prepared: Prepared, launch: Launch) -> Plan | None:
     return without_worker(plan) if plan else None
 
 
+def named(launch: Launch, name: str) -> Launch:
+    """The same under another name."""
+    arguments = launch.plan.engine_args | {"served_model_name": [name]}
+    return launch.model_copy(update={"plan": launch.plan.model_copy(update={"engine_args": arguments})})
+
+
 def main() -> int:
     port, drain_s, hang_s = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
     restarts.PAUSES_S = (0.0, 0.1, 0.1)
@@ -54,22 +61,23 @@ def main() -> int:
         port=port,
         run_dir=make_run_dir(port),
         api_keys_file=Path(keys) if (keys := os.environ.get("ONECARD_API_KEYS_FILE")) else None,
-        guard=GuardSettings(drain_s=drain_s, hang_timeout_s=hang_s),
+        guard=GuardSettings(drain_s=drain_s, hang_timeout_s=hang_s, **json.loads(os.environ.get("GUARD", "{}"))),
     )
+    others = tuple(named(launch, name) for name in os.environ.get("OTHERS", "").split())
     if os.environ.get("STAND_IN") == "crowded":
         card = prepared.plan.gpu.model_copy(update={"name": "Card"})
         launch = launch.model_copy(update={"plan": prepared.plan.model_copy(update={"gpu": card})})
         planned = prepared.plan.memory_mib
         needed = planned.total - planned.headroom
-        free = iter([needed - 1, needed - 1, needed - 1, needed])
+        free = iter([*[needed - 1] * (room.SETTLES_AFTER + 3), needed])
         hardware.detect = lambda: crowded(planned.total, next(free, needed))
-    supervisor._LOOK_FOR_MEMORY_S = 1.0
+    room.LOOK_EVERY_S = 1.0
     command = (sys.executable, "-m", "tests.stand_in.server")
     try:
         again = partial(replan, prepared) if shared else lambda _: None
         once = os.environ.get("STAND_IN") == "once"
         listening = open_socket("127.0.0.1", port)
-        asyncio.run(supervisor.Supervisor(launch, listening, command, again, until_ready=once).run())
+        asyncio.run(supervisor.Supervisor(launch, listening, command, again, others, until_ready=once).run())
     except OnecardError as error:
         sys.stderr.write(f"onecard: {error}\n")
         return error.exit_code

@@ -107,7 +107,15 @@ def test_no_client_can_make_series_without_end(recorder: Recorder, registry: Col
 
 def _status(**changes: Any) -> dict[str, Any]:
     plan = prepare("rtx3060", "demo", gpu_memory_mib=12_288).plan.model_dump()
-    return {"state": "ready", "restarts": 2, "plan": plan, "measured": {}} | changes
+    return {
+        "state": "ready",
+        "restarts": 2,
+        "wakes": 3,
+        "swaps": 1,
+        "wake_s": 12.5,
+        "plan": plan,
+        "measured": {},
+    } | changes
 
 
 def test_the_plan_stands_beside_what_was_measured(registry: CollectorRegistry) -> None:
@@ -121,6 +129,7 @@ def test_the_plan_stands_beside_what_was_measured(registry: CollectorRegistry) -
     assert sum(predicted) == planned["total"] * 2**20
     assert seen("onecard_plan_limit", limit="kv_tokens") == status["plan"]["capacity"]["kv_tokens"]
     assert seen("onecard_restarts_total") == 2
+    assert (seen("onecard_wakes_total"), seen("onecard_swaps_total"), seen("onecard_wake_seconds")) == (3, 1, 12.5)
     assert seen("onecard_plan_decode_tokens_per_second") == status["plan"]["expected"]["decode_tokens_per_s"]
 
 

@@ -1,0 +1,65 @@
+"""The server's way out that loses nothing: what runs is finished, what comes goes back to the supervisor, connections
+included. Begun by the supervisor's order, or by this process itself when it has been idle for long enough: nobody else can
+know that no request has come in this moment.
+
+The way in is here too: connections that the supervisor has held while this server was loaded.
+"""
+
+import asyncio
+from typing import Any
+
+from starlette.types import Scope
+
+from serving import control
+from serving.guard.front import Front
+from serving.guard.state import ServerState
+from serving.handover import receive_all
+
+_LOOK_EVERY_S = 0.2
+# What connections get that are in the middle of a probe or of a request's head, before they are closed with the rest.
+_LAST_LOOKS = 5
+
+
+class Leaving:
+    """Runs from the end of the warm-up, where there is a supervisor to give to and take from."""
+
+    def __init__(self, state: ServerState, lifespan: Scope) -> None:
+        self._state = state
+        # vLLM keeps its uvicorn server there (entrypoints/launchers/launcher.py, serve_http).
+        self._server: Any = lifespan["app"].state.server
+        self._front = Front(self._server.config, self._server.server_state)
+
+    async def run(self) -> None:
+        """Until everything has been given back."""
+        state, channel = self._state, self._state.channel
+        if channel is None:
+            return
+        loop = asyncio.get_running_loop()
+
+        def receive() -> None:
+            if not receive_all(channel, self._front.take, self._leave):
+                loop.remove_reader(channel.fileno())
+
+        loop.add_reader(channel.fileno(), receive)
+        try:
+            idle_s = state.launch.guard.idle_unload_s
+            while not state.leaving:
+                await asyncio.sleep(_LOOK_EVERY_S)
+                if idle_s is not None and state.state == "ready" and state.presence.idle_s() > idle_s:
+                    control.tell(event="idle")
+                    self._leave()
+            while state.presence.here:
+                await asyncio.sleep(_LOOK_EVERY_S)
+            for _ in range(_LAST_LOOKS):
+                if not self._front.give_idle(channel):
+                    break
+                await asyncio.sleep(_LOOK_EVERY_S)
+            control.tell(event="drained")
+        finally:
+            loop.remove_reader(channel.fileno())
+
+    def _leave(self) -> None:
+        """From now on the supervisor opens the door, and whoever is in is finished."""
+        self._state.leave()
+        for each in self._server.servers:
+            each.close()

@@ -1,0 +1,38 @@
+"""Who is being served, and since when nobody is: what idle time is counted by. Probes, scrapes and lists are no requests
+in this sense; what is refused for its key or its route never comes here."""
+
+import time
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.guard.routes import ANSWERS
+
+
+class Presence:
+    """A layer; `here` counts requests for answers from before their body is read to the last byte of the answer."""
+
+    def __init__(self) -> None:
+        self.here = 0
+        self._since = time.monotonic()
+
+    def idle_s(self) -> float:
+        """Seconds since the end of the last request; 0 while there is one."""
+        return 0.0 if self.here else time.monotonic() - self._since
+
+    def begin(self) -> None:
+        """Idle time is counted from now."""
+        self._since = time.monotonic()
+
+    def layer(self, app: ASGIApp) -> ASGIApp:
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http" or scope["path"] not in ANSWERS:
+                await app(scope, receive, send)
+                return
+            self.here += 1
+            try:
+                await app(scope, receive, send)
+            finally:
+                self.here -= 1
+                self._since = time.monotonic()
+
+        return counted

@@ -1,0 +1,75 @@
+"""Room for a model: waiting until other programs have given the GPU's memory back, or making do with what they leave."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from serving import hardware
+from serving.console import Console
+from serving.launch import Launch
+from serving.plan import Plan
+from serving.restarts import taken_by_others
+from serving.situation import Situation
+
+# A driver counts the memory of a process that has just ended as free a moment later.
+_FIRST_LOOKS_S = (0.2, 0.5, 1.0)
+# More looks than that, and another program holds it.
+SETTLES_AFTER = len(_FIRST_LOOKS_S)
+LOOK_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Free:
+    """What can be started now; `waited`: other programs held its memory before."""
+
+    launch: Launch
+    waited: bool
+
+
+class Room:
+    """Looks whether a plan's memory is to be had. `replan` makes a plan for what is free, and None where nothing useful
+    fits; `pause` waits between two looks, and is cut short at the end."""
+
+    def __init__(
+        self,
+        situation: Situation,
+        console: Console,
+        replan: Callable[[Launch], Plan | None],
+        pause: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._situation = situation
+        self._console = console
+        self._replan = replan
+        self._pause = pause
+
+    async def until_free(self, launch: Launch, wanted: Callable[[], bool]) -> Free | None:
+        """Looks until it is free, or something useful fits beside what the others hold; None when it is not `wanted` any
+        more."""
+        looks = 0
+        while wanted():
+            taken = taken_by_others(launch.plan, await asyncio.to_thread(hardware.detect))
+            if taken is None and launch.plan.gpu.taken_mib:  # made smaller before; they may have given it back
+                launch = await self._planned_again(launch) or launch
+            if taken is None:
+                self._situation.taken = None
+                return Free(launch, looks > SETTLES_AFTER)
+            looks += 1
+            if looks <= SETTLES_AFTER:
+                await self._pause(_FIRST_LOOKS_S[looks - 1])
+                continue
+            if again := await self._planned_again(launch):
+                self._situation.taken = None
+                return Free(again, True)
+            self._situation.taken = taken
+            self._console.say(f"Waiting: {taken}.")
+            await self._pause(LOOK_EVERY_S)
+        return None
+
+    async def _planned_again(self, launch: Launch) -> Launch | None:
+        """The launch with a plan beside what other programs hold by now."""
+        plan = await asyncio.to_thread(self._replan, launch)
+        if plan is None:
+            return None
+        given_up = "; ".join(plan.given_up) or "nothing"
+        self._console.say(f"Planned again, with {plan.capacity.kv_tokens:,} tokens of KV cache. Given up: {given_up}.")
+        return launch.model_copy(update={"plan": plan})
