@@ -41,6 +41,9 @@ def serve(
     host: Annotated[
         str, typer.Option(help="The address to listen on; others than loopback need an API key.")
     ] = "127.0.0.1",
+    models: Annotated[
+        str | None, typer.Option(help="Models that requests may name, with commas; one is loaded at a time.")
+    ] = None,
     gpu_memory_mib: MemoryOption = None,
     allow_image_urls: Annotated[
         bool,
@@ -69,6 +72,17 @@ def serve(
         float,
         typer.Option(min=5, envvar="ONECARD_HANG_SECONDS", help="An engine that is stuck for this long is restarted."),
     ] = 90.0,
+    idle_unload: Annotated[
+        str | None,
+        typer.Option(envvar="ONECARD_IDLE_UNLOAD", help="Give the memory back after so long without requests, as 10m."),
+    ] = None,
+    wake_deadline: Annotated[
+        str,
+        typer.Option(envvar="ONECARD_WAKE_DEADLINE", help="The longest that a request waits for a model to be loaded."),
+    ] = "5m",
+    min_stay: Annotated[
+        str, typer.Option(envvar="ONECARD_MIN_STAY", help="What a model is served before another takes its place.")
+    ] = "60s",
     unsafe: Annotated[
         bool, typer.Option("--unsafe", help="Start although requests or the model could run code.")
     ] = False,
@@ -81,14 +95,19 @@ def serve(
     import asyncio
     from functools import partial
 
+    from serving import durations
     from serving.describe import describe_plan
     from serving.engine_args import to_argv
-    from serving.prepare import make_launch, open_socket, plan_again, prepare
+    from serving.prepare import open_socket
+    from serving.several import make_launches, plan_each_again, prepare_each
 
-    prepared = prepare(profile, model, gpu_memory_mib=gpu_memory_mib, user_argv=tuple(vllm_arguments or ()))
-    typer.echo(describe_plan(prepared.plan), err=not dry_run)
+    argv = tuple(vllm_arguments or ())
+    prepared = prepare_each(profile, model, models, gpu_memory_mib=gpu_memory_mib, user_argv=argv)
+    for each in prepared:
+        typer.echo(describe_plan(each.plan), err=not dry_run)
+        if dry_run:
+            typer.echo("vllm serve " + " ".join(to_argv(each.plan.engine_args)))
     if dry_run:
-        typer.echo("vllm serve " + " ".join(to_argv(prepared.plan.engine_args)))
         return
     from serving.advisories import open_here
     from serving.guard.settings import GuardSettings
@@ -102,9 +121,12 @@ def serve(
         allowed_origins=tuple(origin.lower().rstrip("/") for origin in allow_origin or ()),
         drain_s=drain_seconds,
         hang_timeout_s=hang_seconds,
+        idle_unload_s=durations.seconds(idle_unload) if idle_unload else None,
+        wake_deadline_s=durations.seconds(wake_deadline),
+        min_stay_s=durations.seconds(min_stay),
         unsafe=unsafe,
     )
-    launch = make_launch(
+    launches = make_launches(
         prepared,
         host=host,
         port=port,
@@ -115,7 +137,8 @@ def serve(
     listening = open_socket(host, port)
     from serving.supervisor import Supervisor
 
-    asyncio.run(Supervisor(launch, listening, replan=partial(plan_again, prepared)).run())
+    again = partial(plan_each_again, prepared)
+    asyncio.run(Supervisor(launches[0], listening, replan=again, others=tuple(launches[1:])).run())
 
 
 @app.command()
@@ -228,6 +251,25 @@ def stop(port: PortOption = 8000) -> None:
     from serving.running import stop_server
 
     typer.echo(f"Stopped in {stop_server(port):.1f} s.")
+
+
+@app.command()
+def sleep(port: PortOption = 8000) -> None:
+    """Give the GPU's memory back once running answers are done; the next request takes it again."""
+    from serving.orders import send_to_sleep
+
+    typer.echo(send_to_sleep(port))
+
+
+@app.command()
+def wake(
+    port: PortOption = 8000,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is ready.")] = False,
+) -> None:
+    """Load the model again without waiting for a request. Exit 0 when it is ready."""
+    from serving.orders import wake_up
+
+    typer.echo(wake_up(port, wait=not no_wait))
 
 
 @app.command()

@@ -64,6 +64,7 @@ class Profile(_Strict):
     device: Literal["cuda", "cpu"]
     gpu: GpuFacts | None = None
     model: str
+    models: tuple[str, ...] = Field(default=(), description="others that a request may name, loaded in its place")
     policy: Policy
     context: int = Field(ge=256, description="tokens of one conversation, pictures included, that are wished for")
     limits: Limits

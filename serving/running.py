@@ -47,11 +47,20 @@ def describe_status(status: dict[str, Any]) -> str:
     """A few lines for a person."""
     queue, left = status["queue"], status["seconds_left"]
     lines = [f"{status['state']}: {status['url']}/v1, model {status['models'][0]}, profile {status['plan']['profile']}"]
-    if status["state"] != "ready":
+    if status["others"]:
+        lines.append(f"other models, loaded when a request names them: {', '.join(status['others'])}")
+    if status["asleep_since"]:
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status["asleep_since"]))
+        lines.append(
+            f"since {since}; the next request wakes it" + (f", which takes about {left:.0f} s" if left else "")
+        )
+    elif status["state"] != "ready":
         lines.append(f"step: {status['step']}" + (f", about {left:.0f} s left" if left else ""))
     lines.append(f"requests: {queue['running']} running, {queue['waiting']} waiting; restarts: {status['restarts']}")
     if given_up := status["plan"]["given_up"]:
         lines.append(f"given up so that it fits: {'; '.join(given_up)}")
+    if status["wakes"] or status["swaps"]:
+        lines.append(f"woken: {status['wakes']}, models exchanged: {status['swaps']}")
     return "\n".join(lines)
 
 

@@ -13,7 +13,21 @@ import pytest
 from serving import __version__
 from tests.conftest import ONECARD, free_port
 
-COMMANDS = ("serve", "plan", "profiles", "doctor", "status", "stop", "logs", "ask", "batch", "quantize", "evaluate")
+COMMANDS = (
+    "serve",
+    "plan",
+    "profiles",
+    "doctor",
+    "status",
+    "stop",
+    "sleep",
+    "wake",
+    "logs",
+    "ask",
+    "batch",
+    "quantize",
+    "evaluate",
+)
 CPU_16_GB = ("--profile", "cpu", "--gpu-memory-mib", "16000")
 NO_WEIGHTS = ("--", "--load-format", "dummy")  # what is tested does not depend on them
 
@@ -50,6 +64,7 @@ def test_help_lists_every_command_and_what_to_do_first(environment: dict[str, st
     [
         ("serve", "--profile --model --port --host --gpu-memory-mib --dry-run --allow-image-urls --api-keys-file"),
         ("serve", "--allow-host --allow-origin --drain-seconds --hang-seconds --unsafe"),
+        ("serve", "--models --idle-unload --wake-deadline --min-stay"),
         ("plan", "--profile --model --json --gpu-memory-mib --measured --matrix"),
         ("pull", "--warm --profile"),
         ("ask", "--port --url --max-tokens --system --schema --json --follow"),

@@ -1,0 +1,58 @@
+"""More than one model on one card: which ones, each with a plan of its own, one of them loaded at a time."""
+
+from typing import Any
+
+from serving import hardware
+from serving.describe import why_not
+from serving.errors import DoesNotFitError, UsageError
+from serving.launch import Launch
+from serving.plan import Plan
+from serving.prepare import Prepared, make_launch, plan_again, prepare
+from serving.present import auto_profile
+from serving.profile import load_profile, load_profiles
+
+
+def prepare_each(
+    profile_name: str,
+    model: str | None,
+    models: str | None,
+    *,
+    gpu_memory_mib: int | None = None,
+    user_argv: tuple[str, ...] = (),
+) -> list[Prepared]:
+    """A plan for `model` and for each of `models` (names with commas between them, else those of the profile); the first
+    is loaded first."""
+    listed = [name.strip() for name in models.split(",") if name.strip()] if models else _of_profile(profile_name)
+    names: list[str | None] = [*dict.fromkeys([model, *listed] if model else listed)]
+    return [prepare(profile_name, name, gpu_memory_mib=gpu_memory_mib, user_argv=user_argv) for name in names or [None]]
+
+
+def make_launches(prepared: list[Prepared], **options: Any) -> list[Launch]:
+    """`make_launch` for each, once all are known to fit: what is refused is refused before the first download.
+
+    Raises DoesNotFitError, and UsageError where a request's `model` could mean two of them.
+    """
+    seen: dict[str, str] = {}
+    for each in prepared:
+        plan = each.plan
+        if not plan.fits:
+            raise DoesNotFitError(why_not(plan))
+        for name in (*plan.engine_args["served_model_name"], *(plan.adapters.names if plan.adapters else ())):
+            if other := seen.get(name):
+                raise UsageError(
+                    f"{other} and {plan.model} are both served as {name!r}. Leave one out, or give one another name: a "
+                    "folder is served under its own."
+                )
+            seen[name] = plan.model
+    return [make_launch(each, **options) for each in prepared]
+
+
+def plan_each_again(prepared: list[Prepared], launch: Launch) -> Plan | None:
+    """`plan_again` for the model of that launch."""
+    own = next(each for each in prepared if each.plan.model == launch.plan.model)
+    return plan_again(own, launch)
+
+
+def _of_profile(name: str) -> list[str]:
+    profile = (auto_profile(load_profiles(), hardware.detect()) if name == "auto" else load_profile(name))[1]
+    return [profile.model, *profile.models] if profile.models else []
