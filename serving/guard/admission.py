@@ -18,9 +18,8 @@ from serving.status import LONGEST_RETRY_S
 _HALF_LIFE_S = 30.0
 # Before anything has been measured: all that fits is served in this time.
 _FIRST_GUESS_S = 10.0
-# A key that asked within this time is about, and no other may have more than this share of what is in flight.
+# A key that asked within this time is about, and no other may have more than its share of what is in flight.
 _ABOUT_S = 60.0
-_SHARE = 0.75
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What is in flight at most, and how many requests wait behind it."""
+    """What is in flight at most, and how many requests wait behind it; `share` of it is one key's at most while others
+    are about."""
 
     kv_tokens: int
     encoder_tokens: int
     sequences: int
     queue: int
+    share: float = 0.75
 
 
 @dataclass(eq=False)
@@ -182,8 +183,8 @@ class Admission:
         if held is None or not any(key != ticket.key and now - at < _ABOUT_S for key, at in self._seen.items()):
             return True
         return (
-            held.sequences + ticket.cost.sequences <= _SHARE * self.capacity.sequences
-            and held.kv_tokens + ticket.cost.kv_tokens <= _SHARE * self.capacity.kv_tokens
+            held.sequences + ticket.cost.sequences <= self.capacity.share * self.capacity.sequences
+            and held.kv_tokens + ticket.cost.kv_tokens <= self.capacity.share * self.capacity.kv_tokens
         )
 
     def _hold(self, ticket: Ticket, sign: int) -> None:

@@ -22,6 +22,10 @@ _DOING = {
 }
 # A server that drains is followed by another, or by none; this is when it is worth looking.
 _LOOK_AGAIN_S = 10.0
+# What one key may have in flight while others are about. A GPU makes twelve tokens at once nearly as fast as one; a CPU
+# takes as long as they are many, and would keep the others waiting for each.
+_SHARE_OF_A_GPU = 0.75
+_SHARE_OF_A_CPU = 0.25
 # A restart of which nothing is known yet.
 _RESTART_S = 20.0
 
@@ -136,4 +140,5 @@ def capacity_of(plan: Plan) -> Capacity:
         encoder_tokens=max(one_request, batches),
         sequences=most.max_num_seqs,
         queue=max(16, 2 * most.max_num_seqs),
+        share=_SHARE_OF_A_CPU if plan.gpu.name == "CPU" else _SHARE_OF_A_GPU,
     )

@@ -17,8 +17,10 @@ from serving.guard.gate import Gate
 from serving.guard.keys import KeyRing
 from serving.guard.quota import Quota
 from serving.guard.respond import refuse
+from serving.guard.state import capacity_of
 from serving.guard.turn import Turn
 from serving.guard.usage import Usage
+from serving.prepare import prepare
 from tests.asgi import CHAT, Recorder, by_hand, error_of, request
 
 CAPACITY = Capacity(kv_tokens=100, encoder_tokens=50, sequences=4, queue=6)
@@ -397,3 +399,9 @@ def test_a_key_without_quotas_and_no_key_at_all_are_not_counted(tmp_path: Path) 
     reply = Keyed(tmp_path, "").ask()
     assert (reply.status_code, [name for name in reply.headers if name.startswith("x-ratelimit")]) == (200, [])
     assert request(Quota(Recorder(), KeyRing(None), Usage()), "POST", CHAT).status_code == 200
+
+
+def test_one_key_has_less_of_a_cpu_than_of_a_gpu_since_there_each_answer_slows_down_all() -> None:
+    cpu = capacity_of(prepare("cpu", "demo", gpu_memory_mib=8192).plan)
+    gpu = capacity_of(prepare("rtx3060", "demo", gpu_memory_mib=12_288).plan)
+    assert 0 < cpu.share < gpu.share < 1
