@@ -91,7 +91,7 @@ def with_other_values(data: st.DataObject) -> tuple[str, dict[str, Any]]:
         holder, key = data.draw(st.sampled_from(places(body)))
         match data.draw(st.sampled_from(["replace", "remove", "wrap", "repeat"])):
             case "replace":
-                holder[key] = data.draw(ANYTHING)
+                holder[key] = copy.deepcopy(data.draw(ANYTHING))  # of which the next change may take a part
             case "remove":
                 del holder[key]
             case "wrap":
