@@ -49,7 +49,7 @@ def tried(server: Server, folder: Path, seconds: int) -> None:
 
 @pytest.mark.usefixtures("still_right")
 def test_what_is_described_is_what_is_answered(server: Server, tmp_path: Path) -> None:
-    tried(server, tmp_path, 15)
+    tried(server, tmp_path, 10)
 
 
 @pytest.mark.long

@@ -108,7 +108,7 @@ def as_bytes(body: dict[str, Any]) -> bytes:
 
 
 @given(data=st.data())
-@settings(_WITHOUT_HURRY, max_examples=300)
+@settings(_WITHOUT_HURRY, max_examples=150)
 def test_a_request_with_other_values_is_passed_on_or_refused(guard: ASGIApp, data: st.DataObject) -> None:
     path, body = with_other_values(data)
     is_passed_or_refused(guard, path, as_bytes(body))
@@ -125,7 +125,7 @@ def mutilated(body: bytes, holes: list[tuple[float, int, bytes]]) -> bytes:
 
 
 @given(good=st.sampled_from(GOOD), holes=HOLES)
-@settings(_WITHOUT_HURRY, max_examples=200)
+@settings(_WITHOUT_HURRY, max_examples=100)
 def test_mutilated_bytes_are_passed_on_or_refused(
     guard: ASGIApp, good: tuple[str, dict[str, Any]], holes: list[tuple[float, int, bytes]]
 ) -> None:
@@ -140,7 +140,7 @@ FORM = (
 
 
 @given(holes=HOLES)
-@settings(_WITHOUT_HURRY, max_examples=200)
+@settings(_WITHOUT_HURRY, max_examples=100)
 def test_a_mutilated_form_is_answered_or_refused(guard: ASGIApp, holes: list[tuple[float, int, bytes]]) -> None:
     is_passed_or_refused(guard, "/ask", mutilated(FORM, holes), "multipart/form-data; boundary=x")
 

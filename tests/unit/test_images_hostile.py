@@ -74,7 +74,7 @@ _WITHOUT_HURRY = settings(deadline=None, suppress_health_check=[HealthCheck.func
 
 
 @given(data=st.sampled_from(seeds()), cuts=CUTS)
-@settings(_WITHOUT_HURRY, max_examples=300)
+@settings(_WITHOUT_HURRY, max_examples=200)
 def test_mutilated_pictures_do_no_harm(decode: Decode, data: bytes, cuts: list[tuple[float, int, bytes]]) -> None:
     is_harmless(decode, data, cuts)
 
