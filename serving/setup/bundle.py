@@ -105,6 +105,16 @@ def make_bundle(root: Path, profile: str, file: Path, screen: Screen) -> None:
     maker = _Maker(work / "tree", work, folder, screen)
     maker.fetch_packages(facts.variant)
     maker.fetch_model(profile)
+    pack(root, facts, work, file, screen)
+    shutil.rmtree(work)
+    screen.say(
+        f"{file}: {file.stat().st_size / 1e9:.1f} GB. There: tar -xf {file.name} && sudo {facts.name}/install.sh"
+    )
+
+
+def pack(root: Path, facts: Facts, work: Path, file: Path, screen: Screen) -> None:
+    """Adds what is not fetched to the bundle in `work`, and writes the archive of it."""
+    folder = work / facts.name
     _copy_source(root, folder / "source")
     link = folder / "install.sh"
     link.unlink(missing_ok=True)
@@ -116,20 +126,16 @@ def make_bundle(root: Path, profile: str, file: Path, screen: Screen) -> None:
         screen.now("Checksums", each.name, time.monotonic() - began)
         sums.append(f"{_sum(each)}  {each.relative_to(folder)}\n")
     (folder / SUMS).write_text("".join(sums), "utf-8")
+
+    def tell(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        screen.now("Writing the archive", member.name, time.monotonic() - began)
+        member.uid = member.gid = 0
+        member.uname = member.gname = "root"
+        return member
+
     with tarfile.open(whole := work / file.name, "w") as archive:
-
-        def tell(member: tarfile.TarInfo) -> tarfile.TarInfo:
-            screen.now("Writing the archive", member.name, time.monotonic() - began)
-            member.uid = member.gid = 0
-            member.uname = member.gname = "root"
-            return member
-
         archive.add(folder, facts.name, filter=tell)
     whole.replace(file)
-    shutil.rmtree(work)
-    screen.say(
-        f"{file}: {file.stat().st_size / 1e9:.1f} GB. There: tar -xf {file.name} && sudo {facts.name}/install.sh"
-    )
 
 
 class _Maker:

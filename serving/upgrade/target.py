@@ -36,17 +36,25 @@ def _checked(tree: Path, to: str) -> Path:
 
 
 def _unpack(file: Path, work: Path, screen: Screen) -> Path:
+    # In this order: an archive whose last file is a wheel looks like one from its end.
+    if tarfile.is_tarfile(file):
+        return _unpack_bundle(file, work, screen)
     if zipfile.is_zipfile(file):
-        tree = work / "wheel"
-        with zipfile.ZipFile(file) as wheel:
-            wheel.extractall(tree)  # noqa: S202 - names that lead outside are cut by zipfile
-        # What is installed outside of the packages lies where a source tree has it.
-        for configs in tree.glob("*.data/data/share/onecard/configs"):
-            configs.rename(tree / "configs")
-        (tree / file.name).symlink_to(file.resolve())
-        return tree
-    if not tarfile.is_tarfile(file):
-        raise UsageError(f"{file} is neither a wheel nor a bundle. `deploy/install.sh --make-bundle` makes one.")
+        return _unpack_wheel(file, work / "wheel")
+    raise UsageError(f"{file} is neither a wheel nor a bundle. `deploy/install.sh --make-bundle` makes one.")
+
+
+def _unpack_wheel(file: Path, tree: Path) -> Path:
+    with zipfile.ZipFile(file) as wheel:
+        wheel.extractall(tree)  # noqa: S202 - names that lead outside are cut by zipfile
+    # What is installed outside of the packages lies where a source tree has it.
+    for configs in tree.glob("*.data/data/share/onecard/configs"):
+        configs.rename(tree / "configs")
+    (tree / file.name).symlink_to(file.resolve())
+    return tree
+
+
+def _unpack_bundle(file: Path, work: Path, screen: Screen) -> Path:
     title, log = f"Unpacking {file.name}", work / "unpack.log"
     command = ("tar", "--extract", "--no-same-owner", "--file", str(file.resolve()))
     screen.begin(title)
