@@ -30,8 +30,8 @@ class Needs:
     memory: int
 
 
-def check_model(where: Path, checkpoint: Checkpoint, scheme: Scheme) -> Shape:
-    """The model's shape. Raises CheckpointError for one that is quantized already, is not known or holds no weights, and
+def check_model(where: Path | str, checkpoint: Checkpoint, scheme: Scheme) -> Shape:
+    """The model's shape, by its config alone. Raises CheckpointError for one that is quantized already or is not known, and
     UsageError where the scheme does not go into its matrices."""
     quantized = checkpoint.config.get("quantization_config") or checkpoint.config.get("text_config", {}).get(
         "quantization_config"
@@ -49,10 +49,14 @@ def check_model(where: Path, checkpoint: Checkpoint, scheme: Scheme) -> Shape:
             f"{where} is a {checkpoint.architecture}, which onecard cannot quantize; it knows {known}. "
             "A checkpoint that somebody else has quantized can be served as it is."
         )
-    if not checkpoint.tensors:
-        raise CheckpointError(f"{where} holds no weights (no *.safetensors). Download the model whole.")
     _check_sizes(shape, scheme)
     return shape
+
+
+def check_weights(where: Path, checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for a folder without weights."""
+    if not checkpoint.tensors:
+        raise CheckpointError(f"{where} holds no weights (no *.safetensors). Download the model whole.")
 
 
 def _check_sizes(shape: Shape, scheme: Scheme) -> None:

@@ -15,14 +15,14 @@ import psutil
 
 from serving import hardware
 from serving.checkpoint import read_checkpoint
-from serving.errors import OnecardError, QualityError, UsageError
+from serving.errors import QualityError, UsageError
 from serving.evaluate.command import Suite, evaluate
 from serving.files import Folder
 from serving.hub import ResolvedModel, resolve_model
 from serving.quantize import environment, folders
 from serving.quantize.calibration import Calibration, draw, read_folder
 from serving.quantize.card import Making, versions_of, write_card
-from serving.quantize.check import check_card, check_model, check_out, check_room, needs
+from serving.quantize.check import check_card, check_model, check_out, check_room, check_weights, needs
 from serving.quantize.head import requantize_head
 from serving.quantize.job import Job, fingerprint_of
 from serving.quantize.run import run_worker
@@ -69,8 +69,10 @@ def quantize(wish: Wish, say: Callable[[str], None]) -> Path:
     if not wish.for_another_card:
         check_card(scheme, wish.scheme, found)
     check_out(wish.out)
+    check_model(resolved.name, resolved.checkpoint(), scheme)  # before gigabytes are downloaded
     source = resolved.download()
     checkpoint = read_checkpoint(Folder(source))
+    check_weights(source, checkpoint)
     shape = check_model(source, checkpoint, scheme)
     tokens = wish.samples * min(LONGEST_TOKENS, LARGEST_PIXELS // shape.vision.pixels_per_token * 2)
     needed = needs(checkpoint, shape, scheme, cached_mib=tokens * shape.text.hidden_size * 4 // MIB)
@@ -84,6 +86,7 @@ def quantize(wish: Wish, say: Callable[[str], None]) -> Path:
     if calibration:
         say(calibration.report())
     job = Job(
+        scheme=wish.scheme,
         model=str(source.resolve()),
         work=str(work.resolve()),
         method=scheme.method,
@@ -95,8 +98,11 @@ def quantize(wish: Wish, say: Callable[[str], None]) -> Path:
         device="cuda" if wish.device == "auto" and found.gpus else wish.device.replace("auto", "cpu"),
     )
     _take_up(job, work, say)
-    run_worker(job, environment.ready(wish.python), work / "worker.log", say)
-    made = _assemble(source, work, scheme)
+    made = work / "made"
+    if not (made / "config.json").is_file():  # which is written last
+        run_worker(job, environment.ready(wish.python), work / "worker.log", say)
+        with folders.writing(work):
+            _assemble(source, work, made, scheme)
     making = Making(
         name=wish.out.name,
         model=_called(resolved, source),
@@ -125,20 +131,22 @@ def _calibration(wish: Wish, scheme: Scheme, work: Path) -> Calibration | None:
 def _take_up(job: Job, work: Path, say: Callable[[str], None]) -> None:
     """Goes on with what an interrupted run left, if it was the same run. Raises UsageError where it was another."""
     before = work / "job.json"
-    kept = len(list((work / "layers").glob("*.safetensors"))) if (work / "layers").is_dir() else 0
-    if before.is_file() and kept:
+    kept = len(list(work.glob("layers/*.safetensors")))
+    made = (work / "made" / "config.json").is_file()
+    if before.is_file() and (kept or made):
         if fingerprint_of(before) != job.fingerprint():
             raise UsageError(
                 f"{work} holds an unfinished run with another model, scheme or calibration. Give the same ones to go on with "
                 "it, or add --restart to begin anew."
             )
-        say(f"Going on with the run that was interrupted: {kept} parts are done.")
+        done = "the checkpoint is made" if made else f"{kept} parts are done"
+        say(f"Going on with the run that was interrupted: {done}.")
     job.write()
 
 
-def _assemble(source: Path, work: Path, scheme: Scheme) -> Path:
-    """The checkpoint folder: what the library has written, under the source's own config and beside its other files."""
-    saved, body, made = work / "saved", work / "body", work / "made"
+def _assemble(source: Path, work: Path, made: Path, scheme: Scheme) -> None:
+    """The checkpoint folder `made`: what the library has written, under the source's config and beside its other files."""
+    saved, body = work / "saved", work / "body"
     for folder in (body, made):
         shutil.rmtree(folder, ignore_errors=True)
     body.mkdir()
@@ -150,10 +158,10 @@ def _assemble(source: Path, work: Path, scheme: Scheme) -> Path:
         shutil.move(file, body / file.name)
         (body / file.name).chmod(0o644)  # the library's temporary files are their owner's only
     if scheme.head is None:
-        return body.rename(made)
-    requantize_head(body, made, scheme.head)
-    shutil.rmtree(body)
-    return made
+        body.rename(made)
+    else:
+        requantize_head(body, made, scheme.head)
+        shutil.rmtree(body)
 
 
 def _prove(wish: Wish, scheme: Scheme, source: Path, made: Path, making: Making, say: Callable[[str], None]) -> None:
@@ -201,7 +209,7 @@ def requantize(model: str, out: Path, scheme_name: str) -> Path:
     read_checkpoint(Folder(source))
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with folders.writing(partial):
         requantize_head(source, partial, scheme.head)
         readme = source / "README.md"
         said = readme.read_text(encoding="utf-8") if readme.is_file() else ""
@@ -210,6 +218,4 @@ def requantize(model: str, out: Path, scheme_name: str) -> Path:
             "from the 16-bit embedding. Everything else is unchanged.\n",
             encoding="utf-8",
         )
-    except OSError as error:
-        raise OnecardError(f"{partial} could not be written: {error}. Free some space and try again.") from error
     return partial.rename(out)

@@ -3,13 +3,17 @@
 Weights are written shard by shard; no more than one shard is in memory.
 """
 
+import contextlib
+import errno
 import json
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from serving.checkpoint import weight_files
+from serving.errors import DiskFullError, OnecardError
 from serving.files import Folder
 
 INDEX = "model.safetensors.index.json"
@@ -17,7 +21,27 @@ INDEX = "model.safetensors.index.json"
 _NOT_CARRIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
 _MADE_NEW = {"config.json", "README.md", "quality.json"}
 
+# No room, a quota, or a file system whose files cannot be so large.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 Tensors = dict[str, Any]
+
+
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Turns a failed write below `out` into a refusal: DiskFullError where there is no room, else OnecardError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        # safetensors tells the system's number only in words.
+        told = re.search(r"os error (\d+)|code: (\d+)", str(error))
+        number = error.errno if isinstance(error, OSError) else int(told[1] or told[2]) if told else None
+        refusal = DiskFullError if number in _FULL else OnecardError
+        raise refusal(
+            f"{out} could not be written: {error}. Make room there, and run the same command again."
+        ) from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:

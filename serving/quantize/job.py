@@ -15,10 +15,11 @@ _MARK = "@onecard "
 
 @dataclass(frozen=True)
 class Job:
-    """`samples`: (pictures, question, answer). `scheme` and `group` are what scheme.py says. `largest_pixels` bounds every
-    calibration picture, so that a folder of photographs needs no more memory than one of drawings."""
+    """`samples`: (pictures, question, answer). `scheme` is its name, `group` what it says of the body. `largest_pixels`
+    bounds every calibration picture, so that a folder of photographs needs no more memory than one of drawings."""
 
     model: str
+    scheme: str
     work: str
     method: str
     group: dict[str, Any]

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -28,12 +29,13 @@ from serving.hub import resolve_model
 from serving.profile import shape_dir
 from serving.quantize import environment
 from serving.quantize.calibration import Sample, draw, read_folder
-from serving.quantize.check import Needs, check_card, check_model, check_out, check_room, needs
+from serving.quantize.check import Needs, check_card, check_model, check_out, check_room, check_weights, needs
 from serving.quantize.command import requantize
 from serving.quantize.job import Job, fingerprint_of, heard, say
 from serving.quantize.run import Progress, run_worker
 from serving.quantize.scheme import Scheme, load_scheme, load_schemes
 from serving.weights import measure_weights, quantization_of
+from tests.conftest import ONECARD
 
 HERE = Path("the model")
 CARD = Gpu(0, "NVIDIA GeForce RTX 2060", 6144, 300, "7.5")
@@ -64,7 +66,7 @@ def test_every_shipped_scheme_goes_into_the_demo_model_and_into_the_models_that_
     for size in ("2b", "4b", "8b"):
         folder = shape_dir(f"qwen3-vl-{size}")
         assert folder is not None
-        check_model(HERE, replace(read_checkpoint(Folder(folder)), tensors=demo.tensors), scheme)
+        check_model(HERE, read_checkpoint(Folder(folder)), scheme)
 
 
 @pytest.mark.parametrize("name", load_schemes())
@@ -85,7 +87,7 @@ def test_a_model_that_is_quantized_already_is_refused(demo: Checkpoint) -> None:
 
 def test_a_model_without_weights_or_of_another_kind_is_refused(demo: Checkpoint) -> None:
     with pytest.raises(CheckpointError, match="no weights"):
-        check_model(HERE, replace(demo, tensors={}), load_scheme("awq"))
+        check_weights(HERE, replace(demo, tensors={}))
     with pytest.raises(CheckpointError, match="LlavaForConditionalGeneration, which onecard cannot quantize"):
         check_model(HERE, replace(demo, architecture="LlavaForConditionalGeneration"), load_scheme("awq"))
 
@@ -182,7 +184,8 @@ def test_drawn_pictures_come_with_right_answers(tmp_path: Path) -> None:
 
 def job_in(folder: Path, **changes: Any) -> Job:
     values: dict[str, Any] = {
-        "model": str(folder), "work": str(folder), "method": "awq", "group": {"targets": ["Linear"]}, "targets": "Layer",
+        "model": str(folder), "scheme": "awq", "work": str(folder), "method": "awq",
+        "group": {"targets": ["Linear"]}, "targets": "Layer",
         "samples": ((("a.png",), "?", "!"),), "largest_pixels": 1, "longest_tokens": 1, "device": "cpu",
     }  # fmt: skip
     return Job(**{**values, **changes})
@@ -353,6 +356,27 @@ def test_what_cannot_get_such_a_head_is_refused(tmp_path: Path, quantized: Path)
     with pytest.raises(UsageError, match="no 8-bit head"):
         requantize(str(quantized), tmp_path / "other", "awq")
     assert not (tmp_path / "plain").exists()
+
+
+def test_a_disk_that_becomes_full_while_it_is_written_is_said_and_leaves_nothing(
+    tmp_path: Path, quantized: Path
+) -> None:
+    """No file of the process may grow over 5 MB: the system refuses the write as a full disk does."""
+    limited = [
+        "prlimit",
+        f"--fsize={5_000_000}",
+        *ONECARD,
+        "requantize-head",
+        "-m",
+        str(quantized),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert done.returncode == 10, done.stderr
+    assert "could not be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_bits_are_counted_with_their_scales() -> None:
