@@ -170,6 +170,10 @@ def _prove(wish: Wish, scheme: Scheme, source: Path, made: Path, making: Making,
         write_card(made, making, None)
         say("Not evaluated, so nothing is known of its answers: `onecard evaluate` measures them.")
         return
+    if wish.suite.file is None and making.model != "demo":
+        say(
+            "Asked about drawn pictures. Questions of your own work (--questions FILE.jsonl) would say more of this model."
+        )
     quality = evaluate(str(made), str(source), wish.suite, wish.profile)
     within = quality.within(scheme.gate_points)
     say(quality.as_text())
