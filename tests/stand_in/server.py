@@ -3,6 +3,8 @@ requests as slowly as `max_tokens` says (a hundredth of a second each), streamed
 in them. `STAND_IN` names what else it does."""
 
 import asyncio
+import itertools
+import json
 import os
 import signal
 import socket
@@ -24,6 +26,7 @@ from serving.plugin import die_with_parent
 
 launch = current_launch()
 NAME = launch.model_names[0] if launch else ""
+ANSWER = "A red circle. "
 
 
 async def chat(request: Request) -> Response:
@@ -32,16 +35,23 @@ async def chat(request: Request) -> Response:
         os._exit(7)
     longest = body.get("max_completion_tokens") or body["max_tokens"]
     if body.get("stream"):
-        return StreamingResponse(words(longest), media_type="text/event-stream")
+        return StreamingResponse(pieces(longest), media_type="text/event-stream")
     await asyncio.sleep(longest / 100)
-    answer = {"choices": [{"message": {"content": "A red circle."}}], "usage": {"prompt_tokens": 20}}
+    answer = {"choices": [{"message": {"content": ANSWER.strip()}}], "usage": {"prompt_tokens": 20}}
     return JSONResponse(answer | {"model": NAME, "size": len(await request.body())})
 
 
-async def words(count: int) -> AsyncIterator[str]:
-    for number in range(count):
+async def pieces(count: int) -> AsyncIterator[str]:
+    """The answer, piece by piece and again and again."""
+    for letter in itertools.islice(itertools.cycle(ANSWER), count):
         await asyncio.sleep(0.01)
-        yield f"data: {NAME} {number}\n\n"
+        piece = {"model": NAME, "choices": [{"index": 0, "delta": {"content": letter}}]}
+        yield f"data: {json.dumps(piece)}\n\n"
+    yield "data: [DONE]\n\n"
+
+
+async def metrics(_request: Request) -> Response:
+    return Response("vllm:num_requests_running 0\n", media_type="text/plain")
 
 
 class Server(uvicorn.Server):
@@ -65,7 +75,8 @@ def main() -> None:
         case "crashes":
             signal.signal(signal.SIGALRM, lambda *_: os._exit(7))
             signal.setitimer(signal.ITIMER_REAL, 1.0)
-    app = Starlette(routes=[Route("/v1/chat/completions", chat, methods=["POST"])], middleware=[Middleware(Guard)])
+    routes = [Route("/v1/chat/completions", chat, methods=["POST"]), Route("/metrics", metrics)]
+    app = Starlette(routes=routes, middleware=[Middleware(Guard)])
     config = uvicorn.Config(app, http=Connection, ws="none", log_config=None, timeout_graceful_shutdown=1)
     app.state.server = server = Server(config)  # where vLLM keeps it
     server.run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
