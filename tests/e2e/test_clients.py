@@ -20,7 +20,7 @@ from tests import drawing
 from tests.conftest import ONECARD, Server
 
 COLORS = ("red", "green", "blue")
-COUNT = 60
+COUNT = 200
 PROMPT = "What is in the picture?"
 
 
@@ -89,11 +89,11 @@ def test_several_questions_on_the_command_line(server: Server, photo: Image.Imag
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Sixty pictures, told apart by their backgrounds, and one file that is none."""
+    """Two hundred pictures, told apart by their backgrounds, and one file that is none."""
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for number in range(COUNT):
-        image = drawing.blank(320 + number, 320, (250, 250 - number % 20, 250))  # type: ignore[arg-type]
+        image = drawing.blank(320 + number % 60, 320, (250, 250 - number % 20, 250))  # type: ignore[arg-type]
         drawing.circle(image, 160, 160, 60 + number % 30, COLORS[number % 3]).save(pictures / f"{number:03}.png")
     (pictures / "030-broken.png").write_bytes(b"\x89PNG not much of a picture")
     return pictures
@@ -114,12 +114,12 @@ def journal(out: Path) -> list[str]:
 def test_a_batch_is_killed_and_goes_on(server: Server, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "results.jsonl"
     first = batch(server, folder, out, "--prompt", PROMPT)
-    while len(journal(out)) < 20 and first.poll() is None:
+    while len(journal(out)) < COUNT // 3 and first.poll() is None:
         time.sleep(0.02)
     first.send_signal(signal.SIGKILL)
     first.communicate()
     before = len(journal(out))
-    assert 20 <= before < COUNT
+    assert COUNT // 3 <= before < COUNT
     assert not out.exists()
 
     second = batch(server, folder, out, "--prompt", PROMPT)

@@ -1,18 +1,24 @@
-"""The same bad requests to plain vLLM, for the other column of docs/faults.md. Asserts nothing about vLLM."""
+"""Plain vLLM: the clients work with it as well; and the same bad requests, for the other column of docs/faults.md, of
+which nothing is asserted."""
 
+import asyncio
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
+import openai
 import psutil
 import pytest
+from pydantic import BaseModel
 
+from clients import AsyncClient, Client
+from clients.limits import Limits
 from serving.hub import resolve_model
+from tests import drawing
 from tests.conftest import START_S, free_port
 from tests.faults.cases import CASES, PATIENCE_S
 from tests.faults.conftest import known_good
@@ -21,9 +27,9 @@ from tests.faults.table import Line, write_plain, writing
 pytestmark = pytest.mark.long
 
 
-@pytest.fixture
-def plain_port(tmp_path: Path) -> Iterator[int]:
-    port = free_port()
+@pytest.fixture(scope="module")
+def plain_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    port, tmp_path = free_port(), tmp_path_factory.mktemp("plain")
     arguments = ["--model", str(resolve_model("demo").download()), "--served-model-name", "onecard-demo", "demo"]
     arguments += ["--port", str(port), "--host", "127.0.0.1", "--max-model-len", "4096", "--enforce-eager"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ONECARD_")}
@@ -49,6 +55,38 @@ def plain_port(tmp_path: Path) -> Iterator[int]:
         process.wait()
         for each in family:
             each.kill()
+
+
+class Thing(BaseModel):
+    color: str
+
+
+def test_the_clients_ask_plain_vllm_as_well(plain_port: int) -> None:
+    """Which has no /onecard/status: nothing is assumed of it, and its refusals are the SDK's exceptions too."""
+    url, photo = f"http://127.0.0.1:{plain_port}", drawing.circle(drawing.blank(), 320, 240, 110, "red")
+    question = "What color is the circle?"
+
+    async def ask() -> tuple[str, str, str, Thing]:
+        async with AsyncClient(url) as client:
+            talk = await client.conversation(photo)
+            streamed = "".join([text async for text in client.stream(photo, question)])
+            thing = await client.extract(photo, question, Thing, max_completion_tokens=50)
+            with pytest.raises(openai.NotFoundError):
+                await client.ask(photo, question, model="another")
+            return await client.ask(photo, question), streamed, await talk.ask(question), thing
+
+    with Client(url) as client:
+        assert client.limits == Limits()
+        talk = client.conversation(photo)
+        answers = [client.ask(photo, question), "".join(client.stream(photo, question)), talk.ask(question)]
+        assert client.extract(photo, question, Thing, max_completion_tokens=50) == Thing(color="red")
+        with pytest.raises(openai.BadRequestError):
+            client.ask(photo, question, max_completion_tokens=-1)
+        with pytest.raises(openai.NotFoundError):
+            client.ask(photo, question, model="another")
+    *also, thing = asyncio.run(ask())
+    assert [answer for answer in (*answers, *also) if "red" not in answer] == []
+    assert thing.color == "red"
 
 
 @pytest.mark.timeout(1800)
