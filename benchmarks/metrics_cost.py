@@ -88,17 +88,20 @@ def microseconds(once: Callable[[], None]) -> float:
     return best / _REQUESTS * 1e6
 
 
-def scrapes(url: str) -> str:
-    """Median, 99% and longest of the scrapes of a running server, as Prometheus makes them (compressed, one connection)."""
-    milliseconds = []
+def scrapes(url: str, count: int = _SCRAPES) -> dict[str, float]:
+    """Median, 99% and longest in ms of the scrapes of a running server, as Prometheus makes them (compressed, one
+    connection), and the length of the text in KB."""
+    milliseconds, length = [], 0
     with httpx.Client(trust_env=False, headers={"Accept-Encoding": "gzip"}) as client:
-        for _ in range(_SCRAPES):
+        for _ in range(count):
             began = time.perf_counter()
-            client.get(url).raise_for_status()
+            reply = client.get(url).raise_for_status()
             milliseconds.append((time.perf_counter() - began) * 1e3)
+            length = len(reply.content)
             time.sleep(0.05)
     *_, worst = ordered = sorted(milliseconds)
-    return f"median {ordered[_SCRAPES // 2]:.1f}, 99% {ordered[_SCRAPES * 99 // 100]:.1f}, longest {worst:.1f} ms"
+    found = {"median_ms": ordered[count // 2], "99%_ms": ordered[count * 99 // 100], "longest_ms": worst}
+    return {name: round(value, 1) for name, value in (found | {"kb": length / 1000}).items()}
 
 
 def main() -> None:
@@ -116,7 +119,8 @@ def main() -> None:
     for name, value in rows.items():
         sys.stdout.write(f"{name:<48}{value:>10.1f} µs\n")
     for url in urls:
-        sys.stdout.write(f"{url:<48}{scrapes(url)}\n")
+        said = ", ".join(f"{name} {value}" for name, value in scrapes(url).items())
+        sys.stdout.write(f"{url:<48}{said}\n")
 
 
 if __name__ == "__main__":

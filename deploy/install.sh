@@ -165,6 +165,7 @@ undo() {
   rm -f "${UNIT_FILES[@]/#/$UNITS/}"
   if has_systemd; then systemctl daemon-reload; fi
   [[ $(readlink "$COMMAND" || true) != "$PREFIX/bin/onecard" ]] || rm -f "$COMMAND"
+  say "Removing $PREFIX"
   rm -rf "$PREFIX"
   if [[ $purge -eq 1 ]]; then rm -rf "$SETTINGS" "$STATE" "$CACHE"; fi
   if getent passwd onecard >/dev/null; then userdel onecard; fi

@@ -21,6 +21,7 @@ import httpx
 from PIL import Image
 
 from serving.errors import NotRunningError, OnecardError
+from serving.progress import TITLES
 from serving.running import fetch_status
 from serving.setup.pip import Screen, stop
 
@@ -104,7 +105,7 @@ def _wait_until_ready(server: "subprocess.Popen[bytes]", port: int, log: Path, s
         else:
             if status["state"] == "ready":
                 return
-            doing = str(status["step"])
+            doing = TITLES.get(status["step"], str(status["step"]))
         screen.now(title, doing, time.monotonic() - began)
         time.sleep(0.3)
     raise OnecardError(
