@@ -225,10 +225,14 @@ class Environment:
         )
 
 
+def own_packages_only() -> dict[str, str]:
+    """The caller's environment, less what would mix packages from outside into one of ours."""
+    return {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+
+
 def pip_environment(temporary: Path) -> dict[str, str]:
-    """The caller's environment, with every setting for pip in it, less what would mix in packages from outside."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    """The same, with every setting for pip that is in it, and ours."""
     # /tmp is often small and in memory, and a CUDA wheel is not; so the downloads pass beside the environment.
     defaults = {"PIP_RETRIES": "2", "TMPDIR": str(temporary)}
     fixed = {"PIP_USER": "0", "PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONUNBUFFERED": "1"}
-    return {**defaults, **kept, **fixed}
+    return {**defaults, **own_packages_only(), **fixed}

@@ -23,6 +23,7 @@ from PIL import Image
 from serving.errors import NotRunningError, OnecardError
 from serving.progress import TITLES
 from serving.running import fetch_status
+from serving.setup.environment import own_packages_only
 from serving.setup.pip import Screen, stop
 
 MODEL, QUESTION, ANSWER = "demo", "What is in the picture?", "red square"
@@ -56,9 +57,8 @@ def _serving(
     home.mkdir()
     command = [str(onecard), "serve", "--profile", profile, "--model", MODEL, "--port", str(port)]
     # Nothing of the service's: no key, no exporter's port, no state, no service manager to talk to.
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("ONECARD_", "NOTIFY_", "WATCHDOG_"))
-    }
+    ours = ("ONECARD_", "NOTIFY_", "WATCHDOG_")
+    kept = {name: value for name, value in own_packages_only().items() if not name.startswith(ours)}
     mine = {
         "HOME": str(home),
         "XDG_CACHE_HOME": str(home),

@@ -3,7 +3,6 @@ one rename; what fails after it is taken back."""
 
 import contextlib
 import fcntl
-import os
 import subprocess
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from serving.errors import OnecardError, UsageError
 from serving.setup.command import interruptible
-from serving.setup.environment import Stamp
+from serving.setup.environment import Stamp, own_packages_only
 from serving.setup.pip import Screen, stop
 from serving.setup.releases import Releases
 from serving.upgrade.check import ask_known_good
@@ -73,8 +72,7 @@ def _install(tree: Path, prefix: Path, profile: str) -> str:
     """By the new version's own code, which knows best what it needs; its progress is shown as it comes."""
     python = getattr(sys, "_base_executable", sys.executable)
     command = [python, "-m", "serving.bootstrap", "--profile", profile, "--into", str(prefix)]
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    environment = own_packages_only() | {"PYTHONDONTWRITEBYTECODE": "1"}
     installer = subprocess.Popen(command, cwd=tree, env=environment, stdout=subprocess.PIPE, process_group=0)
     try:
         told, _ = installer.communicate()
@@ -90,7 +88,7 @@ def _check(release: Path, profile: str, service: Service | None, screen: Screen)
     makes room meanwhile."""
     onecard = release / ".venv" / "bin" / "onecard"
     if service and service.arguments:
-        environment = {**os.environ, **service.environment}
+        environment = own_packages_only() | service.environment
         command = [str(onecard), "serve", "--dry-run", *service.arguments]
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, check=False, user=service.user or None
