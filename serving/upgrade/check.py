@@ -25,6 +25,7 @@ from serving.progress import TITLES
 from serving.running import fetch_status
 from serving.setup.environment import own_packages_only
 from serving.setup.pip import Screen, stop
+from serving.upgrade.service import as_user
 
 MODEL, QUESTION, ANSWER = "demo", "What is in the picture?", "red square"
 START_LIMIT_S = 1800
@@ -33,8 +34,8 @@ _STOP_S = 45
 _TAIL_LINES = 12
 
 
-def ask_known_good(onecard: Path, profile: str, owner: str | None, screen: Screen) -> None:
-    """Starts that `onecard`, as the user `owner` where one is given, asks, and stops it.
+def ask_known_good(onecard: Path, profile: str, owner: str, screen: Screen) -> None:
+    """Starts that `onecard`, as the user `owner` where one is named, asks, and stops it.
 
     Raises OnecardError with the end of its log where it does not start, does not answer, or answers wrongly.
     """
@@ -50,9 +51,7 @@ def ask_known_good(onecard: Path, profile: str, owner: str | None, screen: Scree
 
 
 @contextlib.contextmanager
-def _serving(
-    onecard: Path, profile: str, owner: str | None, folder: Path, screen: Screen
-) -> Iterator[tuple[str, Path]]:
+def _serving(onecard: Path, profile: str, owner: str, folder: Path, screen: Screen) -> Iterator[tuple[str, Path]]:
     port, log, home = _spare_port(), folder / "server.log", folder / "home"
     home.mkdir()
     command = [str(onecard), "serve", "--profile", profile, "--model", MODEL, "--port", str(port)]
@@ -65,20 +64,17 @@ def _serving(
         "ONECARD_STATE_DIR": str(home),
         "ONECARD_EXPORTER_PORT": "0",
     }
-    as_owner: dict[str, object] = {}
     if owner:
         shutil.chown(home, owner, owner)
-        as_owner = {"user": owner, "group": owner, "extra_groups": []}
     with log.open("wb") as output:
-        server = subprocess.Popen(  # type: ignore[call-overload]
-            command,
+        server = subprocess.Popen(
+            as_user(owner, command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             env=kept | mine,
             cwd=home,
             process_group=0,
-            **as_owner,
         )
     try:
         _wait_until_ready(server, port, log, screen)

@@ -15,7 +15,7 @@ from serving.setup.environment import Stamp, own_packages_only
 from serving.setup.pip import Screen, stop
 from serving.setup.releases import Releases
 from serving.upgrade.check import ask_known_good
-from serving.upgrade.service import Service, control, find_service
+from serving.upgrade.service import Service, as_user, control, find_service
 from serving.upgrade.target import fetch_tree
 
 
@@ -89,10 +89,8 @@ def _check(release: Path, profile: str, service: Service | None, screen: Screen)
     onecard = release / ".venv" / "bin" / "onecard"
     if service and service.arguments:
         environment = own_packages_only() | service.environment
-        command = [str(onecard), "serve", "--dry-run", *service.arguments]
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, user=service.user or None
-        )
+        command = as_user(service.user, [str(onecard), "serve", "--dry-run", *service.arguments])
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise OnecardError(f"The new version does not take the service's settings: {done.stderr.strip()}")
     makes_room = service is not None and service.active and Stamp.read(release / ".venv").variant == "gpu"
@@ -100,7 +98,7 @@ def _check(release: Path, profile: str, service: Service | None, screen: Screen)
         screen.say("The service stops while the new version is asked: one GPU holds one of them.")
         control("stop")
     try:
-        ask_known_good(onecard, profile, service.user if service else None, screen)
+        ask_known_good(onecard, profile, service.user if service else "", screen)
     except BaseException:
         if makes_room:
             screen.say("Starting the old version again ...")

@@ -47,6 +47,11 @@ def find_service(prefix: Path) -> Service | None:
     )
 
 
+def as_user(user: str, command: list[str]) -> list[str]:
+    """The command with that user's rights and no others; as it is where no user is given."""
+    return ["setpriv", "--reuid", user, "--regid", user, "--clear-groups", *command] if user else command
+
+
 def control(verb: str) -> str:
     """`start`, `stop` or `restart`; what systemd found wrong, empty where it went well. A start returns when it is ready."""
     done = _systemctl(verb, UNIT)

@@ -14,5 +14,5 @@ def test_this_version_sees_a_red_square(tmp_path: Path, capsys: pytest.CaptureFi
     onecard = tmp_path / "onecard"
     onecard.write_text(f'#!/bin/sh\nexec {sys.executable} -m serving "$@"\n')
     onecard.chmod(0o755)
-    ask_known_good(onecard, "cpu", None, Screen(sys.stderr))
+    ask_known_good(onecard, "cpu", "", Screen(sys.stderr))
     assert "sees a red square and says" in capsys.readouterr().err

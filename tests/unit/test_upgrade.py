@@ -136,7 +136,7 @@ words = [word for word in sys.argv[1:] if word != "--no-pager"]
 with open({log!r}, "a") as log:
     log.write(json.dumps([words[0], os.readlink({prefix!r} + "/current")]) + "\\n")
 if words[0] == "show":
-    print("LoadState=loaded\\nActiveState=active\\nUser=\\nEnvironment=HOME=/tmp ONECARD_STATE_DIR=/tmp")
+    print("LoadState=loaded\\nActiveState=active\\nUser={user}\\nEnvironment=HOME=/tmp ONECARD_STATE_DIR=/tmp")
     print("EnvironmentFiles={settings} (ignore_errors=yes)")
     print("ExecStart={{ path={prefix}/bin/onecard ; argv[]={prefix}/bin/onecard serve $ONECARD_ARGS }}")
 elif words[0] == "restart" and "0.0.2" in os.readlink({prefix!r} + "/current") and os.path.exists({prefix!r} + "/broken"):
@@ -152,8 +152,10 @@ def systemd(installation: Installation, tmp_path: Path) -> Path:
     program = tmp_path / "bin" / "systemctl"
     program.parent.mkdir()
     log = str(tmp_path / "told")
+    # Another user's rights can be taken by root alone, and pytest's folders are closed to others: so root's own.
+    user = "root" if os.geteuid() == 0 else ""
     program.write_text(
-        SYSTEMCTL.format(python=sys.executable, log=log, prefix=str(installation.prefix), settings=settings)
+        SYSTEMCTL.format(python=sys.executable, log=log, prefix=str(installation.prefix), settings=settings, user=user)
     )
     program.chmod(0o755)
     return program.parent
