@@ -14,7 +14,8 @@ from serving.setup.project import version
 
 
 def fetch_tree(to: str, work: Path, screen: Screen) -> Path:
-    """A source tree as it lies, or what was unpacked or downloaded into `work`, an empty folder.
+    """A source tree as it lies, or what was unpacked or downloaded into `work`, an empty
+    folder of the installation, where pip and tar leave `upgrade.log`.
 
     Raises UsageError for what is none of them, NotInstalledError where the package index has no such version.
     """
@@ -55,7 +56,7 @@ def _unpack_wheel(file: Path, tree: Path) -> Path:
 
 
 def _unpack_bundle(file: Path, work: Path, screen: Screen) -> Path:
-    title, log = f"Unpacking {file.name}", work / "unpack.log"
+    title, log = f"Unpacking {file.name}", work.parent / "upgrade.log"
     command = ("tar", "--extract", "--no-same-owner", "--file", str(file.resolve()))
     screen.begin(title)
     done = run(command, title, cwd=work, env=os.environ, log=log, screen=screen)
@@ -71,7 +72,7 @@ def _unpack_bundle(file: Path, work: Path, screen: Screen) -> Path:
 
 def _download(number: str, work: Path, screen: Screen) -> Path:
     """onecard's wheel alone; what it needs is fetched when it is installed."""
-    python, log = work / "venv" / "bin" / "python", work / "download.log"
+    python, log = work / "venv" / "bin" / "python", work.parent / "upgrade.log"
     title = f"onecard {number} from the package index"
     screen.begin(title)
     for command in (
