@@ -123,7 +123,7 @@ def test_a_batch_is_killed_and_goes_on(server: Server, folder: Path, tmp_path: P
     assert not out.exists()
 
     second = batch(server, folder, out, "--prompt", PROMPT)
-    _, said = second.communicate(timeout=120)
+    _, said = second.communicate(timeout=300)
     assert second.returncode == 14, said  # one is no picture
     assert "030-broken.png" in said
     answers = [json.loads(line) for line in journal(out)]
