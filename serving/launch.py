@@ -66,6 +66,12 @@ class Launch(BaseModel):
     def offered(self) -> Offered:
         return Offered(names=tuple(self.model_names), max_model_len=self.plan.capacity.max_model_len)
 
+    @property
+    def compiles(self) -> bool:
+        """Whether torch compiles anything. An eager model on a CPU needs none of it: vLLM's few small compiled functions are
+        quick enough as they are, and cost minutes of a first start and half a minute of the first log probabilities."""
+        return not (self.plan.gpu.name == "CPU" and self.plan.engine_args.get("enforce_eager"))
+
     def write(self) -> Path:
         """Writes `launch.json` into the run directory, readable by its owner only."""
         file = self.run_dir / "launch.json"
@@ -80,7 +86,7 @@ def current_launch() -> Launch | None:
     return Launch.model_validate_json(Path(file).read_text(encoding="utf-8")) if file else None
 
 
-def child_environment(launch_file: Path, ipc_dir: Path, *, has_nvcc: bool) -> dict[str, str]:
+def child_environment(launch_file: Path, ipc_dir: Path, *, has_nvcc: bool, compiles: bool = True) -> dict[str, str]:
     """The environment of the server process: this one's, with everything that speaks to the outside switched off."""
     environment = notify.child_environment(os.environ) | {
         ENVIRONMENT_KEY: str(launch_file),
@@ -105,4 +111,6 @@ def child_environment(launch_file: Path, ipc_dir: Path, *, has_nvcc: bool) -> di
     if not has_nvcc:
         # FlashInfer's sampler compiles CUDA sources at start and kills the engine where there is no compiler (vllm#49497).
         environment.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    if not compiles:
+        environment.setdefault("TORCH_COMPILE_DISABLE", "1")
     return environment

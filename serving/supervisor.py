@@ -149,7 +149,8 @@ class Supervisor:
         self._log.begin()
         self._console.step(self._at.progress)
         await self._waiting.open()
-        environment = child_environment(launch.write(), ipc, has_nvcc=shutil.which("nvcc") is not None)
+        has_nvcc = shutil.which("nvcc") is not None
+        environment = child_environment(launch.write(), ipc, has_nvcc=has_nvcc, compiles=launch.compiles)
         ears = Ears(self._logged, self._told, self._waiting.take)
         life = self._life = await Life.begin(self._command, self._listening, environment, ears)
         ticking = asyncio.create_task(self._tick(life))

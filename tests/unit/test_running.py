@@ -288,3 +288,11 @@ def test_the_server_process_speaks_to_nobody_outside(folder: Path, monkeypatch: 
     assert "VLLM_USE_FLASHINFER_SAMPLER" not in child_environment(folder / "x", folder, has_nvcc=True)
     monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "1")
     assert child_environment(folder / "x", folder, has_nvcc=False)["VLLM_USE_FLASHINFER_SAMPLER"] == "1"
+
+
+def test_an_eager_model_on_a_cpu_has_nothing_compiled(launch: Launch, folder: Path) -> None:
+    assert not launch.compiles
+    assert child_environment(folder / "x", folder, has_nvcc=True, compiles=False)["TORCH_COMPILE_DISABLE"] == "1"
+    plan = launch.plan.model_copy(update={"engine_args": launch.plan.engine_args | {"enforce_eager": False}})
+    assert launch.model_copy(update={"plan": plan}).compiles
+    assert "TORCH_COMPILE_DISABLE" not in child_environment(folder / "x", folder, has_nvcc=True)
