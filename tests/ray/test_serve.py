@@ -1,0 +1,70 @@
+"""onecard on Ray Serve, on this machine's CPU: one endpoint, 1 → 2 → 1 replicas under load, a replica that is killed."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.ray.load import Load
+from tests.ray.running import STAND_IN, Running, serving
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'onecard[ray]'")
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
+
+# Scaling that a test can wait for.
+_QUICK = ("--set", "target_ongoing_requests=2", "--set", "upscale_delay_s=1", "--set", "downscale_delay_s=5",
+          "--set", "metrics_interval_s=0.5")  # fmt: skip
+
+
+def asking(words: str, max_tokens: int, **more: Any) -> dict[str, Any]:
+    return {"model": "onecard-demo", "max_tokens": max_tokens, "messages": [{"role": "user", "content": words}], **more}
+
+
+def test_one_two_one_under_load_and_one_killed(tmp_path: Path) -> None:
+    """The stand-in answers a request of 100 tokens in a second."""
+    with serving(tmp_path, "--min-replicas", "1", "--max-replicas", "2", *_QUICK, "--set", STAND_IN) as running:
+        scales_without_a_failure(running, asking("hello", 100))
+        loses_only_what_the_killed_one_ran(running, asking("hello", 300))
+
+
+def scales_without_a_failure(running: Running, body: dict[str, Any]) -> None:
+    assert len(running.replicas()) == 1
+    with Load(running.url, 6, body) as much:
+        running.wait_until(lambda: len(running.replicas()) == 2, "two replicas")
+        running.wait_until(lambda: answering(running) == 2, "both answer")
+    with Load(running.url, 1, body) as little:
+        running.wait_until(lambda: len(running.replicas()) == 1, "one replica again")
+    for load in (much, little):
+        assert (load.refused, load.broken, dict(load.wrong)) == ([], [], {})
+        assert load.answered
+
+
+def loses_only_what_the_killed_one_ran(running: Running, body: dict[str, Any]) -> None:
+    with Load(running.url, 6, body) as load:
+        running.wait_until(lambda: answering(running) == 2, "both answer")
+        running.wait_until(lambda: load.answered > 12, "both are at work")
+        victim = running.replicas()[0]
+        victim.kill()
+        victim.wait()
+        answered = load.answered
+        running.wait_until(lambda: answering(running) == 2, "another in its place")
+        running.wait_until(lambda: load.answered > answered + 12, "it goes on")
+    assert load.broken == []
+    assert dict(load.wrong) == {}
+    assert len(load.refused) <= 6  # no client had more than one running
+    for reply in load.refused:
+        assert reply.status_code == 503, reply.text
+        assert int(reply.headers["retry-after"]) >= 1
+        assert reply.json()["error"]["code"] in ("replica_lost", "not_ready")
+    assert running.is_ready()
+
+
+def answering(running: Running) -> int:
+    """How many servers behind the endpoint tell of themselves, when it is asked again and again."""
+    urls = set()
+    for _ in range(8):
+        reply = httpx.get(f"{running.url}/onecard/status", timeout=60, trust_env=False)
+        if reply.status_code == 200:
+            urls.add(reply.json()["url"])
+    return len(urls)
