@@ -153,6 +153,9 @@ def plan(
     matrix: Annotated[
         bool, typer.Option("--matrix", help="Every model on every card: what fits, and how well.")
     ] = False,
+    fleet: Annotated[
+        Path | None, typer.Option("--fleet", help="A YAML of cards and demand: which model on how many of them.")
+    ] = None,
     port: PortOption = 8000,
     vllm_arguments: VllmArguments = None,
 ) -> None:
@@ -161,6 +164,14 @@ def plan(
         from serving import matrix as every
 
         typer.echo(every.as_json() if as_json else every.as_text())
+        return
+    if fleet:
+        from serving.fleet.command import plan_fleet
+
+        told, meets = plan_fleet(fleet, as_json=as_json)
+        typer.echo(told)
+        if not meets:
+            raise typer.Exit(3)
         return
     if measured:
         from serving.describe import describe_measured

@@ -9,6 +9,7 @@ import sys
 
 from pydantic import BaseModel
 
+from serving.fleet.demand import Fleet
 from serving.profile import Model, Profile, configs_dir
 from serving.quantize.scheme import Scheme
 
@@ -16,6 +17,7 @@ SCHEMAS: dict[str, type[BaseModel]] = {
     "profiles.schema.json": Profile,
     "models.schema.json": Model,
     "quantize.schema.json": Scheme,
+    "fleet.schema.json": Fleet,
 }
 
 

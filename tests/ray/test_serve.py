@@ -1,11 +1,13 @@
 """onecard on Ray Serve, on this machine's CPU: one endpoint, 1 → 2 → 1 replicas under load, a replica that is killed."""
 
+import base64
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.drawing import blank, circle, encoded
 from tests.ray.load import Load
 from tests.ray.running import STAND_IN, Running, serving
 
@@ -21,11 +23,24 @@ def asking(words: str, max_tokens: int, **more: Any) -> dict[str, Any]:
     return {"model": "onecard-demo", "max_tokens": max_tokens, "messages": [{"role": "user", "content": words}], **more}
 
 
-def test_one_two_one_under_load_and_one_killed(tmp_path: Path) -> None:
-    """The stand-in answers a request of 100 tokens in a second."""
-    with serving(tmp_path, "--min-replicas", "1", "--max-replicas", "2", *_QUICK, "--set", STAND_IN) as running:
-        scales_without_a_failure(running, asking("hello", 100))
-        loses_only_what_the_killed_one_ran(running, asking("hello", 300))
+@pytest.mark.parametrize("what", ["stand-in", "demo model"])
+def test_one_two_one_under_load_and_one_killed(tmp_path: Path, what: str) -> None:
+    """The stand-in answers a request of 100 tokens in a second; the demo model says what is in a picture."""
+    real = what == "demo model"
+    flags = () if real else ("--set", STAND_IN)
+    with serving(tmp_path, "--min-replicas", "1", "--max-replicas", "2", *_QUICK, *flags) as running:
+        scales_without_a_failure(running, a_question_about_a_picture() if real else asking("hello", 100))
+        loses_only_what_the_killed_one_ran(running, a_question_about_a_picture() if real else asking("hello", 300))
+
+
+def a_question_about_a_picture() -> dict[str, Any]:
+    url = "data:image/png;base64," + base64.b64encode(encoded(circle(blank(), 320, 240, 120, "red"))).decode()
+    body = asking("", 24, temperature=0)
+    body["messages"][0]["content"] = [
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "text", "text": "What is in the picture?"},
+    ]
+    return body
 
 
 def scales_without_a_failure(running: Running, body: dict[str, Any]) -> None:
