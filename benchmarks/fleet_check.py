@@ -1,0 +1,193 @@
+"""Is the simulation behind `onecard plan --fleet` right? `python -m benchmarks.fleet_check URL [URL…]` asks running servers.
+
+Each round measures the service times of the first server with one client, predicts what several clients and several rates of
+arrival will see, and then measures that. Rounds follow one another, so that a drift of the machine meets both; what is told is
+the median over them.
+
+    step(1)    from one answer at a time: its seconds a token after the first
+    step(n)    from one request for n answers
+    prompt     from requests of one token, four at a time: the seconds that each adds, without its token
+    delay      what is left of one request's first token: it passes beside the engine's work
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.fleet_load import Generator, Timed
+from benchmarks.load import percentile
+from benchmarks.results import RESULTS, new_run
+from serving.fleet.cards import Measured, Service, from_measured
+from serving.fleet.simulate import Request, open_arrivals, simulate_closed, simulate_open
+from serving.plan import Plan
+
+_TOGETHER = 4
+# What is compared, and within which share it should be.
+_COMPARED = ("requests_per_s", "answer_p50_s", "answer_p90_s", "first_token_p50_s")
+WITHIN = 0.15
+
+
+async def measure_service(generator: Generator, tokens: int, prompt_tokens: int, answers: int) -> Measured:
+    """The service times of one server, with one client. Medians, so that one disturbed request does not count."""
+    alone = await generator.closed(1, 8, tokens)
+    several = await generator.closed(1, 4, tokens, answers)
+    prompts = await generator.closed(_TOGETHER, 6, 1)
+    one, many = _per_token(alone, tokens), _per_token(several, tokens)
+    sequence_s = max(0.0, (many - one) / (answers - 1))
+    step_s = max(1e-6, one - sequence_s)
+    each = max(timed.end for timed in prompts) / len(prompts)
+    prompt_s = max(1e-6, each - step_s / _TOGETHER - sequence_s)
+    first = statistics.median(timed.first - timed.at for timed in alone)
+    return Measured(
+        delay_s=max(0.0, first - prompt_s - one),
+        prompt_s=prompt_s,
+        prompt_tokens=prompt_tokens,
+        step_s=step_s,
+        sequence_s=sequence_s,
+    )
+
+
+def _per_token(answers: Sequence[Timed], tokens: int) -> float:
+    return statistics.median((timed.end - timed.first) / (tokens - 1) for timed in answers)
+
+
+def figures(answers: Sequence[Timed | Request]) -> dict[str, float]:
+    """What is compared, of requests that were measured or simulated."""
+    totals = [each.end - each.at for each in answers]
+    return {
+        "requests_per_s": len(answers) / (max(each.end for each in answers) - min(each.at for each in answers)),
+        "answer_p50_s": percentile(totals, 50),
+        "answer_p90_s": percentile(totals, 90),
+        "first_token_p50_s": statistics.median(each.first - each.at for each in answers),
+    }
+
+
+async def one_round(
+    generator: Generator, servers: int, plan: Plan, settings: argparse.Namespace, prompt_tokens: int, number: int
+) -> tuple[Measured, dict[str, dict[str, dict[str, float]]]]:
+    """Service times; then for each case what was predicted with them and what was measured."""
+    tokens = settings.answer_tokens
+    found = await measure_service(generator, tokens, prompt_tokens, settings.answers)
+    service = from_measured(plan, found, tokens, "this run")
+    cases: dict[str, dict[str, dict[str, float]]] = {}
+    for clients in settings.clients:
+        each = max(3, settings.requests // clients)
+        simulated = simulate_closed([service] * servers, clients, each, lambda: tokens, seed=number)
+        measured = await generator.closed(clients, each, tokens)
+        cases[f"{clients} clients"] = {"predicted": figures(simulated.requests), "measured": figures(measured)}
+    for share in settings.shares:
+        arrivals = _arrivals(service, servers, tokens, share, settings.requests, number)
+        simulated = simulate_open([service] * servers, (Request(at, tokens) for at in arrivals), seed=number)
+        measured = await generator.open(arrivals, tokens)
+        cases[f"arrivals at {share:.0%} of what it can"] = {
+            "predicted": figures(simulated.requests),
+            "measured": figures(measured),
+        }
+    return found, cases
+
+
+def _arrivals(service: Service, servers: int, tokens: int, share: float, count: int, seed: int) -> list[float]:
+    """The same moments for the simulation and for the servers."""
+    per_s = share * servers * service.most_per_s(tokens)
+    coming = open_arrivals(per_s, 10 * count / per_s, lambda: tokens, random.Random(seed))
+    return [request.at for request, _ in zip(coming, range(count), strict=False)]
+
+
+def summary(rounds: Sequence[dict[str, dict[str, dict[str, float]]]]) -> dict[str, dict[str, Any]]:
+    """For each case the medians over the rounds, and by what share the prediction is off."""
+    told: dict[str, dict[str, Any]] = {}
+    for case in rounds[0]:
+        sides = {
+            side: {name: round(statistics.median(each[case][side][name] for each in rounds), 4) for name in _COMPARED}
+            for side in ("predicted", "measured")
+        }
+        # Each round's own ratio, whose median a drift between rounds does not touch.
+        off = {
+            name: round(
+                statistics.median(each[case]["predicted"][name] / each[case]["measured"][name] for each in rounds) - 1,
+                3,
+            )
+            for name in _COMPARED
+        }
+        told[case] = sides | {"off": off}
+    return told
+
+
+def table(cases: dict[str, dict[str, Any]]) -> str:
+    """Predicted / measured, and how far apart."""
+    lines = ["| case | " + " | ".join(_COMPARED) + " |", "|---" * (1 + len(_COMPARED)) + "|"]
+    for case, each in cases.items():
+        cells = (f"{each['predicted'][n]:.3g} / {each['measured'][n]:.3g} ({each['off'][n]:+.0%})" for n in _COMPARED)
+        lines.append(f"| {case} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+async def _run(settings: argparse.Namespace) -> int:
+    status = httpx.get(f"{settings.urls[0]}/onecard/status", timeout=10, trust_env=False).raise_for_status().json()
+    plan = Plan.model_validate(status["plan"])
+    servers = settings.servers or len(settings.urls)
+    generator = Generator(settings.urls, status["models"][0], settings.picture)
+    await generator.closed(2, 3, settings.answer_tokens)  # warm
+    prompt_tokens = await generator.prompt_tokens()
+    found, rounds, loads = [], [], []
+    for number in range(settings.rounds):
+        service, cases = await one_round(generator, servers, plan, settings, prompt_tokens, number)
+        found.append(service)
+        rounds.append(cases)
+        loads.append(round(os.getloadavg()[0], 2))
+        sys.stdout.write(f"round {number + 1}, load {loads[-1]}: {service.model_dump_json()}\n")
+        sys.stdout.flush()
+    cases = summary(rounds)
+    run = new_run(status["models"][0], {}).model_dump(include={"date", "versions", "machine", "model"})
+    medians = {name: statistics.median(getattr(each, name) for each in found) for name in Measured.model_fields}
+    result = run | {
+        "command": "python -m benchmarks.fleet_check " + " ".join(sys.argv[1:]),
+        "servers": servers,
+        "answer_tokens": settings.answer_tokens,
+        "picture": settings.picture,
+        "load_average": loads,
+        "service": medians,
+        "within": WITHIN,
+        "cases": cases,
+        "rounds": rounds,
+    }
+    settings.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    worst = max(abs(each["off"][name]) for each in cases.values() for name in ("requests_per_s", "answer_p50_s"))
+    sys.stdout.write(
+        f"{table(cases)}\nWorst of throughput and median answer: {worst:.0%} off. Written to {settings.out}.\n"
+    )
+    return 0 if worst <= WITHIN else 1
+
+
+def main() -> int:
+    """Exit 0 when throughput and median answer were predicted within 15% in every case."""
+
+    def pair(text: str) -> tuple[int, int]:
+        width, _, height = text.partition("x")
+        return int(width), int(height)
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("urls", nargs="+", metavar="URL", help="servers with equal cards, as http://127.0.0.1:8000")
+    parser.add_argument("--servers", type=int, help="replicas behind one URL")
+    parser.add_argument("--clients", type=int, nargs="*", default=[1, 2, 4, 8])
+    parser.add_argument("--shares", type=float, nargs="*", default=[0.4, 0.7], help="arrivals, of what it can answer")
+    parser.add_argument("--requests", type=int, default=40, help="of each case in a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--answer-tokens", type=int, default=32)
+    parser.add_argument("--answers", type=int, default=4, help="asked for at once, for the cost of a batch")
+    parser.add_argument("--picture", type=pair, default=(320, 240), metavar="WxH")
+    parser.add_argument("--out", type=Path, default=RESULTS / "fleet.json")
+    return asyncio.run(_run(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

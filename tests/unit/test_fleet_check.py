@@ -1,0 +1,24 @@
+"""The check of the simulation: what it makes of what was measured."""
+
+import pytest
+
+from benchmarks.fleet_check import figures, summary, table
+from benchmarks.fleet_load import Timed
+
+
+def test_figures_of_a_run() -> None:
+    answers = [Timed(at=0.0, first=0.5, end=1.0), Timed(at=1.0, first=1.5, end=3.0)]
+    assert figures(answers) == pytest.approx(
+        {"requests_per_s": 2 / 3, "answer_p50_s": 1.0, "answer_p90_s": 2.0, "first_token_p50_s": 0.5}
+    )
+
+
+def test_a_drift_between_rounds_is_no_error_of_the_prediction() -> None:
+    def a_round(speed: float) -> dict[str, dict[str, dict[str, float]]]:
+        names = ("requests_per_s", "answer_p50_s", "answer_p90_s", "first_token_p50_s")
+        return {"2 clients": {"predicted": dict.fromkeys(names, 1.1 * speed), "measured": dict.fromkeys(names, speed)}}
+
+    told = summary([a_round(1.0), a_round(3.0), a_round(2.0)])
+    assert told["2 clients"]["off"]["requests_per_s"] == pytest.approx(0.1)
+    assert told["2 clients"]["measured"]["requests_per_s"] == 2.0
+    assert "2.2 / 2 (+10%)" in table(told)
