@@ -48,8 +48,8 @@ def connect(address: str | None) -> Any:
         ray.init(address=address, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise NotRunningError(
-            f"The Ray head at {address} does not take this program: {error}. Its Ray must be {ray.__version__}, and its token "
-            "the one that is here (`ray get-auth-token`)."
+            f"The Ray head at {address} does not take this program: {error}. Its Ray must be {ray.__version__}; where it "
+            "asks for a token (RAY_AUTH_MODE=token), this program needs that variable and the token (`ray get-auth-token`)."
         ) from error
     return ray
 

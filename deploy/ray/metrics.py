@@ -13,10 +13,13 @@ _PREFIX = "onecard_"
 
 
 class Bridge:
-    """Looks at the server's figures every `every_s` seconds, from `start` to `stop`."""
+    """Looks at the server's figures every `every_s` seconds, from `start` to `stop`. `replica` becomes a label; `key` is what
+    the server asks for, if anything."""
 
-    def __init__(self, url: str, every_s: float) -> None:
+    def __init__(self, url: str, every_s: float, replica: str, key: bytes | None = None) -> None:
         self._url = url
+        self._headers = {"Authorization": f"Bearer {key.decode()}"} if key else {}
+        self._replica = replica
         self._every_s = every_s
         self._gauges: dict[str, Any] = {}
         self._task: asyncio.Task[None] | None = None
@@ -30,7 +33,7 @@ class Bridge:
             self._task.cancel()
 
     async def _run(self) -> None:
-        async with httpx.AsyncClient(base_url=self._url, trust_env=False, timeout=10) as client:
+        async with httpx.AsyncClient(base_url=self._url, trust_env=False, timeout=10, headers=self._headers) as client:
             while True:
                 with contextlib.suppress(httpx.HTTPError):  # it is restarting; its next figures will do
                     reply = await client.get("/metrics")
@@ -49,6 +52,6 @@ class Bridge:
                     continue
                 gauge = self._gauges.get(sample.name)
                 if gauge is None:
-                    gauge = Gauge(sample.name, description=family.documentation, tag_keys=tuple(sample.labels))
+                    gauge = Gauge(sample.name, description=family.documentation, tag_keys=("replica", *sample.labels))
                     self._gauges[sample.name] = gauge
-                gauge.set(sample.value, tags=dict(sample.labels))
+                gauge.set(sample.value, tags={"replica": self._replica, **sample.labels})

@@ -19,13 +19,16 @@ import httpx
 from deploy.ray.asked import Asked
 from deploy.ray.metrics import Bridge
 from deploy.ray.settings import Settings
+from serving.guard.keys import read_keys
 
 # Of a request, what concerns the connection to the door and not the answer (RFC 9110, 7.6.1), and what was checked there.
 _NOT_HANDED_ON = frozenset({"host", "origin", "connection", "content-length", "transfer-encoding", "expect", "te"})
 # Serve gives every request an id, which goes on to the server and comes back from Serve itself.
 _NOT_HANDED_BACK = frozenset({"connection", "transfer-encoding", "keep-alive", "date", "server", "x-request-id"})
 # Whatever ends the replica's process, what it started ends with it; an exec keeps that (prctl(2), PR_SET_PDEATHSIG).
-_TIED = "import os, sys; from serving.plugin import die_with_parent; die_with_parent(); os.execv(sys.argv[1], sys.argv[1:])"
+_TIED = (
+    "import os, sys; from serving.plugin import die_with_parent; die_with_parent(); os.execv(sys.argv[1], sys.argv[1:])"
+)
 _STOP_S = 30.0
 _LAST_WORDS = 4000
 
@@ -53,7 +56,8 @@ class Replica:
             limits=httpx.Limits(max_connections=None),
         )
         self._wait_until_ready()
-        self._bridge = Bridge(self._url, self._settings.metrics_interval_s)
+        key = next((key.secret for key in read_keys(self._settings.api_keys_file).values()), None)
+        self._bridge = Bridge(self._url, self._settings.metrics_interval_s, _own_name(), key)
         self._bridge.start()
 
     async def answer(self, asked: Asked) -> AsyncIterator[Any]:
@@ -125,6 +129,12 @@ def headers_on(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
 def headers_back(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """The headers of an answer that the client gets."""
     return [(name, value) for name, value in headers if name.lower() not in _NOT_HANDED_BACK]
+
+
+def _own_name() -> str:
+    from ray import serve
+
+    return str(serve.get_replica_context().replica_id.unique_id)
 
 
 def _is_ready(url: str) -> bool:

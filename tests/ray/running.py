@@ -61,6 +61,14 @@ def _replicas() -> Iterator[psutil.Process]:
 @contextlib.contextmanager
 def serving(folder: Path, *flags: str) -> Iterator[Running]:
     """From its start to its end; ready in between."""
+    with started(folder, *flags) as running:
+        running.wait_until(lambda: b"Ready:" in running.output.read_bytes(), "ready")
+        yield running
+
+
+@contextlib.contextmanager
+def started(folder: Path, *flags: str) -> Iterator[Running]:
+    """From its start to its end, whatever becomes of it."""
     port = free_port()
     output = folder / "ray.out"
     words = [sys.executable, "-m", "deploy.ray", "--profile", "cpu", "--port", str(port), "--set", "cpus=0", *flags]
@@ -71,7 +79,6 @@ def serving(folder: Path, *flags: str) -> Iterator[Running]:
         )
     running = Running(process, f"http://127.0.0.1:{port}", output)
     try:
-        running.wait_until(lambda: b"Ready:" in output.read_bytes(), "ready")
         yield running
     finally:
         if process.poll() is None:
