@@ -26,13 +26,11 @@ from serving.architecture import Shape, Text, read_shape
 from serving.checkpoint import read_checkpoint
 from serving.errors import ConfigError
 from serving.files import Folder
+from serving.fleet.cards import EFFICIENCY, peak_tflops, prompt_flop
 from serving.profile import load_profiles, shape_dir
 
-# The share of the peak that is reached: 5.2 TFLOP of picture and prompt took about 12 ms of an H200 (989 TFLOPS).
-EFFICIENCY = 0.45
-# Profile → (tensor cores, boost clock in GHz): NVIDIA's data sheets and white papers of Ampere GA10x and Ada.
-_TENSOR_CORES = {"rtx3060": (112, 1.777), "rtx4060ti": (136, 2.535), "rtx4090": (512, 2.520)}
-_FLOP_PER_CLOCK = 128
+# The cards that are told in the README.
+_PREDICTED = ("rtx3060", "rtx4060ti", "rtx4090")
 # What the measurement was made on, by the word that its name contains: bandwidth in GB/s, peak in TFLOPS (data sheet).
 _MEASURED_ON = {"H200": (4800.0, 989.0)}
 # Four bits, and for each group of 128 a scale of 16 bits and a zero of four.
@@ -74,17 +72,6 @@ def w4_bytes(text: Text) -> float:
     return text.body.linear * _W4_BYTES + (text.body.other + text.embedding) * 2
 
 
-def prompt_flop(shape: Shape, width: int, height: int, text_tokens: int) -> float:
-    """Multiplications and additions of one picture and its question, up to the first token."""
-    text, vision = shape.text, shape.vision
-    patches = (width // vision.patch_size) * (height // vision.patch_size)
-    tokens = width * height // vision.pixels_per_token + text_tokens
-    encoder = vision.body.linear - vision.mergers
-    seen = 2 * encoder * patches + 4 * vision.depth * vision.hidden_size * patches**2 + 2 * vision.mergers * tokens
-    attention = 2 * text.layers * text.heads * text.head_dim * tokens**2
-    return float(seen + 2 * text.body.linear * tokens + attention)
-
-
 def predict(
     title: str,
     bandwidth_gb_s: float,
@@ -116,10 +103,8 @@ def predictions(overhead: Overhead) -> list[Prediction]:
     """The three cards that have a profile, with the bandwidth that it names."""
     found = []
     for name, profile in load_profiles().items():
-        if name in _TENSOR_CORES and profile.gpu is not None:
-            tensor_cores, ghz = _TENSOR_CORES[name]
-            peak = tensor_cores * ghz * _FLOP_PER_CLOCK / 1000
-            found.append(predict(profile.title, profile.gpu.bandwidth_gb_s, peak, overhead))
+        if name in _PREDICTED and profile.gpu is not None:
+            found.append(predict(profile.title, profile.gpu.bandwidth_gb_s, peak_tflops(name), overhead))
     return found
 
 
