@@ -2,11 +2,13 @@
 version), replayed against the shared server; and those that install beside vLLM, used as docs/programs/ has it."""
 
 import base64
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 import venv
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ import httpx
 import pytest
 
 from tests import drawing
-from tests.conftest import Server
+from tests.conftest import Server, free_port
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent.parent / "docs" / "programs"
@@ -126,3 +128,51 @@ def test_instructor_itself(server: Server, photo: Path) -> None:
     run(str(folder / "bin" / "pip"), "install", "--quiet", "instructor>=1.17", photo=photo)
     said = run(str(folder / "bin" / "python"), "-c", example("instructor.md", "python", server), photo=photo)
     assert said.splitlines()[0] == "color='red' shape='circle'"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_open_webui_itself(server: Server, photo: Path) -> None:
+    """In an environment of its own, of several GB. Its own API, which its page uses, is asked."""
+    folder = photo.parent / "venv"
+    venv.create(folder, with_pip=True)
+    subprocess.run([folder / "bin" / "pip", "install", "--quiet", "open-webui>=0.12"], check=True, timeout=1200)
+    port = free_port()
+    settings = {
+        "DATA_DIR": str(photo.parent),
+        "WEBUI_AUTH": "False",
+        "WEBUI_SECRET_KEY": "of this test",
+        "OPENAI_API_BASE_URL": f"{server.url}/v1",
+        "OPENAI_API_KEY": "none",
+        "ENABLE_OLLAMA_API": "False",
+        "OFFLINE_MODE": "True",
+        "RAG_EMBEDDING_ENGINE": "openai",  # else it downloads a model for documents
+    }
+    command = [folder / "bin" / "open-webui", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    running = subprocess.Popen(command, cwd=photo.parent, env=environment(photo.parent) | settings)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False) as http:
+            until_there(http, running)
+            token = http.post("/api/v1/auths/signin", json={"email": "", "password": ""}).json()["token"]
+            http.headers["Authorization"] = f"Bearer {token}"
+            assert "onecard-demo" in [model["id"] for model in http.get("/api/models").json()["data"]]
+            content = [
+                {"type": "text", "text": "What is in the picture?"},
+                {"type": "image_url", "image_url": {"url": filled_in("picture:image/jpeg")}},
+            ]
+            for stream in (False, True):
+                body = {"model": "onecard-demo", "stream": stream, "messages": [{"role": "user", "content": content}]}
+                reply = http.post("/api/chat/completions", json=body)
+                assert "red circle" in message_in(reply)["content"]
+    finally:
+        running.terminate()
+        running.wait(60)
+
+
+def until_there(http: httpx.Client, running: subprocess.Popen[bytes]) -> None:
+    while True:
+        assert running.poll() is None
+        with contextlib.suppress(httpx.TransportError):
+            if http.get("/health").status_code == 200:
+                return
+        time.sleep(1)
