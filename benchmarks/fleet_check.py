@@ -1,8 +1,7 @@
 """Is the simulation behind `onecard plan --fleet` right? `python -m benchmarks.fleet_check URL [URL…]` asks running servers.
 
-Each round measures the service times of the first server with one client, predicts what several clients and several rates of
-arrival will see, and then measures that. Rounds follow one another, so that a drift of the machine meets both; what is told is
-the median over them.
+For each case the service times are measured with one client, then what several clients or a rate of arrivals will see is
+predicted with them, and then measured: a drift of the machine meets both. What is told is the median over the rounds.
 
     step(1)    from one answer at a time: its seconds a token after the first
     step(n)    from one request for n answers
@@ -38,9 +37,9 @@ WITHIN = 0.15
 
 async def measure_service(generator: Generator, tokens: int, prompt_tokens: int, answers: int) -> Measured:
     """The service times of one server, with one client. Medians, so that one disturbed request does not count."""
-    alone = await generator.closed(1, 8, tokens)
-    several = await generator.closed(1, 4, tokens, answers)
-    prompts = await generator.closed(_TOGETHER, 6, 1)
+    alone = await generator.closed(1, 5, tokens)
+    several = await generator.closed(1, 3, tokens, answers)
+    prompts = await generator.closed(_TOGETHER, 4, 1)
     one, many = _per_token(alone, tokens), _per_token(several, tokens)
     sequence_s = max(0.0, (many - one) / (answers - 1))
     step_s = max(1e-6, one - sequence_s)
@@ -73,20 +72,25 @@ def figures(answers: Sequence[Timed | Request]) -> dict[str, float]:
 
 async def one_round(
     generator: Generator, servers: int, plan: Plan, settings: argparse.Namespace, prompt_tokens: int, number: int
-) -> tuple[Measured, dict[str, dict[str, dict[str, float]]]]:
-    """Service times; then for each case what was predicted with them and what was measured."""
+) -> tuple[list[Measured], dict[str, dict[str, dict[str, float]]]]:
+    """The service times before each case; and for each what was predicted with them and what was measured."""
     tokens = settings.answer_tokens
-    found = await measure_service(generator, tokens, prompt_tokens, settings.answers)
-    service = from_measured(plan, found, tokens, "this run")
+    found: list[Measured] = []
     cases: dict[str, dict[str, dict[str, float]]] = {}
+
+    async def services() -> list[Service]:
+        found.append(await measure_service(generator, tokens, prompt_tokens, settings.answers))
+        return [from_measured(plan, found[-1], tokens, "this run")] * servers
+
     for clients in settings.clients:
         each = max(3, settings.requests // clients)
-        simulated = simulate_closed([service] * servers, clients, each, lambda: tokens, seed=number)
+        simulated = simulate_closed(await services(), clients, each, lambda: tokens, seed=number)
         measured = await generator.closed(clients, each, tokens)
         cases[f"{clients} clients"] = {"predicted": figures(simulated.requests), "measured": figures(measured)}
     for share in settings.shares:
-        arrivals = _arrivals(service, servers, tokens, share, settings.requests, number)
-        simulated = simulate_open([service] * servers, (Request(at, tokens) for at in arrivals), seed=number)
+        now = await services()
+        arrivals = _arrivals(now[0], servers, tokens, share, settings.requests, number)
+        simulated = simulate_open(now, (Request(at, tokens) for at in arrivals), seed=number)
         measured = await generator.open(arrivals, tokens)
         cases[f"arrivals at {share:.0%} of what it can"] = {
             "predicted": figures(simulated.requests),
@@ -138,13 +142,14 @@ async def _run(settings: argparse.Namespace) -> int:
     generator = Generator(settings.urls, status["models"][0], settings.picture)
     await generator.closed(2, 3, settings.answer_tokens)  # warm
     prompt_tokens = await generator.prompt_tokens()
-    found, rounds, loads = [], [], []
+    found: list[Measured] = []
+    rounds, loads = [], []
     for number in range(settings.rounds):
-        service, cases = await one_round(generator, servers, plan, settings, prompt_tokens, number)
-        found.append(service)
+        services, cases = await one_round(generator, servers, plan, settings, prompt_tokens, number)
+        found += services
         rounds.append(cases)
         loads.append(round(os.getloadavg()[0], 2))
-        sys.stdout.write(f"round {number + 1}, load {loads[-1]}: {service.model_dump_json()}\n")
+        sys.stdout.write(f"round {number + 1}, load {loads[-1]}: {services[0].model_dump_json()}\n")
         sys.stdout.flush()
     cases = summary(rounds)
     run = new_run(status["models"][0], {}).model_dump(include={"date", "versions", "machine", "model"})

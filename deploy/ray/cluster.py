@@ -37,6 +37,8 @@ def connect(address: str | None) -> Any:
     Raises NotRunningError where no head answers."""
     ray = require_ray()
     if address is None:
+        # Ray starts its workers at niceness 15, and a server is no background work.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         ray.init(include_dashboard=False, log_to_driver=False)
         return ray
     if not head_answers(address):

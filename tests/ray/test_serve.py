@@ -14,6 +14,8 @@ from tests.ray.running import STAND_IN, Running, serving
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'onecard[ray]'")
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
+# More than one replica's share, and no more than two cores carry beside the start of another server.
+_CLIENTS = 4
 # Scaling that a test can wait for.
 _QUICK = ("--set", "target_ongoing_requests=2", "--set", "upscale_delay_s=1", "--set", "downscale_delay_s=5",
           "--set", "metrics_interval_s=0.5")  # fmt: skip
@@ -45,7 +47,7 @@ def a_question_about_a_picture() -> dict[str, Any]:
 
 def scales_without_a_failure(running: Running, body: dict[str, Any]) -> None:
     assert len(running.replicas()) == 1
-    with Load(running.url, 6, body) as much:
+    with Load(running.url, _CLIENTS, body) as much:
         running.wait_until(lambda: len(running.replicas()) == 2, "two replicas")
         running.wait_until(lambda: answering(running) == 2, "both answer")
     with Load(running.url, 1, body) as little:
@@ -56,7 +58,7 @@ def scales_without_a_failure(running: Running, body: dict[str, Any]) -> None:
 
 
 def loses_only_what_the_killed_one_ran(running: Running, body: dict[str, Any]) -> None:
-    with Load(running.url, 6, body) as load:
+    with Load(running.url, _CLIENTS, body) as load:
         running.wait_until(lambda: answering(running) == 2, "both answer")
         running.wait_until(lambda: load.answered > 12, "both are at work")
         victim = running.replicas()[0]
@@ -67,7 +69,7 @@ def loses_only_what_the_killed_one_ran(running: Running, body: dict[str, Any]) -
         running.wait_until(lambda: load.answered > answered + 12, "it goes on")
     assert load.broken == []
     assert dict(load.wrong) == {}
-    assert len(load.refused) <= 6  # no client had more than one running
+    assert len(load.refused) <= _CLIENTS  # no client had more than one running
     for reply in load.refused:
         assert reply.status_code == 503, reply.text
         assert int(reply.headers["retry-after"]) >= 1
