@@ -29,6 +29,8 @@ _NOT_HANDED_BACK = frozenset({"connection", "transfer-encoding", "keep-alive", "
 _TIED = (
     "import os, sys; from serving.plugin import die_with_parent; die_with_parent(); os.execv(sys.argv[1], sys.argv[1:])"
 )
+# vLLM on a CPU binds its threads to the first cores, and so would every replica on the machine.
+_SHARING = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 _STOP_S = 30.0
 _LAST_WORDS = 4000
 
@@ -46,7 +48,7 @@ class Replica:
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"ONECARD_EXPORTER_PORT": "0"},
+            env=_SHARING | os.environ | {"ONECARD_EXPORTER_PORT": "0"},
             start_new_session=True,
         )
         self._client = httpx.AsyncClient(

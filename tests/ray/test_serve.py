@@ -25,14 +25,46 @@ def asking(words: str, max_tokens: int, **more: Any) -> dict[str, Any]:
     return {"model": "onecard-demo", "max_tokens": max_tokens, "messages": [{"role": "user", "content": words}], **more}
 
 
-@pytest.mark.parametrize("what", ["stand-in", "demo model"])
-def test_one_two_one_under_load_and_one_killed(tmp_path: Path, what: str) -> None:
-    """The stand-in answers a request of 100 tokens in a second; the demo model says what is in a picture."""
-    real = what == "demo model"
-    flags = () if real else ("--set", STAND_IN)
-    with serving(tmp_path, "--min-replicas", "1", "--max-replicas", "2", *_QUICK, *flags) as running:
-        scales_without_a_failure(running, a_question_about_a_picture() if real else asking("hello", 100))
-        loses_only_what_the_killed_one_ran(running, a_question_about_a_picture() if real else asking("hello", 300))
+@pytest.fixture(params=["stand-in", "demo model"])
+def what(request: pytest.FixtureRequest) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Flags, and a request. The stand-in answers one of 200 tokens in two seconds; the demo model says what is in a picture."""
+    if request.param == "stand-in":
+        return (*_QUICK, "--set", STAND_IN), asking("hello", 200)
+    return _QUICK, a_question_about_a_picture()
+
+
+def test_one_two_one_under_load_without_a_failure(tmp_path: Path, what: tuple[tuple[str, ...], dict[str, Any]]) -> None:
+    flags, body = what
+    with serving(tmp_path, "--min-replicas", "1", "--max-replicas", "2", *flags) as running:
+        assert len(running.replicas()) == 1
+        with Load(running.url, _CLIENTS, body) as much:
+            running.wait_until(lambda: answering(running) == 2, "both answer")
+        with Load(running.url, 1, body) as little:
+            running.wait_until(lambda: len(running.replicas()) == 1, "one replica again")
+        for load in (much, little):
+            assert (load.refused, load.broken, dict(load.wrong)) == ([], [], {})
+            assert load.answered
+
+
+def test_a_killed_replica_takes_only_what_it_ran(tmp_path: Path, what: tuple[tuple[str, ...], dict[str, Any]]) -> None:
+    flags, body = what
+    with serving(tmp_path, "--min-replicas", "2", *flags) as running, Load(running.url, _CLIENTS, body) as load:
+        running.wait_until(lambda: answering(running) == 2, "both answer")
+        running.wait_until(lambda: load.answered > 12, "both are at work")
+        victim = running.replicas()[0]
+        victim.kill()
+        victim.wait()
+        answered = load.answered
+        running.wait_until(lambda: load.answered > answered + 12, "the other goes on")
+        running.wait_until(lambda: answering(running) == 2, "another in its place")
+        load.end()
+        assert load.broken == []
+        assert dict(load.wrong) == {}
+        assert len(load.refused) <= _CLIENTS  # no client had more than one running
+        for reply in load.refused:
+            assert reply.status_code == 503, reply.text
+            assert int(reply.headers["retry-after"]) >= 1
+            assert reply.json()["error"]["code"] in ("replica_lost", "not_ready")
 
 
 def a_question_about_a_picture() -> dict[str, Any]:
@@ -43,38 +75,6 @@ def a_question_about_a_picture() -> dict[str, Any]:
         {"type": "text", "text": "What is in the picture?"},
     ]
     return body
-
-
-def scales_without_a_failure(running: Running, body: dict[str, Any]) -> None:
-    assert len(running.replicas()) == 1
-    with Load(running.url, _CLIENTS, body) as much:
-        running.wait_until(lambda: len(running.replicas()) == 2, "two replicas")
-        running.wait_until(lambda: answering(running) == 2, "both answer")
-    with Load(running.url, 1, body) as little:
-        running.wait_until(lambda: len(running.replicas()) == 1, "one replica again")
-    for load in (much, little):
-        assert (load.refused, load.broken, dict(load.wrong)) == ([], [], {})
-        assert load.answered
-
-
-def loses_only_what_the_killed_one_ran(running: Running, body: dict[str, Any]) -> None:
-    with Load(running.url, _CLIENTS, body) as load:
-        running.wait_until(lambda: answering(running) == 2, "both answer")
-        running.wait_until(lambda: load.answered > 12, "both are at work")
-        victim = running.replicas()[0]
-        victim.kill()
-        victim.wait()
-        answered = load.answered
-        running.wait_until(lambda: answering(running) == 2, "another in its place")
-        running.wait_until(lambda: load.answered > answered + 12, "it goes on")
-    assert load.broken == []
-    assert dict(load.wrong) == {}
-    assert len(load.refused) <= _CLIENTS  # no client had more than one running
-    for reply in load.refused:
-        assert reply.status_code == 503, reply.text
-        assert int(reply.headers["retry-after"]) >= 1
-        assert reply.json()["error"]["code"] in ("replica_lost", "not_ready")
-    assert running.is_ready()
 
 
 def answering(running: Running) -> int:
