@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import httpx
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -35,6 +36,10 @@ class Ask:
             await self.app(scope, receive, send)
             return
         body = await whole_body(receive)
+        if _breaks_off(Request(scope).headers.get("content-type", ""), body):
+            reason = "The form cannot be read: it breaks off before its closing boundary."
+            await refuse(400, reason, param="image")(scope, receive, send)
+            return
         answering = asyncio.ensure_future(self._answer(Request(scope, replay(body, receive))))
         leaving = asyncio.ensure_future(receive())  # the body has been read: what comes now is that the client is gone
         try:
@@ -72,3 +77,10 @@ class Ask:
         body = {"model": self._model, "messages": [{"role": "user", "content": content}]}
         async with in_process.client(self.app, scope) as client:
             return await client.post("/v1/chat/completions", json=body)
+
+
+def _breaks_off(content_type: str, body: bytes) -> bool:
+    """Whether a form's closing boundary (RFC 2046, 5.1.1) is missing. Starlette would leave the picture's file open then."""
+    _, options = parse_options_header(content_type)
+    closing = b"--" + options.get(b"boundary", b"") + b"--"
+    return b"boundary" in options and not body.startswith(closing) and b"\r\n" + closing not in body
