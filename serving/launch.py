@@ -58,9 +58,7 @@ class Launch(BaseModel):
 
     @property
     def model_names(self) -> list[str]:
-        """The model's own names, then those of its adapters."""
-        adapters = self.plan.adapters.names if self.plan.adapters else ()
-        return [*self.plan.engine_args["served_model_name"], *adapters]
+        return self.plan.model_names
 
     @property
     def offered(self) -> Offered:

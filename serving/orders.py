@@ -4,13 +4,11 @@ key: whoever may signal the process may end it as well."""
 import os
 import signal
 import time
-from typing import Any
 
 from serving.durations import said
-from serving.errors import NotRunningError, OnecardError
+from serving.errors import OnecardError
 from serving.processes import STOP_GRACE_S
-from serving.running import is_onecard
-from serving.state_dir import read_json, run_dir
+from serving.running import supervisor_facts
 
 _LOOK_EVERY_S = 0.1
 
@@ -20,13 +18,13 @@ def send_to_sleep(port: int) -> str:
 
     Raises NotRunningError, or OnecardError when it does not come about.
     """
-    facts = _facts(port)
+    facts = supervisor_facts(port)
     if facts.get("state") == "asleep":
         return f"It is asleep, for {said(time.time() - facts['at'])} by now."
     os.kill(facts["pid"], signal.SIGUSR1)
     began = time.monotonic()
     limit_s = float(facts.get("drain_s", 0)) + 2 * STOP_GRACE_S + 10
-    while _facts(port).get("state") != "asleep":
+    while supervisor_facts(port).get("state") != "asleep":
         if time.monotonic() - began > limit_s:
             raise OnecardError(f"It has not gone to sleep within {limit_s:.0f} s. `onecard status` says what it does.")
         time.sleep(_LOOK_EVERY_S)
@@ -38,7 +36,7 @@ def wake_up(port: int, *, wait: bool = True) -> str:
 
     Raises NotRunningError, or OnecardError with the reason when it could not be loaded.
     """
-    before = _facts(port)
+    before = supervisor_facts(port)
     if before.get("state") == "ready":
         return "It is awake."
     os.kill(before["pid"], signal.SIGUSR2)
@@ -46,17 +44,10 @@ def wake_up(port: int, *, wait: bool = True) -> str:
         return "It wakes up."
     began = time.monotonic()
     limit_s = float(before.get("wake_deadline_s", 0)) + 10
-    while (facts := _facts(port)).get("state") != "ready":
+    while (facts := supervisor_facts(port)).get("state") != "ready":
         if facts.get("state") == "asleep" and facts["at"] > before["at"]:
             raise OnecardError(f"It could not wake up: {facts['why']}.")
         if time.monotonic() - began > limit_s:
             raise OnecardError(f"It is not awake within {limit_s:.0f} s. `onecard status` says what it does.")
         time.sleep(_LOOK_EVERY_S)
     return f"Awake after {time.monotonic() - began:.1f} s."
-
-
-def _facts(port: int) -> dict[str, Any]:
-    facts = read_json(run_dir(port) / "server.json")
-    if not isinstance(facts, dict) or not is_onecard(int(facts.get("pid", 0))):
-        raise NotRunningError(f"No onecard runs on port {port}. If it listens elsewhere, name its port with --port.")
-    return facts

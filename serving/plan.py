@@ -99,3 +99,8 @@ class Plan(_Frozen):
     limits: PlannedLimits
     adapters: PlannedAdapters | None = None
     expected: Expected
+
+    @property
+    def model_names(self) -> list[str]:
+        """What requests may name: the model's own names, then those of its adapters."""
+        return [*self.engine_args["served_model_name"], *(self.adapters.names if self.adapters else ())]

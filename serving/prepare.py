@@ -1,7 +1,6 @@
 """From the command line's words to a plan, and on to a launch: the first half of the way through the house."""
 
 import importlib.util
-import ipaddress
 import os
 import socket
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from serving.errors import (
     UsageError,
 )
 from serving.files import Folder
-from serving.guard.keys import read_keys
+from serving.guard.keys import is_open_to_strangers
 from serving.guard.settings import GuardSettings
 from serving.hub import ResolvedModel, resolve_model
 from serving.launch import Launch
@@ -194,12 +193,7 @@ def _owner(port: int) -> str:
 
 
 def _check_exposure(host: str, api_keys_file: Path | None) -> None:
-    keys = read_keys(api_keys_file)
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback and not keys:
+    if is_open_to_strangers(host, api_keys_file):
         raise UsageError(
             f"--host {host} opens the server to other machines, and no API key is set. Set ONECARD_API_KEY (or "
             "--api-keys-file with `name:key` lines), or stay on 127.0.0.1."

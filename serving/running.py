@@ -105,14 +105,21 @@ def _broke_off(cause: BaseException | None) -> OnecardError:
     return OnecardError(f"The answer broke off ({cause}). `onecard status` says how the server is.")
 
 
+def supervisor_facts(port: int) -> dict[str, Any]:
+    """What the supervisor on that port has left word of (`Situation.note`); for commands of this machine, which need no key.
+    Raises NotRunningError."""
+    facts = read_json(run_dir(port) / "server.json")
+    if not isinstance(facts, dict) or not isinstance(facts.get("pid"), int) or not is_onecard(facts["pid"]):
+        raise NotRunningError(f"No onecard runs on port {port}. If it listens elsewhere, name its port with --port.")
+    return facts
+
+
 def stop_server(port: int) -> float:
     """Ends the server on that port; the seconds it took. Raises NotRunningError, or OnecardError when it does not end."""
     import psutil
 
-    facts = read_json(run_dir(port) / "server.json")
-    pid = facts.get("pid") if isinstance(facts, dict) else None
-    if not isinstance(pid, int) or not is_onecard(pid):
-        raise NotRunningError(f"No onecard runs on port {port}. If it listens elsewhere, name its port with --port.")
+    facts = supervisor_facts(port)
+    pid = facts["pid"]
     began = time.monotonic()
     os.kill(pid, signal.SIGTERM)
     try:

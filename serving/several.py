@@ -37,7 +37,7 @@ def make_launches(prepared: list[Prepared], **options: Any) -> list[Launch]:
         plan = each.plan
         if not plan.fits:
             raise DoesNotFitError(why_not(plan))
-        for name in (*plan.engine_args["served_model_name"], *(plan.adapters.names if plan.adapters else ())):
+        for name in plan.model_names:
             if other := seen.get(name):
                 raise UsageError(
                     f"{other} and {plan.model} are both served as {name!r}. Leave one out, or give one another name: a "

@@ -1,6 +1,5 @@
 """The Ray cluster: whether Ray is here, whether a cluster answers, has what is asked of it, and still has its head."""
 
-import ipaddress
 import os
 import socket
 import time
@@ -9,7 +8,7 @@ from typing import Any
 
 from deploy.ray.settings import Settings
 from serving.errors import HardwareError, NotInstalledError, NotRunningError, UsageError
-from serving.guard.keys import read_keys
+from serving.guard.keys import is_open_to_strangers
 
 _CONNECT_S = 5.0
 _LOOK_EVERY_S = 2.0
@@ -83,12 +82,7 @@ def check_room(settings: Settings, has: dict[str, float], *, grows: bool = False
 
 def check_exposure(host: str, api_keys_file: Path | None) -> None:
     """Raises UsageError for an endpoint that other machines reach and that asks for no key."""
-    keys = read_keys(api_keys_file)
-    try:
-        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback and not keys:
+    if is_open_to_strangers(host, api_keys_file):
         raise UsageError(
             f"--host {host} opens the endpoint to other machines, and no API key is set: name a file with `name:key` lines by "
             "--set api_keys_file=PATH, which every machine has, or stay on 127.0.0.1."

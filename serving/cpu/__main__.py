@@ -10,10 +10,10 @@ import json
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
 from serving import __version__
+from serving.cpu.wheel import write_wheel
 
 DISTRIBUTION = "onecard-torchvision-shim"
 MODULE = "onecard_torchvision_shim"
@@ -31,23 +31,13 @@ print(json.dumps(broken))
 
 
 def build_wheel(folder: Path) -> Path:
-    """Writes the shim's wheel into `folder`; by hand, since setuptools has no setting that places a .pth file."""
-    info = f"{MODULE}-{__version__}.dist-info"
+    """Writes the shim's wheel into `folder`; setuptools has no setting that places a .pth file."""
     files = {
         f"{MODULE}.py": (Path(__file__).parent / "torchvision_shim.py").read_text("utf-8"),
         f"{MODULE}.pth": PTH,
-        f"{info}/METADATA": (
-            f"Metadata-Version: 2.1\nName: {DISTRIBUTION}\nVersion: {__version__}\nLicense: Apache-2.0\n"
-            "Summary: Lets a CUDA build of torchvision be imported beside a CPU build of torch\n"
-        ),
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: onecard\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
-    record = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
-    wheel = folder / f"{MODULE}-{__version__}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for name, text in {**files, f"{info}/RECORD": record}.items():
-            archive.writestr(name, text)
-    return wheel
+    about = "License: Apache-2.0\nSummary: Lets a CUDA build of torchvision be imported beside a CPU build of torch\n"
+    return write_wheel(folder, DISTRIBUTION, __version__, files, about)
 
 
 def broken_imports(*names: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ Keys are compared in constant time. A change of the file is seen without a resta
 import difflib
 import hashlib
 import hmac
+import ipaddress
 import logging
 import os
 import time
@@ -34,6 +35,16 @@ class Key:
 
     secret: bytes
     quotas: dict[str, int] = field(default_factory=dict)
+
+
+def is_open_to_strangers(host: str, file: Path | None) -> bool:
+    """Whether other machines reach that address and no key is asked for. Raises what `read_keys` does."""
+    keys = read_keys(file)
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    return not loopback and not keys
 
 
 def read_keys(file: Path | None) -> dict[str, Key]:

@@ -13,9 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving.guard.body import replay, whole_body
 from serving.guard.facts import facts
 from serving.guard.respond import refuse
+from serving.guard.routes import ANSWERS
 from serving.guard.suspects import Suspects
 
-_ANSWERS = frozenset({"/v1/chat/completions", "/v1/completions"})
 # A larger body is digested beside the event loop (about a millisecond a MiB).
 _LARGE_BYTES = 2**20
 
@@ -28,7 +28,7 @@ class Quarantine:
         self._suspects = suspects
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] not in _ANSWERS:
+        if scope["type"] != "http" or scope["path"] not in ANSWERS:
             await self.app(scope, receive, send)
             return
         body = await whole_body(receive)

