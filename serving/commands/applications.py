@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from serving.commands.flags import JsonOption, PortOption, UrlOption
 from serving.errors import UsageError
-from serving.flags import JsonOption, PortOption, UrlOption
 
 LanguageOption = Annotated[Literal["zh", "en"] | None, typer.Option("--language", help="[that of what is given]")]
 

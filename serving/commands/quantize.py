@@ -1,9 +1,11 @@
-"""The commands `quantize`, `requantize-head` and `evaluate`, as typer has them; serving/cli.py registers them."""
+"""The commands `onecard quantize`, `requantize-head` and `evaluate`: flags only. What they do is in quantize/ and evaluate/."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from serving.commands.printing import print_json
 
 ProfileOption = Annotated[str, typer.Option("--profile", "-p", help="The card that serves the evaluation, or auto.")]
 QuestionsOption = Annotated[
@@ -92,8 +94,6 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Ask two checkpoints the same questions: exact match, agreement, drift, with paired statistics."""
-    import json
-
     from serving.errors import QualityError
     from serving.evaluate.command import Suite
     from serving.evaluate.command import evaluate as run
@@ -101,7 +101,10 @@ def evaluate(
     suite = Suite(questions, count)
     found = run(model, against, suite, profile)
     told = {"model": model, "against": against, "suite": suite.name, **found.as_json()}
-    typer.echo(json.dumps(told, indent=2, ensure_ascii=False) if as_json else found.as_text())
+    if as_json:
+        print_json(told)
+    else:
+        typer.echo(found.as_text())
     if gate is not None and not found.within(gate):
         raise QualityError(
             f"Up to {found.upper_points:.2f} points may be lost (upper 95% bound); {gate:g} are allowed."

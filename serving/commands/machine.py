@@ -1,0 +1,62 @@
+"""The commands `onecard pull`, `doctor` and `upgrade`: what this machine has, and what it is given."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serving.commands.flags import JsonOption, PortOption, ProfileOption, VllmArguments
+from serving.errors import UsageError
+
+
+def pull(
+    model: Annotated[str, typer.Argument(help="A Hub id, or a name that `onecard profiles` lists.")],
+    warm: Annotated[
+        bool, typer.Option("--warm", help="Start it once, so that the next start finds everything compiled.")
+    ] = False,
+    profile: ProfileOption = "auto",
+    vllm_arguments: VllmArguments = None,
+) -> None:
+    """Download a model ahead of time, every file checked; goes on where it was interrupted. Prints the folder."""
+    from serving.hub import resolve_model
+
+    folder = resolve_model(model).download()
+    if warm:
+        from serving.prewarm import warm_caches
+
+        warm_caches(profile, model, tuple(vllm_arguments or ()))
+    typer.echo(folder)
+
+
+def doctor(
+    profile: ProfileOption = "auto",
+    port: PortOption = 8000,
+    as_json: JsonOption = False,
+) -> None:
+    """Check what this machine has and lacks, and how to mend it. Exit 0 when nothing is broken."""
+    from serving.doctor import as_text, checks_json, run_checks
+
+    checks = run_checks(profile, port)
+    typer.echo(checks_json(checks) if as_json else as_text(checks))
+    if any(check.state == "broken" for check in checks):
+        raise typer.Exit(1)
+
+
+def upgrade(
+    to: Annotated[
+        str | None, typer.Option("--to", help="A version of the package index, or a wheel, a bundle, a source folder.")
+    ] = None,
+    roll_back: Annotated[bool, typer.Option("--roll-back", help="Go back to the version before.")] = False,
+    profile: Annotated[str | None, typer.Option("--profile", "-p", help="The card. [the service's, else auto]")] = None,
+    prefix: Annotated[Path | None, typer.Option("--prefix", help="The installation. [the one of this command]")] = None,
+) -> None:
+    """Install a version beside the one in use, ask it a question whose answer is known, and switch; or go back."""
+    from serving.upgrade import command
+
+    if (to is not None) == roll_back:
+        raise UsageError("Name what to upgrade to (--to 0.2.0, a wheel, a bundle, a source folder), or --roll-back.")
+    place = prefix.absolute() if prefix else command.find_prefix()
+    if to is None:
+        command.roll_back(place)
+    else:
+        command.upgrade(place, to, profile)

@@ -1,0 +1,115 @@
+"""The command `onecard serve`: its flags, and the way from them to a running supervisor."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serving.commands.flags import MemoryOption, ModelOption, PortOption, ProfileOption, VllmArguments
+
+
+def serve(
+    profile: ProfileOption = "auto",
+    model: ModelOption = None,
+    port: PortOption = 8000,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; others than loopback need an API key.")
+    ] = "127.0.0.1",
+    models: Annotated[
+        str | None, typer.Option(help="Models that requests may name, with commas; one is loaded at a time.")
+    ] = None,
+    gpu_memory_mib: MemoryOption = None,
+    allow_image_urls: Annotated[
+        bool,
+        typer.Option(
+            "--allow-image-urls",
+            envvar="ONECARD_ALLOW_IMAGE_URLS",
+            help="Fetch http(s) pictures that requests name. Off by default.",
+        ),
+    ] = False,
+    api_keys_file: Annotated[
+        Path | None, typer.Option(envvar="ONECARD_API_KEYS_FILE", help="A file with a `name:key` a line.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(envvar="ONECARD_ALLOW_HOST", help="A name that requests may give in `Host`; may be repeated."),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(envvar="ONECARD_ALLOW_ORIGIN", help="An origin whose web pages may use the API; may be repeated."),
+    ] = None,
+    drain_seconds: Annotated[
+        float,
+        typer.Option(min=0, envvar="ONECARD_DRAIN_SECONDS", help="What running answers get to finish at the end."),
+    ] = 30.0,
+    hang_seconds: Annotated[
+        float,
+        typer.Option(min=5, envvar="ONECARD_HANG_SECONDS", help="An engine that is stuck for this long is restarted."),
+    ] = 90.0,
+    idle_unload: Annotated[
+        str | None,
+        typer.Option(envvar="ONECARD_IDLE_UNLOAD", help="Give the memory back after so long without requests, as 10m."),
+    ] = None,
+    wake_deadline: Annotated[
+        str,
+        typer.Option(envvar="ONECARD_WAKE_DEADLINE", help="The longest that a request waits for a model to be loaded."),
+    ] = "5m",
+    min_stay: Annotated[
+        str, typer.Option(envvar="ONECARD_MIN_STAY", help="What a model is served before another takes its place.")
+    ] = "60s",
+    unsafe: Annotated[
+        bool, typer.Option("--unsafe", help="Start although requests or the model could run code.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and vLLM's arguments, start nothing.")
+    ] = False,
+    vllm_arguments: VllmArguments = None,
+) -> None:
+    """Plan, print the plan, start vLLM and keep it running."""
+    import asyncio
+    from functools import partial
+
+    from serving import durations
+    from serving.describe import describe_plan
+    from serving.engine_args import to_argv
+    from serving.prepare import open_socket
+    from serving.several import make_launches, plan_each_again, prepare_each
+
+    argv = tuple(vllm_arguments or ())
+    prepared = prepare_each(profile, model, models, gpu_memory_mib=gpu_memory_mib, user_argv=argv)
+    for each in prepared:
+        typer.echo(describe_plan(each.plan), err=not dry_run)
+        if dry_run:
+            typer.echo("vllm serve " + " ".join(to_argv(each.plan.engine_args)))
+    if dry_run:
+        return
+    from serving.advisories import open_here
+    from serving.guard.settings import GuardSettings
+
+    if known := ", ".join(each.name for each in open_here()):
+        typer.echo(
+            f"Warning: what is installed here is open to {known}. `onecard doctor` says how to mend it.", err=True
+        )
+    guard = GuardSettings(
+        allowed_hosts=tuple(name.lower() for name in allow_host or ()),
+        allowed_origins=tuple(origin.lower().rstrip("/") for origin in allow_origin or ()),
+        drain_s=drain_seconds,
+        hang_timeout_s=hang_seconds,
+        idle_unload_s=durations.seconds(idle_unload) if idle_unload else None,
+        wake_deadline_s=durations.seconds(wake_deadline),
+        min_stay_s=durations.seconds(min_stay),
+        unsafe=unsafe,
+    )
+    launches = make_launches(
+        prepared,
+        host=host,
+        port=port,
+        allow_image_urls=allow_image_urls,
+        api_keys_file=api_keys_file,
+        guard=guard,
+    )
+    listening = open_socket(host, port)
+    from serving.supervisor import Supervisor
+
+    again = partial(plan_each_again, prepared)
+    asyncio.run(Supervisor(launches[0], listening, replan=again, others=tuple(launches[1:])).run())
