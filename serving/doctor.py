@@ -16,8 +16,8 @@ from serving.errors import OnecardError
 from serving.hardware import Hardware
 from serving.hub import resolve_model
 from serving.prepare import open_socket
-from serving.present import auto_profile
-from serving.profile import Profile, load_profile, load_profiles
+from serving.present import chosen_profile
+from serving.profile import Profile
 from serving.setup.choose import MIN_DRIVER
 from serving.state_dir import state_dir
 
@@ -41,7 +41,7 @@ class Check:
 def run_checks(profile_name: str, port: int) -> list[Check]:
     """All checks for serving that profile on that port. Raises ConfigError for a profile that does not exist."""
     found = hardware.detect()
-    name, profile = auto_profile(load_profiles(), found) if profile_name == "auto" else load_profile(profile_name)
+    name, profile = chosen_profile(profile_name, found)
     return [
         _python(),
         *_gpu(name, profile, found),

@@ -24,12 +24,13 @@ from serving.errors import (
 from serving.files import Folder
 from serving.guard.keys import is_open_to_strangers
 from serving.guard.settings import GuardSettings
+from serving.hardware import Hardware
 from serving.hub import ResolvedModel, resolve_model
 from serving.launch import Launch
 from serving.plan import Plan
 from serving.planner import Subject
-from serving.present import auto_profile, check_hardware
-from serving.profile import load_models, load_profile, load_profiles, shape_dir
+from serving.present import check_hardware, chosen_profile
+from serving.profile import load_models, shape_dir
 from serving.setup.choose import MIN_DRIVER
 from serving.state_dir import make_run_dir
 from serving.unsafe import check_unsafe
@@ -51,10 +52,12 @@ def prepare(
     *,
     gpu_memory_mib: int | None = None,
     user_argv: tuple[str, ...] = (),
+    found: Hardware | None = None,
 ) -> Prepared:
-    """Profile, model, checkpoint and hardware, and the plan made of them. Starts nothing and downloads no weights."""
-    found = hardware.detect()
-    name, profile = auto_profile(load_profiles(), found) if profile_name == "auto" else load_profile(profile_name)
+    """Profile, model, checkpoint and hardware (`found`, else what this machine has now), and the plan made of them. Starts
+    nothing and downloads no weights."""
+    found = found or hardware.detect()
+    name, profile = chosen_profile(profile_name, found)
     resolved = resolve_model(model_name or profile.model)
     subject = Subject(
         profile_name=name,

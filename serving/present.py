@@ -4,10 +4,15 @@ on it."""
 from serving.errors import HardwareError
 from serving.hardware import Gpu, Hardware
 from serving.plan import Plan, PlannedGpu
-from serving.profile import GpuFacts, Profile
+from serving.profile import GpuFacts, Profile, load_profile, load_profiles
 
 # vLLM's kernels need Turing or newer.
 _OLDEST_CAPABILITY = (7, 5)
+
+
+def chosen_profile(name: str, hardware: Hardware) -> tuple[str, Profile]:
+    """The profile of that name or path; for `auto` that of the first GPU. Raises ConfigError for one that does not exist."""
+    return auto_profile(load_profiles(), hardware) if name == "auto" else load_profile(name)
 
 
 def auto_profile(profiles: dict[str, Profile], hardware: Hardware) -> tuple[str, Profile]:

@@ -8,8 +8,8 @@ from serving.errors import DoesNotFitError, UsageError
 from serving.launch import Launch
 from serving.plan import Plan
 from serving.prepare import Prepared, make_launch, plan_again, prepare
-from serving.present import auto_profile
-from serving.profile import load_profile, load_profiles
+from serving.present import chosen_profile
+from serving.profile import Profile
 
 
 def prepare_each(
@@ -22,9 +22,14 @@ def prepare_each(
 ) -> list[Prepared]:
     """A plan for `model` and for each of `models` (names with commas between them, else those of the profile); the first
     is loaded first."""
-    listed = [name.strip() for name in models.split(",") if name.strip()] if models else _of_profile(profile_name)
+    found = hardware.detect()
+    profile = chosen_profile(profile_name, found)[1]
+    listed = [name.strip() for name in models.split(",") if name.strip()] if models else _of(profile)
     names: list[str | None] = [*dict.fromkeys([model, *listed] if model else listed)]
-    return [prepare(profile_name, name, gpu_memory_mib=gpu_memory_mib, user_argv=user_argv) for name in names or [None]]
+    return [
+        prepare(profile_name, name, gpu_memory_mib=gpu_memory_mib, user_argv=user_argv, found=found)
+        for name in names or [None]
+    ]
 
 
 def make_launches(prepared: list[Prepared], **options: Any) -> list[Launch]:
@@ -53,6 +58,5 @@ def plan_each_again(prepared: list[Prepared], launch: Launch) -> Plan | None:
     return plan_again(own, launch)
 
 
-def _of_profile(name: str) -> list[str]:
-    profile = (auto_profile(load_profiles(), hardware.detect()) if name == "auto" else load_profile(name))[1]
+def _of(profile: Profile) -> list[str]:
     return [profile.model, *profile.models] if profile.models else []
