@@ -15,6 +15,7 @@ from serving.advisories import ADVISORIES, open_here
 from serving.errors import OnecardError
 from serving.hardware import Hardware
 from serving.hub import resolve_model
+from serving.onecards import among
 from serving.prepare import open_socket
 from serving.present import chosen_profile
 from serving.profile import Profile
@@ -94,7 +95,7 @@ def _gpu(name: str, profile: Profile, found: Hardware) -> list[Check]:
             Check(
                 "memory",
                 "note",
-                f"other programs hold {card.used_mib:,} MiB of it",
+                f"other programs hold {card.used_mib:,} MiB of it{among(card.onecards)}",
                 "nvidia-smi lists them; close some",
             )
         )

@@ -6,13 +6,15 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from serving.onecards import Onecard, holding
 from serving.setup.choose import MIN_DRIVER, driver_branch
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU as NVML sees it. Memory in MiB; `used_mib` includes what other programs hold. `bandwidth_gb_s` is the
-    memory's, from its highest clock and its bus width; None where the driver does not tell."""
+    """One GPU as NVML sees it. Memory in MiB; `used_mib` includes what other programs hold, and `onecards` are those of them
+    that are onecards. `bandwidth_gb_s` is the memory's, from its highest clock and its bus width; None where the driver does
+    not tell."""
 
     index: int
     name: str
@@ -20,6 +22,7 @@ class Gpu:
     used_mib: int
     compute_capability: str
     bandwidth_gb_s: float | None = None
+    onecards: tuple[Onecard, ...] = ()
 
     @property
     def free_mib(self) -> int:
@@ -115,14 +118,27 @@ def _read_gpu(index: int) -> Gpu:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+    name = str(pynvml.nvmlDeviceGetName(handle))
     return Gpu(
         index=index,
-        name=str(pynvml.nvmlDeviceGetName(handle)),
+        name=name,
         total_mib=int(memory.total) // 2**20,
         used_mib=int(memory.used) // 2**20,
         compute_capability=f"{major}.{minor}",
         bandwidth_gb_s=_bandwidth(handle),
+        onecards=holding(name, _held(handle)),
     )
+
+
+def _held(handle: object) -> dict[int, int]:
+    """Bytes by process; 0 where the driver does not tell how many, and nothing where it does not tell which process."""
+    import pynvml
+
+    try:
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses_v3(handle)
+    except pynvml.NVMLError:
+        return {}
+    return {each.pid: each.usedGpuMemory or 0 for each in processes}
 
 
 def _bandwidth(handle: object) -> float | None:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from serving.memory import MIB, Parts
+from serving.onecards import Onecard
 from serving.profile import Limits
 
 
@@ -16,12 +17,13 @@ class _Frozen(BaseModel):
 
 class PlannedGpu(_Frozen):
     """`usable_mib` is what onecard may take: the whole, less what desktop and other programs hold; `taken_mib` of the
-    difference is what they hold now beyond what is kept free for them."""
+    difference is what they hold now beyond what is kept free for them. `onecards` are among these programs."""
 
     name: str
     total_mib: int
     usable_mib: int
     taken_mib: int = 0
+    onecards: tuple[Onecard, ...] = ()
 
 
 class MemoryMib(Parts):

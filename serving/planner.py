@@ -14,6 +14,7 @@ from serving.asked import Asked, read_asked
 from serving.checkpoint import Checkpoint
 from serving.hardware import Gpu, Hardware
 from serving.memory import MEASURED, MIB, Constants, Load
+from serving.onecards import among
 from serving.plan import Capacity, MemoryMib, Plan, PlannedAdapters, PlannedGpu, PlannedLimits
 from serving.planned_args import Choices, planned_args
 from serving.policy import Settings, concessions, cudagraph_sizes, wished
@@ -96,7 +97,8 @@ class Subject:
             given_up = (*given_up, f"conversations of {shorter:,} instead of {context:,} tokens")
             context = shorter
         if gpu.taken_mib:
-            given_up = (*given_up, f"{gpu.taken_mib:,} MiB of the card, which other programs hold now")
+            held = f"{gpu.taken_mib:,} MiB of the card, which other programs hold now{among(gpu.onecards)}"
+            given_up = (*given_up, held)
         limits = limits.model_copy(update={"max_image_pixels": draft.settings.max_image_pixels})
         if video := self.profile.video:
             limits, context = self._with_video(video, asked, limits, shape, context, draft.kv_tokens)

@@ -53,7 +53,8 @@ def planned_gpu(facts: GpuFacts, card: Gpu | None, told_mib: int | None, fractio
         # What other programs hold now counts, and never less than a desktop is likely to take.
         taken = max(0, usable - here.free_mib)
     name = card.name if card else facts.names[0]
-    return PlannedGpu(name=name, total_mib=total, usable_mib=usable - taken, taken_mib=taken)
+    others = card.onecards if card and taken else ()
+    return PlannedGpu(name=name, total_mib=total, usable_mib=usable - taken, taken_mib=taken, onecards=others)
 
 
 def check_hardware(profile_name: str, profile: Profile, hardware: Hardware, plan: Plan) -> None:

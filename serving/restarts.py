@@ -5,6 +5,7 @@ import time
 from collections import deque
 
 from serving.hardware import Hardware
+from serving.onecards import among
 from serving.plan import Plan
 
 # By the number of crashes that are remembered; the last one for all beyond.
@@ -60,6 +61,6 @@ def taken_by_others(plan: Plan, found: Hardware) -> str | None:
     if card.free_mib >= needed:
         return None
     return (
-        f"other programs hold the GPU's memory: {card.free_mib:,} of {card.total_mib:,} MiB are free, and the plan takes "
-        f"{needed:,}"
+        f"other programs hold the GPU's memory{among(card.onecards)}: {card.free_mib:,} of {card.total_mib:,} MiB are free, "
+        f"and the plan takes {needed:,}"
     )

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from serving.errors import NotRunningError, OnecardError, UsageError
+from serving.onecards import is_onecard
 from serving.processes import STOP_GRACE_S
 from serving.state_dir import log_file, read_json, run_dir
 
@@ -129,17 +130,6 @@ def stop_server(port: int) -> float:
     except psutil.TimeoutExpired as error:
         raise OnecardError(f"Process {pid} does not end. `kill -9 {pid}` ends it; its children die with it.") from error
     return time.monotonic() - began
-
-
-def is_onecard(pid: int) -> bool:
-    """Whether the process is a `onecard serve`: what a killed one has written down may by now be somebody else's number."""
-    import psutil
-
-    try:
-        words = psutil.Process(pid).cmdline()
-    except (psutil.Error, ValueError):
-        return False
-    return "serve" in words and any(word == "serving" or word.endswith("onecard") for word in words)
 
 
 def log_lines(port: int, count: int, *, follow: bool) -> Iterator[str]:

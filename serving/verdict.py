@@ -10,6 +10,7 @@ from serving.architecture import Shape
 from serving.asked import Asked
 from serving.checkpoint import Checkpoint
 from serving.errors import UsageError
+from serving.onecards import among
 from serving.plan import Expected, MemoryMib, PlannedGpu
 from serving.policy import Settings
 from serving.profile import GpuFacts, Model
@@ -73,6 +74,7 @@ def reason_against(gpu: PlannedGpu, planned: MemoryMib, kv_tokens: int, context:
             f"the weights take {planned.weights:,} MiB ({precision}) and everything else but the KV cache "
             f"{others:,} MiB, and {gpu.name} has {gpu.usable_mib:,} MiB to use"
             + (f" while other programs hold {gpu.taken_mib:,} MiB more than usual" if gpu.taken_mib else "")
+            + among(gpu.onecards)
         )
     if kv_tokens < context:
         needed = -(-planned.kv_cache * context // max(1, kv_tokens))

@@ -57,18 +57,24 @@ def plan(
         else:
             typer.echo(describe_measured(current))
         return
+    from serving import hardware
+    from serving.beside import counted_as_free
     from serving.describe import describe_plan, describe_steps
     from serving.engine_args import from_argv
     from serving.prepare import prepare
 
     argv = tuple(vllm_arguments or ())
-    prepared = prepare(profile, model, gpu_memory_mib=gpu_memory_mib, user_argv=argv)
+    found, counted = counted_as_free(hardware.detect())
+    prepared = prepare(profile, model, gpu_memory_mib=gpu_memory_mib, user_argv=argv, found=found)
     if as_json:
         typer.echo(prepared.plan.model_dump_json(indent=2))
     else:
         typer.echo(describe_plan(prepared.plan))
         if otherwise := describe_steps(prepared.subject, prepared.plan, from_argv(argv)):
             typer.echo(otherwise)
+    if prepared.subject.profile.gpu:
+        for sentence in counted:
+            typer.echo(sentence, err=as_json)
     if not prepared.plan.fits:
         raise typer.Exit(3)
 

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from serving.errors import ConfigError, OnecardError
 from serving.guard.keys import read_keys
 from serving.launch import Launch
-from serving.running import fetch_status, is_onecard
+from serving.onecards import is_onecard
+from serving.running import fetch_status
 from serving.state_dir import read_json, run_dir
 from serving.status import status_body
 

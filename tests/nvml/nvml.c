@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SUCCESS = 0, NOT_SUPPORTED = 3, TIMEOUT = 10, UNKNOWN = 999 };
+enum { SUCCESS = 0, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, TIMEOUT = 10, UNKNOWN = 999 };
 
 typedef struct { unsigned long long total, free, used; } Memory;
 typedef struct { unsigned int gpu, memory; } Utilization;
@@ -59,6 +59,8 @@ static int number(const char *function, int argument, unsigned long long *value)
     (void)device; return number(#function, -1, out); }
 #define OF_TEXT(function) int function(void *device, char *out, unsigned int size) { \
     (void)device; return tell(#function, -1, out, size); }
+
+typedef struct { unsigned int pid; unsigned long long usedGpuMemory; unsigned int gpuInstanceId, computeInstanceId; } Process;
 
 OF_TEXT(nvmlDeviceGetName)
 OF_TEXT(nvmlDeviceGetUUID)
@@ -123,6 +125,27 @@ int nvmlDeviceGetUtilizationRates(void *device, Utilization *out) {
     if (result == SUCCESS) result = number("nvmlDeviceGetUtilizationRates.memory", -1, &memory);
     if (result == SUCCESS) { out->gpu = (unsigned int)gpu; out->memory = (unsigned int)memory; }
     return result;
+}
+/* The line `nvmlDeviceGetComputeRunningProcesses_v3 2` is followed by `….0 PID BYTES` and `….1 PID BYTES`; -1 bytes are
+ * NVML_VALUE_NOT_AVAILABLE. */
+int nvmlDeviceGetComputeRunningProcesses_v3(void *device, unsigned int *count, Process *out) {
+    unsigned long long every;
+    unsigned int room = *count;
+    char text[160];
+    int result = number("nvmlDeviceGetComputeRunningProcesses_v3", -1, &every);
+    (void)device;
+    if (result != SUCCESS) return result;
+    *count = (unsigned int)every;
+    if (every > room) return INSUFFICIENT_SIZE;
+    for (unsigned int i = 0; i < *count; i++) {
+        char *bytes;
+        result = tell("nvmlDeviceGetComputeRunningProcesses_v3", (int)i, text, sizeof text);
+        if (result != SUCCESS) return result;
+        memset(&out[i], 0, sizeof out[i]);
+        out[i].pid = (unsigned int)strtoul(text, &bytes, 10);
+        out[i].usedGpuMemory = strtoull(bytes, NULL, 10);
+    }
+    return SUCCESS;
 }
 int nvmlEventSetCreate(void **out) { *out = &card; return SUCCESS; }
 int nvmlDeviceRegisterEvents(void *device, unsigned long long types, void *set) {
