@@ -20,8 +20,10 @@ EFFICIENCY = 0.45
 _FLOP_PER_CLOCK = 128
 # Of the bandwidth, as in `verdict.expected`.
 _BANDWIDTH_SHARE = 0.7
-# Profile → (tensor cores, boost clock in GHz): NVIDIA's data sheets and white papers of Ampere GA10x, Ada and Blackwell GB20x;
-# of a laptop's card the highest clock that it may have.
+# Profile → (tensor cores, boost clock in GHz), of a laptop's card the highest clock that it may have. Checked in November 2026:
+# 3090, 4090, 5090 against NVIDIA's white papers GA102, Ada and RTX Blackwell as others cite them; the laptops against NVIDIA's
+# "GeForce gaming laptops" comparison, whose AI TOPS of the 4090 Laptop would need 2.20 GHz; the others against reviews and spec
+# tables, and all but the 3060 Ti against the tensor-core number that NVIDIA advertises. The sources by card: docs/cards.md.
 TENSOR_CORES = {
     "rtx3060": (112, 1.777), "rtx3060ti": (152, 1.665), "rtx3070": (184, 1.725), "rtx3090": (328, 1.695),
     "rtx4060": (96, 2.460), "rtx4060-laptop": (96, 2.370), "rtx4060ti": (136, 2.535), "rtx4060ti-8g": (136, 2.535),
@@ -77,7 +79,8 @@ class Service:
 
 
 def peak_tflops(profile: str) -> float:
-    """With 16-bit factors and 32-bit sums, which on GeForce cards is half of the number in the advertisement."""
+    """Dense, with 16-bit factors and 32-bit sums: on GeForce cards half of what 16-bit sums have, and a quarter (RTX 30), an
+    eighth (40) or a sixteenth (50) of the number in the advertisement, which is of fewer bits and sparse."""
     cores, ghz = TENSOR_CORES[profile]
     return cores * ghz * _FLOP_PER_CLOCK / 1000
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from serving.cli import app
 from serving.errors import ConfigError, UsageError
 from serving.fleet.advise import advise
-from serving.fleet.cards import TENSOR_CORES, Service
+from serving.fleet.cards import TENSOR_CORES, Service, peak_tflops
 from serving.fleet.demand import read_fleet
 from serving.fleet.describe import describe
 from serving.fleet.simulate import lengths, open_arrivals, simulate_closed, simulate_open
@@ -174,3 +174,18 @@ def test_a_measured_card_counts_as_it_was_measured(tmp_path: Path) -> None:
 def test_the_speed_of_every_card_is_known() -> None:
     """What `onecard plan --fleet` needs beyond the profile: the tensor cores."""
     assert set(TENSOR_CORES) == {name for name, profile in load_profiles().items() if profile.device == "cuda"}
+
+
+@pytest.mark.parametrize(
+    ("card", "tflops"),
+    [
+        # NVIDIA's white papers GA102, Ada and RTX Blackwell: "Peak FP16 Tensor TFLOPS with FP32 Accumulate".
+        ("rtx3090", 71), ("rtx4090", 165.2), ("rtx5090", 209.5),
+        # What is advertised: 16-bit sums, sparse; "AI TOPS" in 8 bits, sparse; in 4 bits, sparse.
+        ("rtx3060", 101 / 4), ("rtx3070", 163 / 4),
+        ("rtx4060", 242 / 8), ("rtx4060ti", 353 / 8), ("rtx4060-laptop", 233 / 8), ("rtx4080-laptop", 542 / 8),
+        ("rtx5060", 614 / 16), ("rtx5060ti", 759 / 16), ("rtx5090", 3352 / 16),
+    ],
+)  # fmt: skip
+def test_a_cards_peak_is_what_nvidia_says_of_it(card: str, tflops: float) -> None:
+    assert peak_tflops(card) == pytest.approx(tflops, rel=0.01)
