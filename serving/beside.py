@@ -7,7 +7,6 @@ from dataclasses import replace
 from serving.errors import OnecardError
 from serving.hardware import Hardware
 from serving.onecards import Onecard
-from serving.running import fetch_status
 
 _PATIENCE_S = 3.0
 
@@ -35,6 +34,8 @@ def counted_as_free(found: Hardware) -> tuple[Hardware, list[str]]:
 
 def _by_its_own_word(onecard: Onecard) -> int | None:
     """MiB of the parts of its memory; the driver's share as planned where nobody could measure it. None if it does not say."""
+    from serving.running import fetch_status  # its HTTP client takes longer to import than a plan to make
+
     try:
         status = fetch_status(onecard.port, timeout_s=_PATIENCE_S)
     except OnecardError:
