@@ -44,11 +44,16 @@ def why_not(plan: Plan) -> str:
     """Why a plan does not fit, and what would."""
     said = f"{plan.model} does not fit with the profile `{plan.profile}`: {plan.reason}."
     if plan.gpu.taken_mib:
-        said += f" Closing what holds {plan.gpu.taken_mib:,} MiB of the card may be enough (nvidia-smi lists it"
-        said += "".join(f"; `onecard sleep --port {each.port}`" for each in plan.gpu.onecards) + ")."
+        said += f" Closing what holds {plan.gpu.taken_mib:,} MiB of the card may be enough: nvidia-smi lists it"
+        sleeps = (
+            f", and `onecard sleep --port {each.port}` gives back what that one holds" for each in plan.gpu.onecards
+        )
+        said += "".join(sleeps) + "."
     if plan.alternatives:
         return "\n".join((said, "What would fit:", *(f"  {each}" for each in plan.alternatives)))
-    return f"{said} Nothing that is known fits here: a larger card is needed."
+    return (
+        f"{said} Nothing that is known fits {'beside it' if plan.gpu.taken_mib else 'here: a larger card is needed'}."
+    )
 
 
 def _choices(plan: Plan) -> list[str]:
