@@ -26,9 +26,10 @@ class Offered(BaseModel):
 
 
 class Launch(BaseModel):
-    """`user_argv` is what followed `--` on the command line, verbatim; `typical_s` the seconds that each step of
-    a start took the last time. `others` can take this model's place; `woken_at` is the monotonic time at which a request or
-    a command asked for this start, None where none did; `wake_s` is what the last such start took."""
+    """`user_argv` is what followed `--` on the command line, verbatim; `typical_s` the seconds that each step of a start took
+    the last time. `others` can take this model's place; `woken_at` is the monotonic time at which a request or a command asked
+    for this start, None where none did; `wake_s` is what the last such start took. Where each of several cards has a server,
+    `card` numbers them."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,6 +39,7 @@ class Launch(BaseModel):
     host: str
     port: int
     run_dir: Path
+    card: int = 0
     user_argv: tuple[str, ...] = ()
     allow_image_urls: bool = False
     api_keys_file: Path | None = None
@@ -55,6 +57,11 @@ class Launch(BaseModel):
         """Where a client on this machine reaches the server."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104
         return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
+
+    @property
+    def home(self) -> Path:
+        """The folder of the port, which the servers of all cards share; `run_dir` is this one's own."""
+        return self.run_dir.parent if self.card else self.run_dir
 
     @property
     def model_names(self) -> list[str]:

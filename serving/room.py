@@ -9,7 +9,7 @@ from serving.console import Console
 from serving.launch import Launch
 from serving.plan import Plan
 from serving.restarts import taken_by_others
-from serving.situation import Situation
+from serving.situation import Stage
 
 # A driver counts the memory of a process that has just ended as free a moment later.
 _FIRST_LOOKS_S = (0.2, 0.5, 1.0)
@@ -32,12 +32,12 @@ class Room:
 
     def __init__(
         self,
-        situation: Situation,
+        stage: Stage,
         console: Console,
         replan: Callable[[Launch], Plan | None],
         pause: Callable[[float], Awaitable[None]],
     ) -> None:
-        self._situation = situation
+        self._stage = stage
         self._console = console
         self._replan = replan
         self._pause = pause
@@ -51,16 +51,16 @@ class Room:
             if taken is None and launch.plan.gpu.taken_mib:  # made smaller before; they may have given it back
                 launch = await self._planned_again(launch) or launch
             if taken is None:
-                self._situation.taken = None
+                self._stage.taken = None
                 return Free(launch, looks > SETTLES_AFTER)
             looks += 1
             if looks <= SETTLES_AFTER:
                 await self._pause(_FIRST_LOOKS_S[looks - 1])
                 continue
             if again := await self._planned_again(launch):
-                self._situation.taken = None
+                self._stage.taken = None
                 return Free(again, True)
-            self._situation.taken = taken
+            self._stage.taken = taken
             self._console.say(f"Waiting: {taken}.")
             await self._pause(LOOK_EVERY_S)
         return None

@@ -12,49 +12,85 @@ from serving.durations import said
 from serving.guard.models import models_body
 from serving.hold import Hold
 from serving.launch import Launch
-from serving.progress import TITLES, Progress
+from serving.progress import TITLES, Progress, read_typical
 from serving.state_dir import write_json
 from serving.status import status_body
 
+# The nearer to an answer, the earlier.
+_ORDER = ("ready", "warming", "starting", "restarting", "draining", "asleep", "stopped")
 
-@dataclass
-class Situation:
-    """`taken` is why the memory is not to be had, in words; `leaving` why a server is ended that is to come back;
-    `ready_at` is of the monotonic clock and None while no server is ready, `asleep_since` is Unix time."""
+
+@dataclass(eq=False)
+class Stage:
+    """How far one card's server is. `taken` is why its memory is not to be had, in words; `lost` why it is not started any
+    more; `ready_at` is of the monotonic clock and None while it is not ready."""
 
     launch: Launch
-    hold: Hold
     state: str = "starting"
-    leaving: Literal["sleep", "swap"] | None = None
     ready_at: float | None = None
-    asleep_since: float | None = None
     taken: str | None = None
+    lost: str | None = None
     measured: dict[str, Any] = field(default_factory=dict)
     progress: Progress = field(default_factory=lambda: Progress({}))
-    started_at: float = field(default_factory=time.time)
 
     @property
     def what(self) -> str:
         """What is loaded or was last, as its timings are kept."""
         return f"{self.launch.plan.profile} {self.launch.model_folder}"
 
+    def begin(self) -> None:
+        """A start begins, which may take what the last one did."""
+        self.launch = self.launch.model_copy(update={"typical_s": read_typical(self.launch.run_dir, self.what)})
+        self.progress = Progress(self.launch.typical_s)
+        self.ready_at = None
+
+
+@dataclass
+class Situation:
+    """The servers of all cards, of which one is mostly the only one. `leaving` is why they are ended that are to come back;
+    `asleep_since` is Unix time."""
+
+    stages: list[Stage]
+    hold: Hold
+    leaving: Literal["sleep", "swap"] | None = None
+    asleep_since: float | None = None
+    started_at: float = field(default_factory=time.time)
+
+    @property
+    def lead(self) -> Stage:
+        """The one that is the furthest, and so what there is to tell."""
+        return min(self.stages, key=lambda stage: (stage.lost is not None, _ORDER.index(stage.state)))
+
+    @property
+    def launch(self) -> Launch:
+        return self.lead.launch
+
+    @property
+    def state(self) -> str:
+        return self.lead.state
+
+    def all_are(self, state: str) -> None:
+        for stage in self.stages:
+            stage.state = state
+
     @property
     def holds(self) -> bool:
         """Whether a request that needs a model waits for it, rather than to be told to come back: not where a server is
         started for the first time or after a crash, of which nobody knows the end."""
-        woken = self.launch.woken_at is not None
+        woken = any(stage.launch.woken_at is not None for stage in self.stages)
         return self.state in ("asleep", "ready") or self.leaving is not None or woken
 
     @property
     def doing(self) -> str:
         """Why no answer is given now."""
-        if self.taken:
-            return self.taken
+        lead = self.lead
+        if lead.taken:
+            return lead.taken
         if self.asleep_since:
             return f"nobody has asked for anything for {said(time.time() - self.asleep_since)}"
         if self.leaving:
             return "running answers are finished, and then the model is unloaded"
-        return "the server is ended" if self.state in ("draining", "stopped") else self.progress.title
+        return "the server is ended" if lead.state in ("draining", "stopped") else lead.progress.title
 
     @property
     def seconds_left(self) -> float | None:
@@ -63,20 +99,21 @@ class Situation:
             return None
         if self.asleep_since or self.leaving:
             return sum(self.launch.typical_s.values()) or None
-        return self.progress.seconds_left()
+        return self.lead.progress.seconds_left()
 
     def status(self) -> dict[str, Any]:
         """The JSON of `/onecard/status`."""
-        resting = self.state in ("asleep", "ready")
+        lead = self.lead
+        resting = lead.state in ("asleep", "ready")
         return status_body(
-            self.launch,
-            state=self.state,
-            step=None if resting else self.progress.step,
+            lead.launch,
+            state=lead.state,
+            step=None if resting else lead.progress.step,
             seconds_left=self.seconds_left,
-            measured=self.measured,
+            measured=lead.measured,
             queue={"running": 0, "waiting": len(self.hold.places)},
             asleep_since=self.asleep_since,
-        ) | {"step_title": self.taken or (self.doing if resting else TITLES[self.progress.step])}
+        ) | {"step_title": lead.taken or (self.doing if resting else TITLES[lead.progress.step])}
 
     def models(self) -> dict[str, Any]:
         """The JSON of `/v1/models`."""
@@ -86,5 +123,5 @@ class Situation:
         """Leaves word for the commands, which have no key: they find the process here, and see what it came to."""
         launch = self.launch
         facts = {"pid": os.getpid(), "url": launch.url, "started_at": self.started_at, "drain_s": launch.guard.drain_s}
-        facts |= {"state": self.state, "at": time.time(), "why": self.taken}
-        write_json(launch.run_dir / "server.json", facts | {"wake_deadline_s": launch.guard.wake_deadline_s})
+        facts |= {"state": self.state, "at": time.time(), "why": self.lead.taken}
+        write_json(launch.home / "server.json", facts | {"wake_deadline_s": launch.guard.wake_deadline_s})

@@ -26,7 +26,7 @@ class Sleeper:
             if launch := await self._wanted(now.launch.guard.wake_deadline_s):
                 return self._woken(launch, now.launch, swapping=swapping)
             now.note()  # a command that has asked for it finds there why it was not to be had
-            now.taken = None
+            now.lead.taken = None
         return now.launch
 
     def _woken(self, launch: Launch, last: Launch, *, swapping: bool) -> Launch:

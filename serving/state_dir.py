@@ -44,10 +44,10 @@ def make_run_dir(port: int) -> Path:
 
 
 @contextlib.contextmanager
-def ipc_dir(port: int) -> Iterator[Path]:
+def ipc_dir(port: int, card: int = 0) -> Iterator[Path]:
     """A folder for vLLM's sockets, gone afterwards. In the temporary folder, since a socket's path is 107 bytes at most;
-    by port, so that what a killed supervisor left is cleared by the next."""
-    folder = Path(tempfile.gettempdir()) / f"onecard-{os.getuid()}-{port}"
+    by port and card, so that what a killed supervisor left is cleared by the next."""
+    folder = Path(tempfile.gettempdir()) / f"onecard-{os.getuid()}-{port}{f'-{card}' if card else ''}"
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(mode=0o700)

@@ -12,7 +12,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from serving import hardware, restarts, room, supervisor
+from serving import hardware, lane, restarts, room, supervisor
 from serving.errors import OnecardError
 from serving.guard.settings import GuardSettings
 from serving.launch import Launch
@@ -50,7 +50,7 @@ def main() -> int:
     port, drain_s, hang_s = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
     restarts.PAUSES_S = (0.0, 0.1, 0.1)
     restarts.MOST_UNREADY = restarts.MOST_CRASHES = 3
-    supervisor.STOP_GRACE_S = 1.0
+    lane.STOP_GRACE_S = 1.0
     shared = os.environ.get("STAND_IN") == "shared"
     prepared = prepare("auto", "demo") if shared else prepare("cpu", "demo", gpu_memory_mib=8192)
     launch = Launch(
