@@ -26,11 +26,14 @@ class Given:
 
 
 class Channel:
-    """One end. Sending never waits: an end that nobody reads takes nothing after a while."""
+    """One end. Sending never waits: an end that nobody reads takes nothing after a while. `sent` and `received` count the
+    requests that have gone each way; each change is told to `counted`."""
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
         self._end = end
+        self.sent = self.received = 0
+        self.counted: Callable[[], None] = lambda: None
 
     @classmethod
     def pair(cls) -> "tuple[Channel, Channel]":
@@ -63,6 +66,9 @@ class Channel:
         finally:
             os.close(memory)
         connection.close()
+        if request:
+            self.sent += 1
+            self.counted()
         return True
 
     def receive(self) -> "Given | bool":
@@ -80,7 +86,11 @@ class Channel:
         connection, memory = descriptors
         with open(memory, "rb") as file:
             file.seek(0)
-            return Given(socket.socket(fileno=connection), file.read())
+            given = Given(socket.socket(fileno=connection), file.read())
+        if given.request:
+            self.received += 1
+            self.counted()
+        return given
 
     def close(self) -> None:
         self._end.close()

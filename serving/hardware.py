@@ -4,7 +4,7 @@ import contextlib
 import os
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serving.onecards import Onecard, holding
 from serving.setup.choose import MIN_DRIVER, driver_branch
@@ -43,6 +43,13 @@ class Hardware:
     ram_mib: int
     cpu_count: int
     wsl: bool
+
+    def of(self, gpu_index: int | None) -> "Hardware":
+        """The machine as one of its GPUs sees it; None leaves it as it is. Without GPUs where that one is gone."""
+        if gpu_index is None:
+            return self
+        own = tuple(gpu for gpu in self.gpus if gpu.index == gpu_index)
+        return replace(self, gpus=own, nvml_problem=None if own else f"GPU {gpu_index} is not there any more")
 
 
 def detect() -> Hardware:

@@ -30,8 +30,8 @@ _FULL_RETRY_S = 10
 
 
 class Holding:
-    """An ASGI application for requests that need a model. `way_to` gives the way to a model's server where that is ready
-    now."""
+    """An ASGI application for requests that need a model. `ways_to` gives the ways to a model's servers that are ready
+    now, the best first."""
 
     def __init__(
         self,
@@ -39,13 +39,13 @@ class Holding:
         choice: Choice,
         settings: GuardSettings,
         situation: Situation,
-        way_to: Callable[[str], Channel | None],
+        ways_to: Callable[[str], list[Channel]],
     ) -> None:
         self._hold = hold
         self._choice = choice
         self._deadline_s = settings.wake_deadline_s
         self._situation = situation
-        self._way_to = way_to
+        self._ways_to = ways_to
         self._most_bytes = _HELD_BODIES * choice.max_body_bytes
         self._bytes = 0
         read = Body(self._wait, choice.max_body_bytes, settings.body_timeout_s)
@@ -75,26 +75,28 @@ class Holding:
         except RefusalError as refusal:
             await refusal.response()(scope, receive, send)
             return
-        way: Channel | str | None = self._way_to(model)
-        if way is None:
+        ways: list[Channel] | str | None = self._ways_to(model)
+        if not ways:
             with self._hold.place(model) as place:
-                way = await self._told(place, receive)
-        if way is None:  # whoever asked has left
+                ways = await self._told(place, receive)
+        if ways is None:  # whoever asked has left
             return
-        if isinstance(way, Channel) and give_request(scope, body, way):
+        # A server that has died takes nothing, and may not yet be known to be dead.
+        if not isinstance(ways, str) and any(give_request(scope, body, way) for way in ways):
             return
         now = self._situation
-        why = way if isinstance(way, str) else now.doing
+        why = ways if isinstance(ways, str) else now.doing
         await not_ready(now.state, why, now.seconds_left, close=True)(scope, receive, send)
 
-    async def _told(self, place: Place, receive: Receive) -> Channel | str | None:
+    async def _told(self, place: Place, receive: Receive) -> list[Channel] | str | None:
         # The body has been read: what comes now is that the client is gone.
         left = asyncio.ensure_future(receive())
         told: set[asyncio.Future[object]] = {place.told, left}  # type: ignore[arg-type]
         await asyncio.wait(told, timeout=self._deadline_s, return_when=asyncio.FIRST_COMPLETED)
         if place.told.done():
             left.cancel()
-            return place.told.result()
+            way = place.told.result()
+            return [way] if isinstance(way, Channel) else way
         if left.done():
             return None
         left.cancel()

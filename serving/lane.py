@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from serving.board import Board
 from serving.console import Console
 from serving.errors import GaveUpError, OnecardError
 from serving.handover import Given
@@ -45,6 +46,10 @@ class House(Protocol):
     notifier: Notifier
     stop: asyncio.Event
     drain_s: float
+    board: Board | None
+
+    def speaks(self, lane: "Lane") -> bool:
+        """Whether this lane's steps are what the terminal shows."""
 
     @property
     def leaving(self) -> bool:
@@ -136,12 +141,14 @@ class Lane:
         self._drained.clear()
         self._left.clear()
         self._log.begin()
-        house.console.step(stage.progress)
+        self._show(house.console.step)
         await self._listens(False)
         has_nvcc = shutil.which("nvcc") is not None
         environment = child_environment(launch.write(), ipc, has_nvcc=has_nvcc, compiles=launch.compiles)
+        environment |= launch.card_environment
         ears = Ears(self._logged, self._told, house.take)
-        life = self.life = await Life.begin(house.command, house.listening, environment, ears)
+        life = self.life = await Life.begin(house.command, house.listening, environment, ears, house.board)
+        life.channel.counted = self._counted
         ticking = asyncio.create_task(self._tick(life))
         stop, left = (asyncio.create_task(event.wait()) for event in (house.stop, self._left))
         await asyncio.wait({life.ended, stop, left}, return_when=asyncio.FIRST_COMPLETED)
@@ -178,7 +185,11 @@ class Lane:
         self._log.write(line)
         stage = self.stage
         if stage.state in ("starting", "restarting") and stage.progress.see_log_line(line):
-            self._house.console.step(stage.progress)
+            self._show(self._house.console.step)
+
+    def _show(self, how: Callable[[Progress], None]) -> None:
+        if self._house.speaks(self):
+            how(self.stage.progress)
 
     async def _told(self, event: dict[str, Any]) -> None:
         self._beat_at = time.monotonic()
@@ -186,7 +197,7 @@ class Lane:
             case "listening" if not self._house.leaving:
                 self.stage.state = "warming"
                 self.stage.progress.begin("warmup")
-                self._house.console.step(self.stage.progress)
+                self._show(self._house.console.step)
                 await self._listens(True)
             case "ready" if not self._house.leaving:
                 self._became_ready(event["measured"], event["wake_s"])
@@ -218,6 +229,11 @@ class Lane:
             stage.launch = stage.launch.model_copy(update={"woken_at": None, "wake_s": wake_s})
         self.settled.set()
 
+    def _counted(self) -> None:
+        if self._house.board and self.life:
+            channel = self.life.channel
+            self._house.board.count(self.stage.launch.card, sent=channel.sent, taken=channel.received)
+
     async def _listens(self, listens: bool) -> None:
         self.listens = listens
         await self._house.door()
@@ -230,7 +246,7 @@ class Lane:
             if stage.state not in ("ready", "draining"):
                 self._house.notifier.extend_start(60)
                 self._house.notifier.status(f"{stage.state}: {stage.progress.title}")
-                self._house.console.tick(stage.progress)
+                self._show(self._house.console.tick)
                 life.process.remember_shared_memory()
                 continue
             silent_s = time.monotonic() - self._beat_at
@@ -290,6 +306,7 @@ class Lane:
         stage = self.stage
         stage.launch = stage.launch.model_copy(update={"restarts": stage.launch.restarts + 1})
         stage.progress = Progress(stage.launch.typical_s)
-        what = f"The server was ended, since {self._hang}," if self._hang else "The server died"
+        server = f"The server {stage.place}".rstrip()
+        what = f"{server} was ended, since {self._hang}," if self._hang else f"{server} died"
         self._house.console.say(f"{what} and is started again (restart {stage.launch.restarts}, in {seconds:.0f} s).")
         await self._house.rest(seconds)

@@ -28,8 +28,8 @@ class Offered(BaseModel):
 class Launch(BaseModel):
     """`user_argv` is what followed `--` on the command line, verbatim; `typical_s` the seconds that each step of a start took
     the last time. `others` can take this model's place; `woken_at` is the monotonic time at which a request or a command asked
-    for this start, None where none did; `wake_s` is what the last such start took. Where each of several cards has a server,
-    `card` numbers them."""
+    for this start, None where none did; `wake_s` is what the last such start took. `cards` has the NVML index of each card that
+    gets a server, None for whatever CUDA shows first; this one is for the card at place `card`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,6 +39,7 @@ class Launch(BaseModel):
     host: str
     port: int
     run_dir: Path
+    cards: tuple[int | None, ...] = (None,)
     card: int = 0
     user_argv: tuple[str, ...] = ()
     allow_image_urls: bool = False
@@ -57,6 +58,24 @@ class Launch(BaseModel):
         """Where a client on this machine reaches the server."""
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104
         return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
+
+    def of_card(self, card: int) -> "Launch":
+        """The same for another card; its log and notes lie in a folder of their own."""
+        folder = self.home / f"card-{card}" if card else self.home
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return self.model_copy(update={"card": card, "run_dir": folder})
+
+    @property
+    def gpu_index(self) -> int | None:
+        return self.cards[self.card]
+
+    @property
+    def card_environment(self) -> dict[str, str]:
+        """What keeps the servers of several cards apart."""
+        if self.gpu_index is not None:  # NVML counts by the bus; CUDA counts by speed, unless it is told otherwise
+            return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(self.gpu_index)}
+        # On a CPU vLLM would bind the threads of each to the same cores.
+        return {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} if len(self.cards) > 1 else {}
 
     @property
     def home(self) -> Path:

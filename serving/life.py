@@ -12,7 +12,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from serving import board as board_module
 from serving import control, handover
+from serving.board import Board
 from serving.handover import Channel, Given, receive_all
 from serving.processes import ServerProcess
 
@@ -39,7 +41,12 @@ class Life:
 
     @classmethod
     async def begin(
-        cls, command: tuple[str, ...], listening: socket.socket, environment: dict[str, str], ears: Ears
+        cls,
+        command: tuple[str, ...],
+        listening: socket.socket,
+        environment: dict[str, str],
+        ears: Ears,
+        board: Board | None = None,
     ) -> "Life":
         read_end, write_end = os.pipe()
         channel, theirs = Channel.pair()
@@ -47,8 +54,11 @@ class Life:
             control.ENVIRONMENT_KEY: str(write_end),
             handover.ENVIRONMENT_KEY: str(theirs.fileno()),
         }
-        inherited = (listening.fileno(), write_end, theirs.fileno())
-        process = await ServerProcess.start((*command, str(listening.fileno())), inherited, environment)
+        inherited = [listening.fileno(), write_end, theirs.fileno()]
+        if board:
+            environment[board_module.ENVIRONMENT_KEY] = str(board.descriptor)
+            inherited.append(board.descriptor)
+        process = await ServerProcess.start((*command, str(listening.fileno())), tuple(inherited), environment)
         os.close(write_end)
         theirs.close()
         return cls(process, channel, read_end, ears)

@@ -134,7 +134,7 @@ def plan_again(prepared: Prepared, launch: Launch) -> Plan | None:
     """The plan of a launch for the memory that is free on the GPU now: smaller where other programs have taken of it, as large
     as at first where they have not. None where nothing useful fits."""
     checkpoint = read_checkpoint(Folder(launch.model_folder))
-    subject = replace(prepared.subject, checkpoint=checkpoint, hardware=hardware.detect())
+    subject = replace(prepared.subject, checkpoint=checkpoint, hardware=hardware.detect().of(launch.gpu_index))
     plan = subject.plan(from_argv(launch.user_argv))
     return plan if plan.fits else None
 

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from serving.board import Board
 from serving.durations import said
 from serving.guard.models import models_body
 from serving.hold import Hold
@@ -38,6 +39,14 @@ class Stage:
         """What is loaded or was last, as its timings are kept."""
         return f"{self.launch.plan.profile} {self.launch.model_folder}"
 
+    @property
+    def place(self) -> str:
+        """Which one it is, in words, where there are several."""
+        launch = self.launch
+        if len(launch.cards) == 1:
+            return ""
+        return f"of card {launch.card}" if launch.gpu_index is None else f"of GPU {launch.gpu_index}"
+
     def begin(self) -> None:
         """A start begins, which may take what the last one did."""
         self.launch = self.launch.model_copy(update={"typical_s": read_typical(self.launch.run_dir, self.what)})
@@ -52,6 +61,7 @@ class Situation:
 
     stages: list[Stage]
     hold: Hold
+    board: Board | None = None
     leaving: Literal["sleep", "swap"] | None = None
     asleep_since: float | None = None
     started_at: float = field(default_factory=time.time)
@@ -111,9 +121,30 @@ class Situation:
             step=None if resting else lead.progress.step,
             seconds_left=self.seconds_left,
             measured=lead.measured,
-            queue={"running": 0, "waiting": len(self.hold.places)},
+            queue={"running": self._in_servers, "waiting": len(self.hold.places)},
             asleep_since=self.asleep_since,
-        ) | {"step_title": lead.taken or (self.doing if resting else TITLES[lead.progress.step])}
+        ) | {
+            "step_title": lead.taken or (self.doing if resting else TITLES[lead.progress.step]),
+            "restarts": sum(stage.launch.restarts for stage in self.stages),
+            "cards": [self._card(stage) for stage in self.stages] if self.board else [],
+        }
+
+    @property
+    def _in_servers(self) -> int:
+        return sum(self.board.load(stage.launch.card) for stage in self.stages) if self.board else 0
+
+    def _card(self, stage: Stage) -> dict[str, Any]:
+        """One of several cards, for `/onecard/status`."""
+        launch = stage.launch
+        return {
+            "card": launch.card,
+            "gpu_index": launch.gpu_index,
+            "state": "lost" if stage.lost else stage.state,
+            "why": stage.lost or stage.taken,
+            "restarts": launch.restarts,
+            "requests": self.board.load(launch.card) if self.board else 0,
+            "kv_tokens": launch.plan.capacity.kv_tokens,
+        }
 
     def models(self) -> dict[str, Any]:
         """The JSON of `/v1/models`."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from serving import exporter
+from serving.board import Board
 from serving.console import Console
 from serving.errors import OnecardError
 from serving.guard.keys import KeyRing
@@ -23,12 +24,14 @@ from serving.hold import Hold
 from serving.holding import Holding
 from serving.lane import CouldNotWakeError, Lane
 from serving.launch import Launch
+from serving.metrics.status import status_metrics
 from serving.notify import Notifier
 from serving.plan import Plan
 from serving.processes import SERVER
 from serving.situation import Situation, Stage
 from serving.sleeper import Sleeper
 from serving.swap import Choice, next_model
+from serving.together import Together
 from serving.waiting import Listener, WaitingRoom
 
 # Ctrl-C ends everything within ten seconds, so running answers get less than after SIGTERM.
@@ -62,11 +65,14 @@ class Supervisor:
         self._choice = Choice((launch, *others))
         self._hold = Hold(capacity_of(launch.plan).queue)
         self._ring = KeyRing(launch.api_keys_file)
-        self._at = Situation([Stage(self._choice.launches[self._choice.current])], self._hold)
-        self._lanes = [Lane(stage, self, replan) for stage in self._at.stages]
+        self.board = Board.for_cards(len(launch.cards)) if len(launch.cards) > 1 else None
+        first = self._choice.launches[self._choice.current]
+        stages = [Stage(first.of_card(card)) for card in range(len(launch.cards))]
+        self._at = Situation(stages, self._hold, self.board)
+        self._lanes = [Lane(stage, self, replan) for stage in stages]
         self._sleeper = Sleeper(self._choice, self._hold, self._lanes[0].room, self.stop)
         self._leave_task: asyncio.Task[None] | None = None
-        holding = Holding(self._hold, self._choice, launch.guard, self._at, self._way_to)
+        holding = Holding(self._hold, self._choice, launch.guard, self._at, self._ways_to)
         room = WaitingRoom(
             self._at.status,
             lambda: self._at.doing,
@@ -74,6 +80,7 @@ class Supervisor:
             launch.guard,
             holds=lambda: self._at.holds and not self.stop.is_set(),
             holding=holding,
+            metrics=Together(status_metrics(self._at.status), self._ways) if self.board else None,
             models=self._at.models,
         )
         self._waiting = Listener(room, listening)
@@ -112,10 +119,31 @@ class Supervisor:
 
     async def _serve(self) -> None:
         """Every card's server, until the end or until all have left. Raises OnecardError when none is left that could serve."""
+        after = [None, *self._lanes]
+        ends = await asyncio.gather(
+            *(self._run(lane, before) for lane, before in zip(self._lanes, after, strict=False))
+        )
+        errors = [error for error in ends if error]
+        if self.stop.is_set() or self._at.leaving or len(errors) < len(self._lanes):
+            return
+        if not isinstance(errors[0], CouldNotWakeError):
+            raise errors[0]
+        self._could_not_wake(errors[0])
+
+    async def _run(self, lane: Lane, before: Lane | None) -> OnecardError | None:
+        """One card's server; why it is not started any more, None where it has left. The first one's start compiles what
+        the others find: they wait for it."""
+        if before:
+            await _either(before.settled, self.stop)
+        lane.stage.lost = None
         try:
-            await self._lanes[0].run()
-        except CouldNotWakeError as error:
-            self._could_not_wake(error)
+            await lane.run()
+        except OnecardError as error:
+            lane.stage.lost = str(error)
+            if len(self._lanes) > 1:
+                self.console.say(f"The server {lane.stage.place} is given up: {error}")
+            return error
+        return None
 
     # --- what the lanes need ---
 
@@ -124,10 +152,16 @@ class Supervisor:
         return self._at.leaving is not None
 
     async def door(self) -> None:
+        for lane in self._lanes:
+            if self.board and not (lane.listens and lane.stage.state == "ready"):
+                self.board.close(lane.stage.launch.card)
         if any(lane.listens for lane in self._lanes):
             self._waiting.close()
         else:
             await self._waiting.open()
+
+    def speaks(self, lane: Lane) -> bool:
+        return lane.stage is self._at.lead
 
     def take(self, given: Given) -> None:
         self._waiting.take(given)
@@ -138,7 +172,13 @@ class Supervisor:
             self._asked_to_stop(0.0)
             return
         launch = lane.stage.launch
-        if launch.woken_at is None:
+        if self.board:
+            self.board.open(launch.card)
+        if (serving := len(self._ways())) > 1:
+            self.console.say(
+                f"The server {lane.stage.place} is ready after {seconds:.0f} s: {serving} of {len(self._lanes)}."
+            )
+        elif launch.woken_at is None:
             self.console.ready(launch, seconds, keyed=bool(self._ring))
         else:
             self.console.say(f"Awake after {seconds:.0f} s, with {self._choice.current}.")
@@ -160,8 +200,8 @@ class Supervisor:
         while True:
             await asyncio.sleep(1)
             lead = self._at.lead
-            if lead.state == "ready" and lead.ready_at and (way := self._way_to(self._choice.current)):
-                self._waiting.give(way)
+            if lead.state == "ready" and lead.ready_at and (ways := self._ways_to(self._choice.current)):
+                self._waiting.give(ways[0])
                 ready_s = time.monotonic() - lead.ready_at
                 if next_model(self._hold.waiting, self._choice.current, ready_s, lead.launch.guard.min_stay_s):
                     self._leave("swap", None)
@@ -192,7 +232,7 @@ class Supervisor:
             self._at.note()
         launch = await self._sleeper.until_wanted(self._at, swapping=swapping)
         for stage in self._at.stages:
-            stage.launch = launch
+            stage.launch = launch.of_card(stage.launch.card)
         if self.stop.is_set():
             return
         self._at.asleep_since = None
@@ -209,11 +249,15 @@ class Supervisor:
             stage.taken = "the model could not be loaded the last time; the server's log says why"
         self._at.leaving = "sleep"
 
-    def _way_to(self, model: str) -> Channel | None:
-        """The way to that model's server, if it is ready."""
-        lane = self._lanes[0]
-        ready = lane.stage.state == "ready" and model == self._choice.current
-        return lane.life.channel if ready and lane.life else None
+    def _ways_to(self, model: str) -> list[Channel]:
+        """The ways to that model's servers that are ready, the one with the fewest requests first."""
+        ways = self._ways() if model == self._choice.current else {}
+        return [ways[card] for card in (sorted(ways, key=self.board.load) if self.board else ways)]
+
+    def _ways(self) -> dict[int, Channel]:
+        """The ways to the servers that are ready, by card."""
+        ready = [lane for lane in self._lanes if lane.stage.state == "ready"]
+        return {lane.stage.launch.card: lane.life.channel for lane in ready if lane.life}
 
     # --- what others ask ---
 
@@ -233,3 +277,10 @@ class Supervisor:
         while True:
             self.notifier.alive()
             await asyncio.sleep(1)
+
+
+async def _either(one: asyncio.Event, other: asyncio.Event) -> None:
+    waits = [asyncio.create_task(event.wait()) for event in (one, other)]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()

@@ -26,7 +26,8 @@ _LAST_ANSWERS_S = 1.0
 
 class WaitingRoom:
     """An ASGI application; `status` gives the JSON of `/onecard/status`, `doing` the running step in words. `holding`
-    answers requests that need a model, and `models` gives the list of them, while `holds` says that such a request is held."""
+    answers requests that need a model, and `models` gives the list of them, while `holds` says that such a request is held.
+    `metrics` answers `/metrics`; without it, the status does."""
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class WaitingRoom:
         *,
         holds: Callable[[], bool] = lambda: False,
         holding: ASGIApp | None = None,
+        metrics: ASGIApp | None = None,
         models: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self._status = status
@@ -47,13 +49,14 @@ class WaitingRoom:
         behind_the_probes = Page(Keys(Routes(self._answer), ring))
         self._app = Origin(behind_the_probes, settings.allowed_hosts, settings.allowed_origins)
         self._door = Early(self._probes)
-        self._metrics = status_metrics(status)
+        self._metrics = metrics or status_metrics(status)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._door(scope, receive, send)
 
     async def _probes(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await (probe(scope, self._status()["state"], ready=False) or self._app)(scope, receive, send)
+        state = self._status()["state"]
+        await (probe(scope, state, ready=state == "ready") or self._app)(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/metrics":

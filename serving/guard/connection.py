@@ -78,7 +78,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {EXTENSION: {"connection": self}}
+        self.scope["extensions"] = {EXTENSION: {"connection": self, "given": bool(self._given)}}
         self._head_bytes = 0
         self._in_head = True
 

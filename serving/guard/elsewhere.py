@@ -1,11 +1,12 @@
-"""Requests that are answered elsewhere: for another of the configured models, or since this server is about to leave. They
-go back to the supervisor with their connection, which holds them until the server that they need is ready."""
+"""Requests that are answered elsewhere: for another of the configured models, since this server is about to leave, or since
+another card's has less to do. They go back to the supervisor with their connection, which gives them to the server that they
+need, or holds them until it is ready."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.guard.body import replay, whole_body
 from serving.guard.facts import facts
-from serving.guard.front import give_request
+from serving.guard.front import give_request, was_given
 from serving.guard.respond import not_ready
 from serving.guard.routes import ANSWERS
 from serving.guard.state import ServerState
@@ -27,7 +28,9 @@ class Elsewhere:
             await self.app(scope, receive, send)
             return
         body = await whole_body(receive)
-        if not self._state.leaving:
+        # One that was given here stays, lest two cards give it to each other.
+        moves = self._state.others_have_less and not (was_given(scope) and self._state.takes_requests)
+        if not (self._state.leaving or moves):
             try:
                 await self.app(scope, replay(body, receive), send)
                 return

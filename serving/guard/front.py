@@ -62,6 +62,11 @@ def give_request(scope: Scope, body: bytes, channel: Channel) -> bool:
     return connection.give(channel, _request(scope, connection.url, body))
 
 
+def was_given(scope: Scope) -> bool:
+    """Whether the request has come from another process, and was not sent here by its client."""
+    return bool(scope.get("extensions", {}).get(EXTENSION, {}).get("given"))
+
+
 def _request(scope: Scope, url: bytes, body: bytes) -> bytes:
     """The request as it would be sent anew, with the id that it has got here."""
     lines = [scope["method"].encode() + b" " + url + b" HTTP/" + scope["http_version"].encode()]

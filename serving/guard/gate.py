@@ -1,5 +1,7 @@
 """The first decision about a request for an answer, before its body is read: by its length and the state of the queue."""
 
+from collections.abc import Callable
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.guard.admission import Admission, Cost
@@ -14,11 +16,14 @@ _HELD_BODIES = 8
 
 class Gate:
     """Bounds the memory of bodies: each is charged with what it declares, or with the most it may be, until its answer
-    has been given."""
+    has been given. `elsewhere` says whether another card has room for a request that this one has none for."""
 
-    def __init__(self, app: ASGIApp, admission: Admission, max_body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, admission: Admission, max_body_bytes: int, elsewhere: Callable[[], bool] = lambda: False
+    ) -> None:
         self.app = app
         self._admission = admission
+        self._elsewhere = elsewhere
         self._max_body_bytes = max_body_bytes
         self._held_bytes = 0
 
@@ -28,7 +33,7 @@ class Gate:
             return
         size = declared_length(scope) or self._max_body_bytes
         no_room = self._held_bytes and self._held_bytes + size > _HELD_BODIES * self._max_body_bytes
-        if no_room or self._admission.full(facts(scope).key):
+        if no_room or (self._admission.full(facts(scope).key) and not self._elsewhere()):
             await overloaded(self._admission.retry_after(Cost(0)))(scope, receive, send)
             return
         self._held_bytes += size

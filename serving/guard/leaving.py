@@ -45,7 +45,7 @@ class Leaving:
             idle_s = state.launch.guard.idle_unload_s
             while not state.leaving:
                 await asyncio.sleep(_LOOK_EVERY_S)
-                if idle_s is not None and state.state == "ready" and state.presence.idle_s() > idle_s:
+                if idle_s is not None and state.state == "ready" and state.idle_s() > idle_s:
                     control.tell(event="idle")
                     self._leave()
             while state.presence.here:

@@ -35,7 +35,7 @@ class Probes:
                 if self._task:
                     self._task.cancel()
             return
-        ready = self._state.state == "ready" and not engine.is_dead(scope)
+        ready = (self._state.state == "ready" and not engine.is_dead(scope)) or self._state.others_serve
         await (probe(scope, self._state.state, ready=ready) or self.app)(scope, receive, send)
 
     def _after_startup(self, lifespan: Scope, send: Send) -> Send:

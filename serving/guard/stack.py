@@ -6,6 +6,7 @@ fetches and decodes.
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving.board import Board
 from serving.guard import engine
 from serving.guard.ask import Ask
 from serving.guard.body import Body
@@ -44,7 +45,7 @@ class Guard:
         if launch is None:
             raise RuntimeError("the guard works only in a server that `onecard serve` started")
         settings = launch.guard
-        state = ServerState(launch, Channel.inherited())
+        state = ServerState(launch, Channel.inherited(), Board.inherited())
         suspects = Suspects(launch.run_dir, launch.restarts, state.admission.capacity.sequences)
         ring = KeyRing(launch.api_keys_file)
         max_body_bytes = launch.plan.limits.max_body_mib * 2**20
@@ -58,10 +59,10 @@ class Guard:
         app = Elsewhere(app, state)
         app = Body(app, max_body_bytes, settings.body_timeout_s)
         app = state.presence.layer(app)
-        app = Gate(app, state.admission, max_body_bytes)
+        app = Gate(app, state.admission, max_body_bytes, lambda: state.others_have_less)
         app = Content(app)
         app = Models(app, launch)
-        app = Quota(app, ring, Usage(launch.run_dir / "usage.json"))
+        app = Quota(app, ring, Usage(launch.home / "usage.json", shared=len(launch.cards) > 1))
         app = ImageSizes(app)
         app = Status(app, state)
         app = Routes(app)

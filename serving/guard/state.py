@@ -1,11 +1,13 @@
 """What the server process knows of itself: how far it is, what it measured, and who is being served."""
 
 import asyncio
+import math
 import time
 from typing import Any
 
 from starlette.responses import Response
 
+from serving.board import Board
 from serving.guard.admission import Admission, Capacity
 from serving.guard.presence import Presence
 from serving.guard.respond import not_ready
@@ -37,13 +39,16 @@ class ServerState:
     A server that is `leaving` drains, and gives what comes back to the supervisor through `channel`.
     """
 
-    def __init__(self, launch: Launch, channel: Channel | None = None) -> None:
+    def __init__(self, launch: Launch, channel: Channel | None = None, board: Board | None = None) -> None:
         self.launch = launch
         self.state = "warming"
         self.measured: dict[str, Any] = {}
         self.admission = Admission(capacity_of(launch.plan))
-        self.presence = Presence()
+        self.presence = Presence(self._post)
         self.channel = channel
+        self.board = board
+        if channel:
+            channel.counted = self._post
         self.leaving = False
         self._began = time.monotonic()
         self._warm = asyncio.Event()
@@ -52,6 +57,37 @@ class ServerState:
     @property
     def takes_requests(self) -> bool:
         return self.state in ("ready", "stalled")
+
+    def _post(self) -> None:
+        if self.board and self.channel:
+            arrived, given = self.channel.received, self.channel.sent
+            self.board.post(self.launch.card, self.presence.here, self.presence.since, arrived=arrived, given=given)
+
+    @property
+    def _others(self) -> list[int]:
+        """The other cards whose servers take requests, the one with the fewest first."""
+        return [card for card in self.board.open_cards() if card != self.launch.card] if self.board else []
+
+    @property
+    def others_serve(self) -> bool:
+        return bool(self._others)
+
+    @property
+    def others_have_less(self) -> bool:
+        """Whether a request that is here is better given to another card: a connection stays where it was accepted, however
+        busy that server is."""
+        others = self._others
+        if not (self.board and others):
+            return False
+        soon = self.board.load(others[0]) + math.ceil(self.board.undecided / len(others))
+        return not self.takes_requests or soon < self.presence.here - 1
+
+    def idle_s(self) -> float:
+        """Seconds since the end of the last request to any card; 0 while there is one."""
+        if self.board is None:
+            return self.presence.idle_s()
+        since = self.board.idle_since()
+        return 0.0 if since is None else time.monotonic() - since
 
     def refusal(self) -> Response | None:
         """Why no requests are taken, and when they will be; None while they are."""

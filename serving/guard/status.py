@@ -4,8 +4,13 @@ started again. What has woken the server waits for its warm-up, and so does what
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving.guard.facts import facts
+from serving.guard.front import give_request, was_given
 from serving.guard.routes import ANSWERS
 from serving.guard.state import ServerState
+
+# What concerns all cards the supervisor answers, which knows of all.
+_OF_ALL_CARDS = frozenset({"/onecard/status", "/metrics"})
 
 
 class Status:
@@ -20,7 +25,11 @@ class Status:
             return
         if scope["path"] in ANSWERS and state.holds:
             await state.warmed()
-        open_now = state.leaving or scope["path"] == "/metrics"
+        if state.board and state.channel and scope["path"] in _OF_ALL_CARDS and not was_given(scope):
+            facts(scope).given_away = give_request(scope, b"", state.channel)
+            if facts(scope).given_away:
+                return
+        open_now = state.leaving or state.others_serve or scope["path"] == "/metrics"
         if scope["path"] == "/onecard/status":
             await JSONResponse(state.status())(scope, receive, send)
         elif not open_now and (refusal := state.refusal()):

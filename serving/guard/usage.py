@@ -4,6 +4,8 @@ Pure but for `load` and `save`; the time is an argument, in seconds since the ep
 """
 
 import contextlib
+import fcntl
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,27 +27,43 @@ class Standing:
 
 @dataclass
 class Usage:
-    """Counts by key and quota (`requests/minute`, `tokens/day`, …), each in the window that it belongs to."""
+    """Counts by key and quota (`requests/minute`, `tokens/day`, …), each in the window that it belongs to. Where the servers
+    of several cards count together, `shared`, the file is what counts, and is read and written each time (0.1 ms)."""
 
     file: Path | None = None
+    shared: bool = False
     _counts: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     _dirty: bool = False
 
     def add(self, key: str, now: float, *, requests: int = 0, tokens: int = 0) -> None:
-        for what, count in (("requests", requests), ("tokens", tokens)):
-            for window in _SECONDS if count else ():
-                used = self._window(key, f"{what}/{window}", now)
-                used[1] += count
-                self._dirty = True
+        with self._alone():
+            for what, count in (("requests", requests), ("tokens", tokens)):
+                for window in _SECONDS if count else ():
+                    used = self._window(key, f"{what}/{window}", now)
+                    used[1] += count
+                    self._dirty = True
 
     def standings(self, key: str, quotas: dict[str, int], now: float) -> list[Standing]:
         """How the key stands with each of its quotas."""
-        standings = []
-        for quota, limit in quotas.items():
-            seconds = _SECONDS[quota.partition("/")[2]]
-            used = self._window(key, quota, now)[1]
-            standings.append(Standing(quota, limit, max(0, limit - used), seconds - int(now) % seconds))
-        return standings
+        with self._alone():
+            return [self._standing(key, quota, limit, now) for quota, limit in quotas.items()]
+
+    def _standing(self, key: str, quota: str, limit: int, now: float) -> Standing:
+        seconds = _SECONDS[quota.partition("/")[2]]
+        used = self._window(key, quota, now)[1]
+        return Standing(quota, limit, max(0, limit - used), seconds - int(now) % seconds)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Nobody else counts meanwhile; nothing has to be done for that where nobody else does."""
+        if not (self.shared and self.file):
+            yield
+            return
+        with self.file.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.load()
+            yield
+            self.save()
 
     def load(self) -> None:
         """Reads what an earlier process has kept; what is not in its form is left out."""

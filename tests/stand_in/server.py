@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator
 
 import uvicorn
+from prometheus_client import generate_latest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -38,7 +39,8 @@ async def chat(request: Request) -> Response:
         return StreamingResponse(pieces(longest), media_type="text/event-stream")
     await asyncio.sleep(longest / 100)
     answer = {"choices": [{"message": {"content": ANSWER.strip()}}], "usage": {"prompt_tokens": 20}}
-    return JSONResponse(answer | {"model": NAME, "size": len(await request.body())})
+    here = {"model": NAME, "size": len(await request.body()), "card": launch.card if launch else 0}
+    return JSONResponse(answer | here)
 
 
 async def pieces(count: int) -> AsyncIterator[str]:
@@ -51,7 +53,8 @@ async def pieces(count: int) -> AsyncIterator[str]:
 
 
 async def metrics(_request: Request) -> Response:
-    return Response("vllm:num_requests_running 0\n", media_type="text/plain")
+    running = b"# TYPE vllm:num_requests_running gauge\nvllm:num_requests_running 0\n"
+    return Response(generate_latest() + running, media_type="text/plain")
 
 
 class Server(uvicorn.Server):
