@@ -68,7 +68,8 @@ def _choices(plan: Plan) -> list[str]:
     if capacity.image_tokens:
         photo = capacity.image_tokens * min(_PHOTO_PIXELS, limits.max_image_pixels) // limits.max_image_pixels
         kv += f", or {capacity.kv_tokens // (photo + 256)} questions about a 1024×768 photo at once"
-    lines = [
+    lines = [f"This on each of {plan.cards} cards: a server each, on one port."] if plan.cards > 1 else []
+    lines += [
         f"{kv}; at most {capacity.max_num_seqs} requests run at once.",
         f"Pictures: at most {limits.max_image_pixels:,} pixels ({capacity.image_tokens:,} tokens), larger ones are shrunk; "
         f"{limits.max_images_per_request} a request. One step sends up to {capacity.encoder_tokens:,} tokens of them through "

@@ -84,7 +84,7 @@ class Expected(_Frozen):
 
 class Plan(_Frozen):
     """What `onecard plan --json` prints. `given_up` says in words what was made smaller than wished, and for what;
-    `alternatives` what would fit where this does not."""
+    `alternatives` what would fit where this does not. It is for each of `cards` cards."""
 
     profile: str
     model: str
@@ -95,6 +95,7 @@ class Plan(_Frozen):
     predicted: bool = True
     given_up: tuple[str, ...] = ()
     gpu: PlannedGpu
+    cards: int = 1
     memory_mib: MemoryMib
     engine_args: dict[str, Any]
     capacity: Capacity

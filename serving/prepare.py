@@ -10,6 +10,7 @@ from serving import hardware
 from serving.adapters import read_adapters
 from serving.advice import nearest
 from serving.calibration import constants_of
+from serving.cards import Cards, choose, least_free
 from serving.checkpoint import read_checkpoint
 from serving.describe import why_not
 from serving.engine_args import from_argv
@@ -44,6 +45,7 @@ class Prepared:
     subject: Subject
     resolved: ResolvedModel
     user_argv: tuple[str, ...]
+    cards: Cards
 
 
 def prepare(
@@ -53,11 +55,14 @@ def prepare(
     gpu_memory_mib: int | None = None,
     user_argv: tuple[str, ...] = (),
     found: Hardware | None = None,
+    cards: int | None = None,
 ) -> Prepared:
-    """Profile, model, checkpoint and hardware (`found`, else what this machine has now), and the plan made of them. Starts
-    nothing and downloads no weights."""
+    """Profile, model, checkpoint and hardware (`found`, else what this machine has now), and the plan made of them for
+    each of so many cards (cards.py). Starts nothing and downloads no weights."""
     found = found or hardware.detect()
     name, profile = chosen_profile(profile_name, found)
+    chosen = choose(found, cards, on_gpu=profile.gpu is not None)
+    found = least_free(found, chosen)
     resolved = resolve_model(model_name or profile.model)
     subject = Subject(
         profile_name=name,
@@ -70,15 +75,15 @@ def prepare(
         constants=constants_of(found.gpus[0].name if found.gpus else None),
         adapters=read_adapters(from_argv(user_argv).get("lora_modules") or profile.lora_modules),
     )
-    return _planned(subject, resolved, user_argv)
+    return _planned(subject, resolved, user_argv, chosen)
 
 
-def _planned(subject: Subject, resolved: ResolvedModel, user_argv: tuple[str, ...]) -> Prepared:
+def _planned(subject: Subject, resolved: ResolvedModel, user_argv: tuple[str, ...], cards: Cards) -> Prepared:
     user_args = from_argv(user_argv)
     plan = subject.plan(user_args)
     if not plan.fits:
         plan = plan.model_copy(update={"alternatives": nearest(subject, plan, user_args, _other_models(subject))})
-    return Prepared(plan, subject, resolved, user_argv)
+    return Prepared(plan.model_copy(update={"cards": len(cards.indices)}), subject, resolved, user_argv, cards)
 
 
 def _other_models(subject: Subject) -> list[Subject]:
@@ -113,8 +118,10 @@ def make_launch(
     if prepared.resolved.folder is None:
         # What was planned by its config alone is planned again by what came, and for what is free by then.
         resolved = replace(prepared.resolved, folder=prepared.resolved.download())
-        subject = replace(prepared.subject, checkpoint=resolved.checkpoint(), hardware=hardware.detect())
-        prepared = _planned(subject, resolved, prepared.user_argv)
+        subject = replace(
+            prepared.subject, checkpoint=resolved.checkpoint(), hardware=least_free(hardware.detect(), prepared.cards)
+        )
+        prepared = _planned(subject, resolved, prepared.user_argv, prepared.cards)
         _check_plan(prepared)
     return Launch(
         plan=prepared.plan,
@@ -123,6 +130,7 @@ def make_launch(
         host=host,
         port=port,
         run_dir=run_dir,
+        cards=prepared.cards.indices,
         user_argv=prepared.user_argv,
         allow_image_urls=allow_image_urls,
         api_keys_file=api_keys_file,
@@ -136,7 +144,7 @@ def plan_again(prepared: Prepared, launch: Launch) -> Plan | None:
     checkpoint = read_checkpoint(Folder(launch.model_folder))
     subject = replace(prepared.subject, checkpoint=checkpoint, hardware=hardware.detect().of(launch.gpu_index))
     plan = subject.plan(from_argv(launch.user_argv))
-    return plan if plan.fits else None
+    return plan.model_copy(update={"cards": launch.plan.cards}) if plan.fits else None
 
 
 def _check_plan(prepared: Prepared) -> None:

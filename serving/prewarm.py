@@ -20,7 +20,7 @@ def warm_caches(profile: str, model: str, user_argv: tuple[str, ...] = ()) -> No
     up; the log of such a start is kept."""
     os.environ["ONECARD_EXPORTER_PORT"] = "0"  # nobody is to watch this server
     launch = make_launch(
-        prepare(profile, model, user_argv=user_argv),
+        prepare(profile, model, user_argv=user_argv, cards=1),
         host=_LOOPBACK,
         port=_free_port(),
         allow_image_urls=False,

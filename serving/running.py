@@ -58,6 +58,12 @@ def describe_status(status: dict[str, Any]) -> str:
     elif status["state"] != "ready":
         lines.append(f"step: {status['step']}" + (f", about {left:.0f} s left" if left else ""))
     lines.append(f"requests: {queue['running']} running, {queue['waiting']} waiting; restarts: {status['restarts']}")
+    for card in status.get("cards", []):
+        gpu = "" if card["gpu_index"] is None else f" (GPU {card['gpu_index']})"
+        why = f": {card['why']}" if card["why"] else ""
+        lines.append(
+            f"card {card['card']}{gpu}: {card['state']}, {card['requests']} requests, {card['restarts']} restarts{why}"
+        )
     if given_up := status["plan"]["given_up"]:
         lines.append(f"given up so that it fits: {'; '.join(given_up)}")
     if status["wakes"] or status["swaps"]:

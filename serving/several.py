@@ -19,6 +19,7 @@ def prepare_each(
     *,
     gpu_memory_mib: int | None = None,
     user_argv: tuple[str, ...] = (),
+    cards: int | None = None,
 ) -> list[Prepared]:
     """A plan for `model` and for each of `models` (names with commas between them, else those of the profile); the first
     is loaded first."""
@@ -27,7 +28,7 @@ def prepare_each(
     listed = [name.strip() for name in models.split(",") if name.strip()] if models else _of(profile)
     names: list[str | None] = [*dict.fromkeys([model, *listed] if model else listed)]
     return [
-        prepare(profile_name, name, gpu_memory_mib=gpu_memory_mib, user_argv=user_argv, found=found)
+        prepare(profile_name, name, gpu_memory_mib=gpu_memory_mib, user_argv=user_argv, found=found, cards=cards)
         for name in names or [None]
     ]
 

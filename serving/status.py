@@ -24,7 +24,8 @@ def status_body(
     queue: dict[str, int] | None = None,
     asleep_since: float | None = None,
 ) -> dict[str, Any]:
-    """The JSON of `GET /onecard/status`; `asleep_since` is Unix time, None while it is not asleep."""
+    """The JSON of `GET /onecard/status`; `asleep_since` is Unix time, None while it is not asleep. `cards` is filled in where
+    there are several, by the supervisor."""
     return {
         "state": state,
         "step": step,
@@ -40,6 +41,7 @@ def status_body(
         "plan": launch.plan.model_dump(),
         "measured": measured or {},
         "limits": launch.plan.limits.model_dump(),
+        "cards": [],
         "queue": queue or {"running": 0, "waiting": 0},
     }
 

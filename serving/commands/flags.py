@@ -12,6 +12,12 @@ ModelOption = Annotated[
     typer.Option("--model", "-m", help="A folder, a Hub id, or a name that `onecard profiles` lists. [the profile's]"),
 ]
 PortOption = Annotated[int, typer.Option("--port", min=1, max=65535, help="The server's port.")]
+CardsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, envvar="ONECARD_CARDS", help="How many GPUs serve, each with a server; else all that are alike."
+    ),
+]
 MemoryOption = Annotated[
     int | None, typer.Option(min=1, help="What the plan takes for the card's memory, in MiB. [the profile's]")
 ]

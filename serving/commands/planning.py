@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from serving.commands.flags import (
+    CardsOption,
     JsonOption,
     MemoryOption,
     ModelOption,
@@ -19,6 +20,7 @@ from serving.commands.printing import print_json
 def plan(
     profile: ProfileOption = "auto",
     model: ModelOption = None,
+    cards: CardsOption = None,
     gpu_memory_mib: MemoryOption = None,
     as_json: JsonOption = False,
     measured: Annotated[
@@ -65,7 +67,7 @@ def plan(
 
     argv = tuple(vllm_arguments or ())
     found, counted = counted_as_free(hardware.detect())
-    prepared = prepare(profile, model, gpu_memory_mib=gpu_memory_mib, user_argv=argv, found=found)
+    prepared = prepare(profile, model, gpu_memory_mib=gpu_memory_mib, user_argv=argv, found=found, cards=cards)
     if as_json:
         typer.echo(prepared.plan.model_dump_json(indent=2))
     else:

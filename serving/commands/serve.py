@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from serving.commands.flags import MemoryOption, ModelOption, PortOption, ProfileOption, VllmArguments
+from serving.commands.flags import CardsOption, MemoryOption, ModelOption, PortOption, ProfileOption, VllmArguments
 
 
 def serve(
@@ -18,6 +18,7 @@ def serve(
     models: Annotated[
         str | None, typer.Option(help="Models that requests may name, with commas; one is loaded at a time.")
     ] = None,
+    cards: CardsOption = None,
     gpu_memory_mib: MemoryOption = None,
     allow_image_urls: Annotated[
         bool,
@@ -76,11 +77,13 @@ def serve(
     from serving.several import make_launches, plan_each_again, prepare_each
 
     argv = tuple(vllm_arguments or ())
-    prepared = prepare_each(profile, model, models, gpu_memory_mib=gpu_memory_mib, user_argv=argv)
+    prepared = prepare_each(profile, model, models, gpu_memory_mib=gpu_memory_mib, user_argv=argv, cards=cards)
     for each in prepared:
         typer.echo(describe_plan(each.plan), err=not dry_run)
         if dry_run:
             typer.echo("vllm serve " + " ".join(to_argv(each.plan.engine_args)))
+    if unused := ", ".join(f"GPU {gpu.index} ({gpu.name})" for gpu in prepared[0].cards.unused):
+        typer.echo(f"Not used, since unlike the first: {unused}.", err=not dry_run)
     if dry_run:
         return
     from serving.advisories import open_here

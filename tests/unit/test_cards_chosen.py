@@ -1,0 +1,77 @@
+"""Which GPUs serve: all that are alike, one plan for all, and words for what cannot be."""
+
+import subprocess
+from dataclasses import replace
+
+import pytest
+
+from serving.cards import Cards, choose, least_free
+from serving.errors import HardwareError, UsageError
+from serving.hardware import Gpu, Hardware
+from serving.prepare import prepare
+from tests.conftest import ONECARD
+
+CARD = Gpu(0, "NVIDIA GeForce RTX 3060", 12_288, 300, "8.6")
+SECOND = replace(CARD, index=1, used_mib=2_000)
+OTHER = Gpu(2, "NVIDIA GeForce RTX 4090", 24_564, 0, "8.9")
+
+
+def machine(*gpus: Gpu) -> Hardware:
+    return Hardware(gpus, "580.65.06", None, 65_536, 8, False)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "wanted", "indices"),
+    [
+        ((CARD,), None, (None,)),  # as CUDA shows it
+        ((CARD, SECOND), None, (0, 1)),
+        ((CARD, SECOND), 1, (0,)),
+        ((CARD, SECOND, OTHER), None, (0, 1)),
+        ((OTHER, CARD), None, (2,)),  # CUDA might show the other one first
+        ((), None, (None,)),
+    ],
+)
+def test_all_that_are_alike_serve(gpus: tuple[Gpu, ...], wanted: int | None, indices: tuple[int | None, ...]) -> None:
+    assert choose(machine(*gpus), wanted, on_gpu=True).indices == indices
+
+
+def test_unlike_cards_are_left_out_and_named_and_refused_where_they_are_asked_for() -> None:
+    assert choose(machine(CARD, OTHER), None, on_gpu=True).unused == (OTHER,)
+    with pytest.raises(HardwareError, match=r"only cards that are alike share a plan.*2: NVIDIA GeForce RTX 4090"):
+        choose(machine(CARD, OTHER), 2, on_gpu=True)
+
+
+def test_more_than_there_are_is_refused_with_what_there_is() -> None:
+    with pytest.raises(HardwareError, match=r"--cards 3: this machine shows 2 GPUs \(0: NVIDIA GeForce RTX 3060"):
+        choose(machine(CARD, SECOND), 3, on_gpu=True)
+
+
+def test_the_plan_is_for_the_card_with_the_least_memory_free() -> None:
+    found = machine(CARD, SECOND)
+    assert least_free(found, Cards((0, 1))).gpus == (SECOND,)
+    assert least_free(found, Cards((0,))).gpus == (CARD,)
+    both = prepare("rtx3060", "qwen3-vl-2b", found=found).plan
+    alone = prepare("rtx3060", "qwen3-vl-2b", found=found, cards=1).plan
+    assert (both.cards, alone.cards) == (2, 1)
+    assert both.capacity.kv_tokens < alone.capacity.kv_tokens
+
+
+def test_a_machine_sees_one_of_its_gpus_or_that_it_is_gone() -> None:
+    assert machine(CARD, SECOND).of(1).gpus == (SECOND,)
+    gone = machine(CARD).of(1)
+    assert (gone.gpus, gone.nvml_problem) == ((), "GPU 1 is not there any more")
+
+
+def test_more_servers_than_cores_are_refused() -> None:
+    with pytest.raises(UsageError, match="--cards 9: this machine has 8 cores"):
+        choose(machine(), 9, on_gpu=False)
+    asked = [*ONECARD, "serve", "--profile", "cpu", "--cards", "999"]
+    refused = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "which so many would only share" in refused.stderr
+
+
+def test_the_plan_says_that_it_is_for_each_card() -> None:
+    asked = [*ONECARD, "plan", "--profile", "cpu", "--cards", "2"]
+    told = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    assert "This on each of 2 cards: a server each, on one port." in told
