@@ -5,7 +5,7 @@ The layers are those of transformers' `modeling_qwen2_vl.py`, `modeling_qwen2_5_
 `modeling_qwen3_5.py`; the tests count the parameters of those very classes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.errors import CheckpointError
@@ -107,6 +107,28 @@ class Shape:
     @property
     def parameters(self) -> int:
         return self.text.parameters + self.vision.body.total
+
+    def share(self, cards: int) -> "Shape":
+        """What one of so many cards computes in vLLM's tensor parallelism: its part of the heads and of the feed-forward
+        networks, of language model and encoder; hidden states, norms and logits are whole on each. KV heads are repeated where
+        there are fewer than cards (vLLM's `QKVParallelLinear`)."""
+        if cards == 1:
+            return self
+        text = replace(
+            self.text,
+            intermediate_size=-(-self.text.intermediate_size // cards),
+            heads=self.text.heads // cards,
+            kv_heads=max(1, self.text.kv_heads // cards),
+            state_elements=(-(-self.text.state_elements[0] // cards), -(-self.text.state_elements[1] // cards)),
+        )
+        return replace(
+            self, text=text, vision=replace(self.vision, intermediate_size=self.vision.intermediate_size // cards)
+        )
+
+    def splits(self, cards: int) -> bool:
+        """Whether vLLM can split it so: heads must divide, and KV heads divide or repeat evenly."""
+        heads, kv_heads = self.text.heads, self.text.kv_heads
+        return heads % cards == 0 and (kv_heads % cards == 0 or cards % kv_heads == 0)
 
 
 def read_shape(architecture: str, config: dict[str, Any]) -> Shape | None:

@@ -11,6 +11,7 @@ from serving.errors import UsageError
 
 _COUNTS = frozenset(
     {"max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "max_loras", "max_lora_rank"}
+    | {"tensor_parallel_size"}
 )
 _KV_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
 # Numbers that are surely a slip of the finger, and would only fail much later.
@@ -21,6 +22,7 @@ _LARGEST = {
     "kv_cache_memory_bytes": 2**50,
     "max_loras": 1000,
     "max_lora_rank": 512,
+    "tensor_parallel_size": 64,
 }
 
 
@@ -51,9 +53,12 @@ def read_asked(args: dict[str, Any]) -> Asked:
             )
     if "served_model_name" in args:
         args["served_model_name"] = names(args["served_model_name"])
-    for name, value in {"tensor_parallel_size": 1, "pipeline_parallel_size": 1, "data_parallel_size": 1}.items():
-        if args.get(name, value) != value:
-            raise UsageError(f"--{name.replace('_', '-')} {args[name]}: the plan is for one GPU.")
+    for name in ("pipeline_parallel_size", "data_parallel_size"):
+        if args.get(name, 1) != 1:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {args[name]}: onecard has a server for each card instead (--cards), or several "
+                "cards for one server (-- --tensor-parallel-size)."
+            )
     if args.get("quantization") in ("awq", "gptq"):
         raise UsageError(
             f"--quantization {args['quantization']} would force vLLM's slow kernel. Leave it out: vLLM sees from the "

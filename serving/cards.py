@@ -1,5 +1,6 @@
 """Which of a machine's GPUs serve: all that are alike, each with a server of its own, so that one that dies takes nothing of
-another with it. One plan is for all; it is made for the one with the least memory free."""
+another with it; or several to a server, where the model does not fit on one. One plan is for all; it is made for the one with
+the least memory free."""
 
 from dataclasses import dataclass, replace
 
@@ -12,10 +13,26 @@ _SAME_SIZE = 0.02
 
 @dataclass(frozen=True)
 class Cards:
-    """NVML indices, None for whatever CUDA shows first; `unused` are GPUs that are not like the first."""
+    """The NVML indices of each server's GPUs, none for whatever CUDA shows first; `unused` are GPUs that are not like the
+    first."""
 
-    indices: tuple[int | None, ...] = (None,)
+    servers: tuple[tuple[int, ...], ...] = ((),)
     unused: tuple[Gpu, ...] = ()
+
+    @property
+    def indices(self) -> list[int]:
+        return [index for server in self.servers for index in server]
+
+    def together(self, size: int) -> "Cards":
+        """So many GPUs to a server; what is left over stays unused. Raises HardwareError where there are not so many."""
+        there = len(self.servers)
+        if there < size:
+            raise HardwareError(
+                f"--tensor-parallel-size {size}: so many cards that are alike share a server, and there "
+                f"{'is one' if there == 1 else f'are {there}'} (--cards)."
+            )
+        whole = range(0, there - size + 1, size)
+        return replace(self, servers=tuple(sum(self.servers[at : at + size], ()) for at in whole))
 
 
 def choose(hardware: Hardware, wanted: int | None, *, on_gpu: bool) -> Cards:
@@ -26,20 +43,18 @@ def choose(hardware: Hardware, wanted: int | None, *, on_gpu: bool) -> Cards:
             f"--cards {wanted}: this machine has {hardware.cpu_count} cores, which so many would only share."
         )
     if not on_gpu or not hardware.gpus:
-        return Cards((None,) * (wanted or 1))
+        return Cards(((),) * (wanted or 1))
     alike = [gpu for gpu in hardware.gpus if _alike(gpu, hardware.gpus[0])]
     if wanted is not None and wanted > len(alike):
         raise HardwareError(_too_many(hardware.gpus, wanted, len(alike)))
     if len(hardware.gpus) == 1:
         return Cards()
-    chosen = alike[:wanted]
-    return Cards(tuple(gpu.index for gpu in chosen), tuple(gpu for gpu in hardware.gpus if gpu not in alike))
+    return Cards(tuple((gpu.index,) for gpu in alike[:wanted]), tuple(gpu for gpu in hardware.gpus if gpu not in alike))
 
 
-def least_free(hardware: Hardware, cards: Cards) -> Hardware:
-    """The machine with one GPU: of those that serve, the one with the least memory free."""
-    serving = [gpu for gpu in hardware.gpus if gpu.index in cards.indices]
-    return replace(hardware, gpus=(min(serving, key=lambda gpu: gpu.free_mib),)) if serving else hardware
+def serving(hardware: Hardware, cards: Cards) -> Hardware:
+    """The machine with the GPUs that serve alone, the one with the least memory free first: plans are made for that one."""
+    return hardware.of(tuple(cards.indices))
 
 
 def _alike(one: Gpu, other: Gpu) -> bool:

@@ -68,7 +68,12 @@ def _choices(plan: Plan) -> list[str]:
     if capacity.image_tokens:
         photo = capacity.image_tokens * min(_PHOTO_PIXELS, limits.max_image_pixels) // limits.max_image_pixels
         kv += f", or {capacity.kv_tokens // (photo + 256)} questions about a 1024×768 photo at once"
-    lines = [f"This on each of {plan.cards} cards: a server each, on one port."] if plan.cards > 1 else []
+    together = plan.tensor_parallel_size
+    lines = [f"This on each of {together} cards, which share one server."] if together > 1 else []
+    if plan.servers > 1:
+        lines += [
+            f"{plan.servers} such servers on one port: one for {'each card' if together == 1 else f'{together} cards'}."
+        ]
     lines += [
         f"{kv}; at most {capacity.max_num_seqs} requests run at once.",
         f"Pictures: at most {limits.max_image_pixels:,} pixels ({capacity.image_tokens:,} tokens), larger ones are shrunk; "

@@ -10,7 +10,7 @@ from serving.errors import UsageError
 # The plan is wrong without these: a vLLM that does not know one of them must not be started.
 REQUIRED = frozenset(
     {"served_model_name", "max_model_len", "max_num_seqs", "mm_processor_kwargs", "limit_mm_per_prompt"}
-    | {"kv_cache_memory_bytes", "gpu_memory_utilization"}
+    | {"kv_cache_memory_bytes", "gpu_memory_utilization", "tensor_parallel_size"}
     | {"enable_lora", "lora_modules", "max_loras", "max_lora_rank", "lora_target_modules"}
 )
 # What onecard decides itself, or must not stand in a plan that others can read; and where it belongs.

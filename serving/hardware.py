@@ -44,12 +44,15 @@ class Hardware:
     cpu_count: int
     wsl: bool
 
-    def of(self, gpu_index: int | None) -> "Hardware":
-        """The machine as one of its GPUs sees it; None leaves it as it is. Without GPUs where that one is gone."""
-        if gpu_index is None:
+    def of(self, indices: tuple[int, ...]) -> "Hardware":
+        """The machine with these of its GPUs alone, the one with the least memory free first; as it is where none is named.
+        Without any where one of them is gone."""
+        if not indices:
             return self
-        own = tuple(gpu for gpu in self.gpus if gpu.index == gpu_index)
-        return replace(self, gpus=own, nvml_problem=None if own else f"GPU {gpu_index} is not there any more")
+        own = sorted((gpu for gpu in self.gpus if gpu.index in indices), key=lambda gpu: gpu.free_mib)
+        if len(own) == len(indices):
+            return replace(self, gpus=tuple(own))
+        return replace(self, gpus=(), nvml_problem=f"of GPU {', '.join(map(str, indices))} not all are there any more")
 
 
 def detect() -> Hardware:

@@ -28,8 +28,8 @@ class Offered(BaseModel):
 class Launch(BaseModel):
     """`user_argv` is what followed `--` on the command line, verbatim; `typical_s` the seconds that each step of a start took
     the last time. `others` can take this model's place; `woken_at` is the monotonic time at which a request or a command asked
-    for this start, None where none did; `wake_s` is what the last such start took. `cards` has the NVML index of each card that
-    gets a server, None for whatever CUDA shows first; this one is for the card at place `card`."""
+    for this start, None where none did; `wake_s` is what the last such start took. `cards` has the NVML indices of each
+    server's GPUs, none for whatever CUDA shows first; this is the server at place `card`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,7 +39,7 @@ class Launch(BaseModel):
     host: str
     port: int
     run_dir: Path
-    cards: tuple[int | None, ...] = (None,)
+    cards: tuple[tuple[int, ...], ...] = ((),)
     card: int = 0
     user_argv: tuple[str, ...] = ()
     allow_image_urls: bool = False
@@ -66,16 +66,17 @@ class Launch(BaseModel):
         return self.model_copy(update={"card": card, "run_dir": folder})
 
     @property
-    def gpu_index(self) -> int | None:
+    def gpus(self) -> tuple[int, ...]:
         return self.cards[self.card]
 
     @property
     def card_environment(self) -> dict[str, str]:
         """What keeps the servers of several cards apart."""
-        if self.gpu_index is not None:  # NVML counts by the bus; CUDA counts by speed, unless it is told otherwise
-            return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(self.gpu_index)}
+        if self.gpus:  # NVML counts by the bus; CUDA counts by speed, unless it is told otherwise
+            return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, self.gpus))}
         # On a CPU vLLM would bind the threads of each to the same cores.
-        return {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} if len(self.cards) > 1 else {}
+        share = len(self.cards) > 1 or self.plan.tensor_parallel_size > 1
+        return {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} if share else {}
 
     @property
     def home(self) -> Path:

@@ -50,13 +50,15 @@ class Constants:
 
     `context`: CUDA context, libraries and kernels. `workspace`: buffers of cuBLAS and of the engine. `graph_of_layer`: one
     captured size of one layer. `fragments` and `fragments_share`: what the allocator holds beyond what is in use, fixed
-    and as a share of what comes and goes."""
+    and as a share of what comes and goes. `communicator`: NCCL's buffers on each of several cards that share a server, assumed
+    and not measured."""
 
     context: int = 740 * MIB
     workspace: int = 88 * MIB
     graph_of_layer: float = 0.235 * MIB
     fragments: int = 120 * MIB
     fragments_share: float = 0.34
+    communicator: int = 256 * MIB
 
 
 MEASURED = Constants()
@@ -84,8 +86,9 @@ class Parts(BaseModel):
         return sum(getattr(self, name) for name in type(self).model_fields)
 
 
-def parts(shape: Shape, weight_bytes: int, load: Load, constants: Constants) -> Parts:
-    """Everything but the KV cache. The transient parts follow one another within a step: the encoder works (its output
+def parts(shape: Shape, weight_bytes: int, load: Load, constants: Constants, cards: int = 1) -> Parts:
+    """Everything but the KV cache, on one of `cards` cards that share a server; `shape` and `weight_bytes` are that card's
+    (`Shape.share`). The transient parts follow one another within a step: the encoder works (its output
     not yet kept), then the language model with that output in the encoder's cache, then the sampler."""
     cache = encoder_cache(shape.vision, load)
     working, seeing = activations(shape.text, load), vision_encoder(shape.vision, load)
@@ -105,7 +108,7 @@ def parts(shape: Shape, weight_bytes: int, load: Load, constants: Constants) -> 
         cuda_graphs=round(
             (2 if load.lora else 1) * load.cudagraph_sizes * shape.text.layers * constants.graph_of_layer
         ),
-        context=constants.context,
+        context=constants.context + (constants.communicator if cards > 1 else 0),
         fragmentation=constants.fragments + round(constants.fragments_share * together),
     )
 

@@ -84,7 +84,8 @@ class Expected(_Frozen):
 
 class Plan(_Frozen):
     """What `onecard plan --json` prints. `given_up` says in words what was made smaller than wished, and for what;
-    `alternatives` what would fit where this does not. It is for each of `cards` cards."""
+    `alternatives` what would fit where this does not. It is for each of `servers` servers; where
+    several cards share one, the memory is that of each of them."""
 
     profile: str
     model: str
@@ -95,13 +96,19 @@ class Plan(_Frozen):
     predicted: bool = True
     given_up: tuple[str, ...] = ()
     gpu: PlannedGpu
-    cards: int = 1
+    servers: int = 1
     memory_mib: MemoryMib
     engine_args: dict[str, Any]
     capacity: Capacity
     limits: PlannedLimits
     adapters: PlannedAdapters | None = None
     expected: Expected
+
+    @property
+    def tensor_parallel_size(self) -> int:
+        """How many cards share one server."""
+        size: int = self.engine_args.get("tensor_parallel_size", 1)
+        return size
 
     @property
     def model_names(self) -> list[str]:

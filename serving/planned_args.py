@@ -28,6 +28,7 @@ class Choices:
     lora: Slots | None
     adapters: tuple[Adapter, ...]
     card_mib: int | None
+    tensor_parallel_size: int = 1
 
 
 def planned_args(
@@ -41,6 +42,8 @@ def planned_args(
         "max_num_batched_tokens": chosen.settings.max_num_batched_tokens,
         "api_server_count": 1,
     }
+    if chosen.tensor_parallel_size > 1:
+        args["tensor_parallel_size"] = chosen.tensor_parallel_size
     if chosen.lora:
         args |= _of_adapters(chosen.lora, chosen.adapters)
     if chosen.predicted:

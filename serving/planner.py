@@ -12,6 +12,7 @@ from serving.adapters import Adapter, planned_slots
 from serving.architecture import Shape, read_shape
 from serving.asked import Asked, read_asked
 from serving.checkpoint import Checkpoint
+from serving.errors import UsageError
 from serving.hardware import Gpu, Hardware
 from serving.memory import MEASURED, MIB, Constants, Load
 from serving.onecards import among
@@ -20,7 +21,15 @@ from serving.planned_args import Choices, planned_args
 from serving.policy import Settings, concessions, cudagraph_sizes, wished
 from serving.present import planned_gpu
 from serving.profile import Model, Profile, Video
-from serving.verdict import check_adapters, check_context, conceded, expected, reason_against
+from serving.verdict import (
+    check_adapters,
+    check_context,
+    conceded,
+    cost_of_sharing,
+    exchanges,
+    expected,
+    reason_against,
+)
 from serving.video import Frames
 from serving.weights import Weights, measure_weights
 
@@ -47,6 +56,7 @@ class Subject:
     gpu_memory_mib: int | None = None
     constants: Constants = MEASURED
     adapters: tuple[Adapter, ...] = ()
+    tensor_parallel_size: int = 1
 
     def plan(self, user_args: dict[str, Any] | None = None) -> Plan:
         """Plans. `user_args` are vLLM's arguments that the user gave; they win over the profile's and are planned with.
@@ -55,6 +65,9 @@ class Subject:
         whose size cannot be told. Whether this machine has what is planned is `present.check_hardware`'s to say.
         """
         asked = read_asked(self.profile.engine_args | (user_args or {}))
+        size = asked.number("tensor_parallel_size") or self.tensor_parallel_size
+        if size != self.tensor_parallel_size:
+            return replace(self, tensor_parallel_size=size).plan(user_args)
         weights, shape, gpu = self.weights(), self._shape(), self._gpu(asked)
         if shape is None:
             return self._unpredicted(asked, weights, gpu)
@@ -63,11 +76,19 @@ class Subject:
         return self._choose(asked, shape, weights, gpu)
 
     def weights(self) -> Weights:
-        """The size of the weights. Raises CheckpointError where it cannot be told."""
-        return measure_weights(self._shape(), self.checkpoint.config, self.checkpoint.tensors)
+        """The size of the weights, or of one card's part of them. Raises CheckpointError where it cannot be told."""
+        shape = read_shape(self.checkpoint.architecture, self.checkpoint.config)
+        return measure_weights(shape, self.checkpoint.config, self.checkpoint.tensors).share(self.tensor_parallel_size)
 
     def _shape(self) -> Shape | None:
-        return read_shape(self.checkpoint.architecture, self.checkpoint.config)
+        """What a card has of it. Raises UsageError where the model cannot be split over so many."""
+        shape, size = read_shape(self.checkpoint.architecture, self.checkpoint.config), self.tensor_parallel_size
+        if shape and not shape.splits(size):
+            raise UsageError(
+                f"--tensor-parallel-size {size}: the model's {shape.text.heads} heads, {shape.text.kv_heads} of them for keys "
+                f"and values, cannot be split over {size} cards."
+            )
+        return shape.share(size) if shape else None
 
     def _gpu(self, asked: Asked) -> PlannedGpu:
         if self.profile.gpu is None:
@@ -99,6 +120,8 @@ class Subject:
         if gpu.taken_mib:
             held = f"{gpu.taken_mib:,} MiB of the card, which other programs hold now{among(gpu.onecards)}"
             given_up = (*given_up, held)
+        if self.tensor_parallel_size > 1:
+            given_up = (*given_up, cost_of_sharing(shape.text, self.tensor_parallel_size))
         limits = limits.model_copy(update={"max_image_pixels": draft.settings.max_image_pixels})
         if video := self.profile.video:
             limits, context = self._with_video(video, asked, limits, shape, context, draft.kv_tokens)
@@ -151,7 +174,9 @@ class Subject:
             lora=planned_slots(self.adapters, asked),
         )
         constants = _CPU if self.profile.device == "cpu" else self.constants
-        needed = MemoryMib.of(memory.parts(shape, weights.total, load, constants), headroom=_HEADROOM_MIB)
+        needed = MemoryMib.of(
+            memory.parts(shape, weights.total, load, constants, self.tensor_parallel_size), headroom=_HEADROOM_MIB
+        )
         kv_mib = self._kv_mib(asked, gpu.usable_mib - needed.total)
         state = settings.max_num_seqs * memory.state_bytes_per_sequence(shape.text)
         token = memory.kv_bytes_per_token(shape.text) * asked.kv_bytes_per_value // 2
@@ -159,6 +184,9 @@ class Subject:
         return _Draft(
             settings, needed.model_copy(update={"kv_cache": kv_mib}), kv_tokens, load.image_tokens, load.encoder_tokens
         )
+
+    def _exchanges(self, shape: Shape | None) -> int:
+        return exchanges(shape.text) if shape and self.tensor_parallel_size > 1 else 0
 
     def _graphs(self, asked: Asked, settings: Settings) -> list[int]:
         if self.profile.device == "cpu" or asked.enforce_eager:
@@ -207,6 +235,7 @@ class Subject:
             lora=slots,
             adapters=self.adapters,
             card_mib=self._card.total_mib if self._card else None,
+            tensor_parallel_size=self.tensor_parallel_size,
         )
         return Plan(
             profile=self.profile_name,
@@ -235,7 +264,7 @@ class Subject:
             )
             if slots
             else None,
-            expected=expected(self.profile.gpu, weights.read_per_token),
+            expected=expected(self.profile.gpu, weights.read_per_token, self._exchanges(shape)),
         )
 
 

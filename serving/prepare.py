@@ -1,5 +1,6 @@
 """From the command line's words to a plan, and on to a launch: the first half of the way through the house."""
 
+import contextlib
 import importlib.util
 import os
 import socket
@@ -9,8 +10,9 @@ from pathlib import Path
 from serving import hardware
 from serving.adapters import read_adapters
 from serving.advice import nearest
+from serving.asked import read_asked
 from serving.calibration import constants_of
-from serving.cards import Cards, choose, least_free
+from serving.cards import Cards, choose, serving
 from serving.checkpoint import read_checkpoint
 from serving.describe import why_not
 from serving.engine_args import from_argv
@@ -62,7 +64,7 @@ def prepare(
     found = found or hardware.detect()
     name, profile = chosen_profile(profile_name, found)
     chosen = choose(found, cards, on_gpu=profile.gpu is not None)
-    found = least_free(found, chosen)
+    found = serving(found, chosen)
     resolved = resolve_model(model_name or profile.model)
     subject = Subject(
         profile_name=name,
@@ -75,7 +77,23 @@ def prepare(
         constants=constants_of(found.gpus[0].name if found.gpus else None),
         adapters=read_adapters(from_argv(user_argv).get("lora_modules") or profile.lora_modules),
     )
-    return _planned(subject, resolved, user_argv, chosen)
+    size = read_asked(from_argv(user_argv)).number("tensor_parallel_size") or _fewest_together(
+        subject, user_argv, chosen
+    )
+    return _planned(replace(subject, tensor_parallel_size=size), resolved, user_argv, chosen.together(size))
+
+
+def _fewest_together(subject: Subject, user_argv: tuple[str, ...], cards: Cards) -> int:
+    """How many cards have to share a server so that the model fits; 1 where no number helps."""
+    for size in (1, 2, 4, 8):
+        if size > len(cards.servers):
+            break
+        with contextlib.suppress(
+            UsageError
+        ):  # where the model cannot be split so; what is wrong with size 1 is said later
+            if replace(subject, tensor_parallel_size=size).plan(from_argv(user_argv)).fits:
+                return size
+    return 1
 
 
 def _planned(subject: Subject, resolved: ResolvedModel, user_argv: tuple[str, ...], cards: Cards) -> Prepared:
@@ -83,7 +101,7 @@ def _planned(subject: Subject, resolved: ResolvedModel, user_argv: tuple[str, ..
     plan = subject.plan(user_args)
     if not plan.fits:
         plan = plan.model_copy(update={"alternatives": nearest(subject, plan, user_args, _other_models(subject))})
-    return Prepared(plan.model_copy(update={"cards": len(cards.indices)}), subject, resolved, user_argv, cards)
+    return Prepared(plan.model_copy(update={"servers": len(cards.servers)}), subject, resolved, user_argv, cards)
 
 
 def _other_models(subject: Subject) -> list[Subject]:
@@ -119,7 +137,7 @@ def make_launch(
         # What was planned by its config alone is planned again by what came, and for what is free by then.
         resolved = replace(prepared.resolved, folder=prepared.resolved.download())
         subject = replace(
-            prepared.subject, checkpoint=resolved.checkpoint(), hardware=least_free(hardware.detect(), prepared.cards)
+            prepared.subject, checkpoint=resolved.checkpoint(), hardware=serving(hardware.detect(), prepared.cards)
         )
         prepared = _planned(subject, resolved, prepared.user_argv, prepared.cards)
         _check_plan(prepared)
@@ -130,7 +148,7 @@ def make_launch(
         host=host,
         port=port,
         run_dir=run_dir,
-        cards=prepared.cards.indices,
+        cards=prepared.cards.servers,
         user_argv=prepared.user_argv,
         allow_image_urls=allow_image_urls,
         api_keys_file=api_keys_file,
@@ -142,9 +160,9 @@ def plan_again(prepared: Prepared, launch: Launch) -> Plan | None:
     """The plan of a launch for the memory that is free on the GPU now: smaller where other programs have taken of it, as large
     as at first where they have not. None where nothing useful fits."""
     checkpoint = read_checkpoint(Folder(launch.model_folder))
-    subject = replace(prepared.subject, checkpoint=checkpoint, hardware=hardware.detect().of(launch.gpu_index))
+    subject = replace(prepared.subject, checkpoint=checkpoint, hardware=hardware.detect().of(launch.gpus))
     plan = subject.plan(from_argv(launch.user_argv))
-    return plan.model_copy(update={"cards": launch.plan.cards}) if plan.fits else None
+    return plan.model_copy(update={"servers": launch.plan.servers}) if plan.fits else None
 
 
 def _check_plan(prepared: Prepared) -> None:

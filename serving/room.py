@@ -47,7 +47,7 @@ class Room:
         more."""
         looks = 0
         while wanted():
-            taken = taken_by_others(launch.plan, (await asyncio.to_thread(hardware.detect)).of(launch.gpu_index))
+            taken = taken_by_others(launch.plan, (await asyncio.to_thread(hardware.detect)).of(launch.gpus))
             if taken is None and launch.plan.gpu.taken_mib:  # made smaller before; they may have given it back
                 launch = await self._planned_again(launch) or launch
             if taken is None:

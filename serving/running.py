@@ -59,7 +59,7 @@ def describe_status(status: dict[str, Any]) -> str:
         lines.append(f"step: {status['step']}" + (f", about {left:.0f} s left" if left else ""))
     lines.append(f"requests: {queue['running']} running, {queue['waiting']} waiting; restarts: {status['restarts']}")
     for card in status.get("cards", []):
-        gpu = "" if card["gpu_index"] is None else f" (GPU {card['gpu_index']})"
+        gpu = f" (GPU {', '.join(map(str, card['gpus']))})" if card["gpus"] else ""
         why = f": {card['why']}" if card["why"] else ""
         lines.append(
             f"card {card['card']}{gpu}: {card['state']}, {card['requests']} requests, {card['restarts']} restarts{why}"

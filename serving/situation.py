@@ -45,7 +45,7 @@ class Stage:
         launch = self.launch
         if len(launch.cards) == 1:
             return ""
-        return f"of card {launch.card}" if launch.gpu_index is None else f"of GPU {launch.gpu_index}"
+        return f"of GPU {' and '.join(map(str, launch.gpus))}" if launch.gpus else f"of card {launch.card}"
 
     def begin(self) -> None:
         """A start begins, which may take what the last one did."""
@@ -138,7 +138,7 @@ class Situation:
         launch = stage.launch
         return {
             "card": launch.card,
-            "gpu_index": launch.gpu_index,
+            "gpus": launch.gpus,
             "state": "lost" if stage.lost else stage.state,
             "why": stage.lost or stage.taken,
             "restarts": launch.restarts,

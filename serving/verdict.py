@@ -6,7 +6,7 @@ What would fit instead is `advice.py`'s question, how a plan is told as a whole 
 from collections.abc import Sequence
 
 from serving.adapters import Adapter
-from serving.architecture import Shape
+from serving.architecture import Shape, Text
 from serving.asked import Asked
 from serving.checkpoint import Checkpoint
 from serving.errors import UsageError
@@ -17,6 +17,10 @@ from serving.profile import GpuFacts, Model
 
 # Bandwidth is never reached in full; this share of the bound is a convention until it is measured on the card.
 _DECODE_EFFICIENCY = 0.7
+# Between cards without NVLink and without access to each other's memory, as GeForce cards are: a small all-reduce through the
+# host's memory, and what one PCIe 4.0 slot of eight lanes moves. Assumed, not measured.
+_EXCHANGE_S = 25e-6
+_PCIE_BYTES_S = 12e9
 # Layers into which the hidden state goes as it is.
 _FROM_HIDDEN = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 
@@ -85,13 +89,36 @@ def reason_against(gpu: PlannedGpu, planned: MemoryMib, kv_tokens: int, context:
     return None
 
 
-def expected(facts: GpuFacts | None, bytes_per_token: int) -> Expected:
-    """The speed that the bandwidth allows, where that is known."""
+def exchanges(text: Text) -> int:
+    """How often cards that share a server wait for each other at each token: after the attention and after the feed-forward
+    network of every layer (vLLM's `RowParallelLinear`)."""
+    return 2 * text.layers
+
+
+def cost_of_sharing(text: Text, cards: int) -> str:
+    """What a server on several cards costs without NVLink, in words. Each exchange sends every token's hidden state of 16
+    bits, 2 × (cards - 1) / cards times (a ring's all-reduce)."""
+    waits_ms = 1e3 * exchanges(text) * _EXCHANGE_S
+    sent_bytes = exchanges(text) * text.hidden_size * 2 * 2 * (cards - 1) / cards
+    return (
+        f"a server for each card: {cards} share this model and wait for each other {exchanges(text)} times a token. Without "
+        f"NVLink that is about {waits_ms:.1f} ms, and {1e6 * sent_bytes / _PCIE_BYTES_S:.0f} ms for 1,000 tokens of prompt "
+        "(derived, not measured)"
+    )
+
+
+def expected(facts: GpuFacts | None, bytes_per_token: int, exchanged: int = 0) -> Expected:
+    """The speed that the bandwidth allows, where that is known. `exchanged` is how often cards that share a server wait for
+    each other at each token."""
     if facts is None:
         return Expected(decode_tokens_per_s=None, source="no bandwidth bound is known for this CPU")
-    bound = facts.bandwidth_gb_s * 1e9 / max(1, bytes_per_token)
-    return Expected(
-        decode_tokens_per_s=round(bound * _DECODE_EFFICIENCY, 1),
-        source=f"derived, not measured: {facts.bandwidth_gb_s:g} GB/s over {bytes_per_token / 1e6:,.0f} MB of language model "
-        f"read for each token, times {_DECODE_EFFICIENCY} by convention",
+    reading_s = max(1, bytes_per_token) / (facts.bandwidth_gb_s * 1e9 * _DECODE_EFFICIENCY)
+    source = (
+        f"derived, not measured: {facts.bandwidth_gb_s:g} GB/s over {bytes_per_token / 1e6:,.0f} MB of language model read for "
+        f"each token, times {_DECODE_EFFICIENCY} by convention"
     )
+    if exchanged:
+        source += (
+            f"; and {exchanged} exchanges between the cards of {1e6 * _EXCHANGE_S:.0f} microseconds each, by assumption"
+        )
+    return Expected(decode_tokens_per_s=round(1 / (reading_s + exchanged * _EXCHANGE_S), 1), source=source)

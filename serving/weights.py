@@ -3,7 +3,7 @@ and the quantization that `config.json` names.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.architecture import Shape
@@ -25,6 +25,11 @@ class Weights:
     read_per_token: int
     precision: str
     source: str
+
+    def share(self, cards: int) -> "Weights":
+        """What one of so many cards holds and reads: all matrices are split (vLLM's tensor parallelism), the norms, which are
+        not, are less than 0.1%."""
+        return replace(self, total=-(-self.total // cards), read_per_token=-(-self.read_per_token // cards))
 
 
 @dataclass(frozen=True)

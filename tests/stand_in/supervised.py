@@ -60,7 +60,7 @@ def main() -> int:
         host="127.0.0.1",
         port=port,
         run_dir=make_run_dir(port),
-        cards=(None,) * int(os.environ.get("CARDS", "1")),
+        cards=((),) * int(os.environ.get("CARDS", "1")),
         api_keys_file=Path(keys) if (keys := os.environ.get("ONECARD_API_KEYS_FILE")) else None,
         guard=GuardSettings(drain_s=drain_s, hang_timeout_s=hang_s, **json.loads(os.environ.get("GUARD", "{}"))),
     )

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from serving.cards import Cards, choose, least_free
+from serving.cards import Cards, choose, serving
 from serving.errors import HardwareError, UsageError
 from serving.hardware import Gpu, Hardware
 from serving.prepare import prepare
@@ -21,18 +21,20 @@ def machine(*gpus: Gpu) -> Hardware:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "wanted", "indices"),
+    ("gpus", "wanted", "servers"),
     [
-        ((CARD,), None, (None,)),  # as CUDA shows it
-        ((CARD, SECOND), None, (0, 1)),
-        ((CARD, SECOND), 1, (0,)),
-        ((CARD, SECOND, OTHER), None, (0, 1)),
-        ((OTHER, CARD), None, (2,)),  # CUDA might show the other one first
-        ((), None, (None,)),
+        ((CARD,), None, ((),)),  # as CUDA shows it
+        ((CARD, SECOND), None, ((0,), (1,))),
+        ((CARD, SECOND), 1, ((0,),)),
+        ((CARD, SECOND, OTHER), None, ((0,), (1,))),
+        ((OTHER, CARD), None, ((2,),)),  # CUDA might show the other one first
+        ((), None, ((),)),
     ],
 )
-def test_all_that_are_alike_serve(gpus: tuple[Gpu, ...], wanted: int | None, indices: tuple[int | None, ...]) -> None:
-    assert choose(machine(*gpus), wanted, on_gpu=True).indices == indices
+def test_all_that_are_alike_serve(
+    gpus: tuple[Gpu, ...], wanted: int | None, servers: tuple[tuple[int, ...], ...]
+) -> None:
+    assert choose(machine(*gpus), wanted, on_gpu=True).servers == servers
 
 
 def test_unlike_cards_are_left_out_and_named_and_refused_where_they_are_asked_for() -> None:
@@ -48,18 +50,18 @@ def test_more_than_there_are_is_refused_with_what_there_is() -> None:
 
 def test_the_plan_is_for_the_card_with_the_least_memory_free() -> None:
     found = machine(CARD, SECOND)
-    assert least_free(found, Cards((0, 1))).gpus == (SECOND,)
-    assert least_free(found, Cards((0,))).gpus == (CARD,)
+    assert serving(found, Cards(((0,), (1,)))).gpus == (SECOND, CARD)
+    assert serving(found, Cards(((0,),))).gpus == (CARD,)
     both = prepare("rtx3060", "qwen3-vl-2b", found=found).plan
     alone = prepare("rtx3060", "qwen3-vl-2b", found=found, cards=1).plan
-    assert (both.cards, alone.cards) == (2, 1)
+    assert (both.servers, alone.servers) == (2, 1)
     assert both.capacity.kv_tokens < alone.capacity.kv_tokens
 
 
 def test_a_machine_sees_one_of_its_gpus_or_that_it_is_gone() -> None:
-    assert machine(CARD, SECOND).of(1).gpus == (SECOND,)
-    gone = machine(CARD).of(1)
-    assert (gone.gpus, gone.nvml_problem) == ((), "GPU 1 is not there any more")
+    assert machine(CARD, SECOND).of((1,)).gpus == (SECOND,)
+    gone = machine(CARD).of((0, 1))
+    assert (gone.gpus, gone.nvml_problem) == ((), "of GPU 0, 1 not all are there any more")
 
 
 def test_more_servers_than_cores_are_refused() -> None:
@@ -74,4 +76,32 @@ def test_more_servers_than_cores_are_refused() -> None:
 def test_the_plan_says_that_it_is_for_each_card() -> None:
     asked = [*ONECARD, "plan", "--profile", "cpu", "--cards", "2"]
     told = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
-    assert "This on each of 2 cards: a server each, on one port." in told
+    assert "2 such servers on one port: one for each card." in told
+
+
+def test_a_model_that_is_too_large_for_one_card_is_split_over_as_few_as_it_needs() -> None:
+    four = [replace(CARD, index=index) for index in range(4)]
+    prepared = prepare("rtx3060", "qwen3-vl-8b", found=machine(*four))
+    plan = prepared.plan
+    assert (plan.fits, plan.tensor_parallel_size, plan.servers) == (True, 2, 2)
+    assert prepared.cards.servers == ((0, 1), (2, 3))
+    assert plan.engine_args["tensor_parallel_size"] == 2
+    assert plan.memory_mib.total <= plan.gpu.usable_mib
+    assert any("wait for each other 72 times a token" in each for each in plan.given_up)
+    assert "exchanges between the cards" in plan.expected.source
+    assert not prepare("rtx3060", "qwen3-vl-8b", found=machine(CARD)).plan.fits
+
+
+def test_cards_that_share_a_server_are_as_many_as_asked_for() -> None:
+    both = prepare("rtx3060", "qwen3-vl-2b", found=machine(CARD, SECOND), user_argv=("--tensor-parallel-size", "2"))
+    alone = prepare("rtx3060", "qwen3-vl-2b", found=machine(SECOND))
+    assert (both.cards.servers, both.plan.servers) == (((0, 1),), 1)
+    assert both.plan.memory_mib.weights < 0.6 * alone.plan.memory_mib.weights
+    assert both.plan.capacity.kv_tokens > 2 * alone.plan.capacity.kv_tokens
+    with pytest.raises(
+        HardwareError, match="--tensor-parallel-size 2: so many cards that are alike share a server, and there is"
+    ):
+        prepare("rtx3060", "qwen3-vl-2b", found=machine(CARD), user_argv=("--tensor-parallel-size", "2"))
+    three = machine(CARD, SECOND, replace(CARD, index=2))
+    with pytest.raises(UsageError, match="16 heads, 8 of them for keys and values, cannot be split over 3 cards"):
+        prepare("rtx3060", "qwen3-vl-2b", found=three, user_argv=("--tensor-parallel-size", "3"))
