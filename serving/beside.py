@@ -5,17 +5,21 @@ served in their place. `onecard serve` cannot do so: there what they hold is tak
 from dataclasses import replace
 
 from serving.errors import OnecardError
-from serving.hardware import Hardware
+from serving.hardware import Gpu, Hardware
 from serving.onecards import Onecard
 
 _PATIENCE_S = 3.0
 
 
 def counted_as_free(found: Hardware) -> tuple[Hardware, list[str]]:
-    """The hardware with what onecards hold of the first GPU counted as free, and a sentence about each of them."""
-    if not found.gpus:
-        return found, []
-    card, said, left = found.gpus[0], [], []
+    """The hardware with what onecards hold of its GPUs counted as free, and a sentence about each of them."""
+    freed = [_freed(card) for card in found.gpus]
+    said = [sentence for _, sentences in freed for sentence in sentences]
+    return replace(found, gpus=tuple(card for card, _ in freed)), list(dict.fromkeys(said))
+
+
+def _freed(card: Gpu) -> tuple[Gpu, list[str]]:
+    said, left = [], []
     for each in card.onecards:
         told = each.held_mib is not None
         held = each.held_mib if told else _by_its_own_word(each)
@@ -29,7 +33,7 @@ def counted_as_free(found: Hardware) -> tuple[Hardware, list[str]]:
             card = replace(card, used_mib=max(0, card.used_mib - held))
             source = "" if told else ", as it measured itself when it started"
             said.append(f"Counted as free: {held:,} MiB of the onecard on port {each.port}{source}.")
-    return replace(found, gpus=(replace(card, onecards=tuple(left)), *found.gpus[1:])), said
+    return replace(card, onecards=tuple(left)), said
 
 
 def _by_its_own_word(onecard: Onecard) -> int | None:

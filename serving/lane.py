@@ -15,14 +15,13 @@ from serving.board import Board
 from serving.console import Console
 from serving.errors import GaveUpError, OnecardError
 from serving.handover import Given
-from serving.launch import Launch, child_environment
+from serving.launch import child_environment
 from serving.life import Ears, Life
 from serving.notify import Notifier
-from serving.plan import Plan
 from serving.processes import STOP_GRACE_S
 from serving.progress import Progress, keep_typical, read_typical
 from serving.restarts import Restarts, slept_s
-from serving.room import Room
+from serving.room import Replan, Room
 from serving.server_log import ServerLog
 from serving.situation import Stage
 from serving.state_dir import ipc_dir
@@ -75,7 +74,7 @@ class Lane:
     """`listens` while its server takes connections itself. `settled` is set once its first start has come to an end of some
     kind. `replan` makes a plan for the GPU memory that is free now, and None where nothing useful fits it."""
 
-    def __init__(self, stage: Stage, house: House, replan: Callable[[Launch], Plan | None]) -> None:
+    def __init__(self, stage: Stage, house: House, replan: Replan) -> None:
         self.stage = stage
         self.listens = False
         self.settled = asyncio.Event()

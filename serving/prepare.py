@@ -77,21 +77,16 @@ def prepare(
         constants=constants_of(found.gpus[0].name if found.gpus else None),
         adapters=read_adapters(from_argv(user_argv).get("lora_modules") or profile.lora_modules),
     )
-    size = read_asked(from_argv(user_argv)).number("tensor_parallel_size") or _fewest_together(
-        subject, user_argv, chosen
-    )
+    asked = read_asked(from_argv(user_argv)).number("tensor_parallel_size")
+    size = asked or _fewest_together(subject, user_argv, len(chosen.servers))
     return _planned(replace(subject, tensor_parallel_size=size), resolved, user_argv, chosen.together(size))
 
 
-def _fewest_together(subject: Subject, user_argv: tuple[str, ...], cards: Cards) -> int:
-    """How many cards have to share a server so that the model fits; 1 where no number helps."""
-    for size in (1, 2, 4, 8):
-        if size > len(cards.servers):
-            break
-        with contextlib.suppress(
-            UsageError
-        ):  # where the model cannot be split so; what is wrong with size 1 is said later
-            if replace(subject, tensor_parallel_size=size).plan(from_argv(user_argv)).fits:
+def _fewest_together(subject: Subject, user_argv: tuple[str, ...], cards: int) -> int:
+    """How many of so many cards have to share a server so that the model fits; 1 where no number helps."""
+    for size in (1, 2, 4, 8) if cards > 1 else ():
+        with contextlib.suppress(UsageError):  # a model that cannot be split so
+            if size <= cards and replace(subject, tensor_parallel_size=size).plan(from_argv(user_argv)).fits:
                 return size
     return 1
 
@@ -156,11 +151,11 @@ def make_launch(
     )
 
 
-def plan_again(prepared: Prepared, launch: Launch) -> Plan | None:
-    """The plan of a launch for the memory that is free on the GPU now: smaller where other programs have taken of it, as large
-    as at first where they have not. None where nothing useful fits."""
+def plan_again(prepared: Prepared, launch: Launch, found: Hardware) -> Plan | None:
+    """The plan of a launch for the memory that is free on `found`: smaller where other programs have taken of it, as large as
+    at first where they have not. None where nothing useful fits."""
     checkpoint = read_checkpoint(Folder(launch.model_folder))
-    subject = replace(prepared.subject, checkpoint=checkpoint, hardware=hardware.detect().of(launch.gpus))
+    subject = replace(prepared.subject, checkpoint=checkpoint, hardware=found)
     plan = subject.plan(from_argv(launch.user_argv))
     return plan.model_copy(update={"servers": launch.plan.servers}) if plan.fits else None
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from serving import hardware
 from serving.console import Console
+from serving.hardware import Hardware
 from serving.launch import Launch
 from serving.plan import Plan
 from serving.restarts import taken_by_others
@@ -17,6 +18,9 @@ _FIRST_LOOKS_S = (0.2, 0.5, 1.0)
 SETTLES_AFTER = len(_FIRST_LOOKS_S)
 LOOK_EVERY_S = 5.0
 
+# A plan for the memory that is free on what was found; None where nothing useful fits it.
+Replan = Callable[[Launch, Hardware], Plan | None]
+
 
 @dataclass(frozen=True)
 class Free:
@@ -27,14 +31,13 @@ class Free:
 
 
 class Room:
-    """Looks whether a plan's memory is to be had. `replan` makes a plan for what is free, and None where nothing useful
-    fits; `pause` waits between two looks, and is cut short at the end."""
+    """Looks whether a plan's memory is to be had. `pause` waits between two looks, and is cut short at the end."""
 
     def __init__(
         self,
         stage: Stage,
         console: Console,
-        replan: Callable[[Launch], Plan | None],
+        replan: Replan,
         pause: Callable[[float], Awaitable[None]],
     ) -> None:
         self._stage = stage
@@ -47,9 +50,10 @@ class Room:
         more."""
         looks = 0
         while wanted():
-            taken = taken_by_others(launch.plan, (await asyncio.to_thread(hardware.detect)).of(launch.gpus))
+            found = (await asyncio.to_thread(hardware.detect)).of(launch.gpus)
+            taken = taken_by_others(launch.plan, found)
             if taken is None and launch.plan.gpu.taken_mib:  # made smaller before; they may have given it back
-                launch = await self._planned_again(launch) or launch
+                launch = await self._planned_again(launch, found) or launch
             if taken is None:
                 self._stage.taken = None
                 return Free(launch, looks > SETTLES_AFTER)
@@ -57,7 +61,7 @@ class Room:
             if looks <= SETTLES_AFTER:
                 await self._pause(_FIRST_LOOKS_S[looks - 1])
                 continue
-            if again := await self._planned_again(launch):
+            if again := await self._planned_again(launch, found):
                 self._stage.taken = None
                 return Free(again, True)
             self._stage.taken = taken
@@ -65,9 +69,9 @@ class Room:
             await self._pause(LOOK_EVERY_S)
         return None
 
-    async def _planned_again(self, launch: Launch) -> Launch | None:
-        """The launch with a plan beside what other programs hold by now."""
-        plan = await asyncio.to_thread(self._replan, launch)
+    async def _planned_again(self, launch: Launch, found: Hardware) -> Launch | None:
+        """The launch with a plan beside what other programs were found to hold."""
+        plan = await asyncio.to_thread(self._replan, launch, found)
         if plan is None:
             return None
         given_up = "; ".join(plan.given_up) or "nothing"

@@ -5,6 +5,7 @@ from typing import Any
 from serving import hardware
 from serving.describe import why_not
 from serving.errors import DoesNotFitError, UsageError
+from serving.hardware import Hardware
 from serving.launch import Launch
 from serving.plan import Plan
 from serving.prepare import Prepared, make_launch, plan_again, prepare
@@ -53,10 +54,10 @@ def make_launches(prepared: list[Prepared], **options: Any) -> list[Launch]:
     return [make_launch(each, **options) for each in prepared]
 
 
-def plan_each_again(prepared: list[Prepared], launch: Launch) -> Plan | None:
+def plan_each_again(prepared: list[Prepared], launch: Launch, found: Hardware) -> Plan | None:
     """`plan_again` for the model of that launch."""
     own = next(each for each in prepared if each.plan.model == launch.plan.model)
-    return plan_again(own, launch)
+    return plan_again(own, launch, found)
 
 
 def _of(profile: Profile) -> list[str]:

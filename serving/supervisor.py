@@ -10,7 +10,6 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import Callable
 from typing import Literal
 
 from serving import exporter
@@ -26,8 +25,8 @@ from serving.lane import CouldNotWakeError, Lane
 from serving.launch import Launch
 from serving.metrics.status import status_metrics
 from serving.notify import Notifier
-from serving.plan import Plan
 from serving.processes import SERVER
+from serving.room import Replan
 from serving.situation import Situation, Stage
 from serving.sleeper import Sleeper
 from serving.swap import Choice, next_model
@@ -50,7 +49,7 @@ class Supervisor:
         launch: Launch,
         listening: socket.socket,
         command: tuple[str, ...] = SERVER,
-        replan: Callable[[Launch], Plan | None] = lambda _: None,
+        replan: Replan = lambda *_: None,
         others: tuple[Launch, ...] = (),
         *,
         until_ready: bool = False,

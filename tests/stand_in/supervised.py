@@ -35,8 +35,8 @@ def without_worker(plan: Plan) -> Plan:
     return plan.model_copy(update={"engine_args": kept})
 
 
-def replan(prepared: Prepared, launch: Launch) -> Plan | None:
-    plan = plan_again(prepared, launch)
+def replan(prepared: Prepared, launch: Launch, found: hardware.Hardware) -> Plan | None:
+    plan = plan_again(prepared, launch, found)
     return without_worker(plan) if plan else None
 
 
@@ -75,7 +75,7 @@ def main() -> int:
     room.LOOK_EVERY_S = 1.0
     command = (sys.executable, "-m", "tests.stand_in.server")
     try:
-        again = partial(replan, prepared) if shared else lambda _: None
+        again = partial(replan, prepared) if shared else lambda *_: None
         once = os.environ.get("STAND_IN") == "once"
         listening = open_socket("127.0.0.1", port)
         asyncio.run(supervisor.Supervisor(launch, listening, command, again, others, until_ready=once).run())
