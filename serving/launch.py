@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from serving import notify
 from serving.guard.settings import GuardSettings
 from serving.plan import Plan
+from serving.state_dir import card_dir
 
 ENVIRONMENT_KEY = "ONECARD_LAUNCH"
 
@@ -61,7 +62,7 @@ class Launch(BaseModel):
 
     def of_card(self, card: int) -> "Launch":
         """The same for another card; its log and notes lie in a folder of their own."""
-        folder = self.home / f"card-{card}" if card else self.home
+        folder = card_dir(self.home, card)
         folder.mkdir(mode=0o700, exist_ok=True)
         return self.model_copy(update={"card": card, "run_dir": folder})
 

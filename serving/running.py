@@ -138,11 +138,12 @@ def stop_server(port: int) -> float:
     return time.monotonic() - began
 
 
-def log_lines(port: int, count: int, *, follow: bool) -> Iterator[str]:
-    """The last `count` lines of the log, and, with `follow`, what is added, without end."""
-    file = log_file(port)
+def log_lines(port: int, count: int, *, follow: bool, card: int = 0) -> Iterator[str]:
+    """The last `count` lines of the log of that card's server, and, with `follow`, what is added, without end."""
+    file = log_file(port, card)
     if not file.is_file():
-        raise NotRunningError(f"There is no log for port {port} ({file}). Was a server started there?")
+        of = f"card {card} of port {port}" if card else f"port {port}"
+        raise NotRunningError(f"There is no log for {of} ({file}). Was a server started there?")
     with file.open(encoding="utf-8", errors="replace") as stream:
         yield from stream.readlines()[-count:] if count else []
         while follow:

@@ -59,8 +59,13 @@ def ipc_dir(port: int, card: int = 0) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def log_file(port: int) -> Path:
-    return run_dir(port) / "server.log"
+def card_dir(home: Path, card: int) -> Path:
+    """The folder of one of several cards' server; the first one's is that of the port."""
+    return home / f"card-{card}" if card else home
+
+
+def log_file(port: int, card: int = 0) -> Path:
+    return card_dir(run_dir(port), card) / "server.log"
 
 
 def write_json(file: Path, value: Any) -> None:

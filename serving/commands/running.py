@@ -53,11 +53,12 @@ def logs(
     port: PortOption = 8000,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows, until Ctrl-C.")] = False,
+    card: Annotated[int, typer.Option(min=0, help="Of several cards, the one whose server's log is meant.")] = 0,
 ) -> None:
     """Show the server's log."""
     from serving.running import log_lines
 
-    for line in log_lines(port, lines, follow=follow):
+    for line in log_lines(port, lines, follow=follow, card=card):
         sys.stdout.write(line)
         sys.stdout.flush()
 
