@@ -169,13 +169,10 @@ class Lane:
         """Lets running answers finish, and then ends the server; the supervisor answers on the port to the last."""
         house = self._house
         if self.stage.state in ("ready", "draining") and house.drain_s > 0:
-            house.console.say(f"Stopping; running answers get {house.drain_s:.0f} s …")
             life.process.drain()
             drained = asyncio.create_task(self._drained.wait())
             await asyncio.wait({drained, life.ended}, timeout=house.drain_s, return_when=asyncio.FIRST_COMPLETED)
             drained.cancel()
-        else:
-            house.console.say("Stopping …")
         self.stage.state = "draining"
         await self._listens(False)
         await life.process.stop(STOP_GRACE_S)

@@ -70,6 +70,7 @@ class Supervisor:
         self._at = Situation(stages, self._hold, self.board)
         self._lanes = [Lane(stage, self, replan) for stage in stages]
         self._sleeper = Sleeper(self._choice, self._hold, self._lanes[0].room, self.stop)
+        self._at_the_door = asyncio.Lock()  # opening takes a moment, in which another lane may come to listen
         self._leave_task: asyncio.Task[None] | None = None
         holding = Holding(self._hold, self._choice, launch.guard, self._at, self._ways_to)
         room = WaitingRoom(
@@ -154,10 +155,11 @@ class Supervisor:
         for lane in self._lanes:
             if self.board and not (lane.listens and lane.stage.state == "ready"):
                 self.board.close(lane.stage.launch.card)
-        if any(lane.listens for lane in self._lanes):
-            self._waiting.close()
-        else:
-            await self._waiting.open()
+        async with self._at_the_door:
+            if any(lane.listens for lane in self._lanes):
+                self._waiting.close()
+            else:
+                await self._waiting.open()
 
     def speaks(self, lane: Lane) -> bool:
         return lane.stage is self._at.lead
@@ -264,6 +266,10 @@ class Supervisor:
         if self.stop.is_set():
             for lane in self._lanes:
                 lane.kill()
+        elif drain_s > 0 and self._at.state in ("ready", "draining"):
+            self.console.say(f"Stopping; running answers get {drain_s:.0f} s …")
+        else:
+            self.console.say("Stopping …")
         self.drain_s = drain_s
         self.stop.set()
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from serving.board import Board
 from tests.unit.test_sleeping import to_sleep
@@ -145,9 +146,12 @@ def test_metrics_and_status_are_of_all_cards(tmp_path: Path) -> None:
     with two(tmp_path) as running:
         for _ in range(6):  # whoever accepts it
             text = running.get("/metrics").text
-            assert 'vllm:num_requests_running{card="0"} 0.0' in text
-            assert 'vllm:num_requests_running{card="1"} 0.0' in text
+            assert 'vllm:num_requests_running{card="0"} 0' in text
+            assert 'vllm:num_requests_running{card="1"} 0' in text
             assert 'onecard_state{card="1",state="ready"} 1.0' in text
+            families = {family.name: family for family in text_string_to_metric_families(text)}
+            running_by_card = {sample.labels["card"] for sample in families["onecard_state"].samples}
+            assert running_by_card == {"0", "1"}
             assert text.count("# TYPE onecard_state gauge") == 1
         status = running.get("/onecard/status").json()
         assert (status["state"], [card["card"] for card in status["cards"]]) == ("ready", [0, 1])
