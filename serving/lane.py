@@ -72,12 +72,14 @@ class House(Protocol):
 
 class Lane:
     """`listens` while its server takes connections itself. `settled` is set once its first start has come to an end of some
-    kind. `replan` makes a plan for the GPU memory that is free now, and None where nothing useful fits it."""
+    kind; `gave_up` is why there is no next one. `replan` makes a plan for the GPU memory that is free now, and None where
+    nothing useful fits it."""
 
     def __init__(self, stage: Stage, house: House, replan: Replan) -> None:
         self.stage = stage
         self.listens = False
         self.settled = asyncio.Event()
+        self.gave_up: OnecardError | None = None
         self.life: Life | None = None
         self.room = Room(stage, house.console, replan, house.rest)
         self._house = house
@@ -92,6 +94,7 @@ class Lane:
 
     async def run(self) -> None:
         """Serves until the end of everything, or until it has left. Raises OnecardError when another start would be in vain."""
+        self.gave_up = self.stage.lost = None
         try:
             while not self._over:
                 with ipc_dir(self.stage.launch.port, self.stage.launch.card) as ipc:
@@ -101,6 +104,10 @@ class Lane:
                 if self.stage.launch.woken_at is not None:
                     raise CouldNotWakeError(self._refusal[0] if self._refusal else self._log.explain())
                 await self._pause(0.0 if await self._waited_for_memory() else self._after_crash())
+        except OnecardError as error:
+            self.gave_up = error
+            self.stage.lost = str(error)
+            raise
         finally:
             self.settled.set()
 

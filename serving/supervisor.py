@@ -15,7 +15,7 @@ from typing import Literal
 from serving import exporter
 from serving.board import Board
 from serving.console import Console
-from serving.errors import OnecardError
+from serving.errors import GaveUpError, OnecardError
 from serving.guard.keys import KeyRing
 from serving.guard.state import capacity_of
 from serving.handover import Channel, Given
@@ -132,14 +132,14 @@ class Supervisor:
 
     async def _run(self, lane: Lane, before: Lane | None) -> OnecardError | None:
         """One card's server; why it is not started any more, None where it has left. The first one's start compiles what
-        the others find: they wait for it."""
+        the others find: they wait for it. What is refused there would be refused to them too."""
         if before:
             await _either(before.settled, self.stop)
-        lane.stage.lost = None
+            if before.gave_up and before.gave_up.exit_code != GaveUpError.exit_code:
+                return before.gave_up
         try:
             await lane.run()
         except OnecardError as error:
-            lane.stage.lost = str(error)
             if len(self._lanes) > 1:
                 self.console.say(f"The server {lane.stage.place} is given up: {error}")
             return error
