@@ -156,6 +156,13 @@ STATE = Metric(
     "draining, asleep, restarting, hung (the process is there and does not answer) or stopped.",
     ("state",),
 )
+CARDS = Metric(
+    "onecard_cards",
+    "gauge",
+    "Where several cards have a server each: how many of these are in each `state`, which are those of `onecard_state` that a "
+    "server can be in, and lost (given up, the others go on).",
+    ("state",),
+)
 RESTARTS = Metric("onecard_restarts_total", "counter", "Restarts of the server process since the supervisor began.")
 WAKES = Metric(
     "onecard_wakes_total",
@@ -204,6 +211,7 @@ MEMORY_MEASURED = Metric(
 )
 FROM_STATUS = (
     STATE,
+    CARDS,
     RESTARTS,
     WAKES,
     SWAPS,

@@ -3,6 +3,7 @@
 The server process, the waiting room (while the engine loads) and the exporter (always) yield them alike.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from serving.metrics import catalog
 from serving.metrics.families import counter, gauge
 
 STATES = ("starting", "warming", "ready", "stalled", "draining", "asleep", "restarting", "hung", "stopped")
+_OF_A_CARD = ("starting", "warming", "ready", "draining", "asleep", "restarting", "lost")
 _MIB = 2**20
 _CAPACITY = ("kv_tokens", "max_model_len", "max_num_seqs", "image_tokens", "concurrent_images")
 _LIMITS = ("max_image_pixels", "max_images_per_request", "max_body_mib")
@@ -35,6 +37,7 @@ class StatusCollector(Collector):
         yield gauge(catalog.BUILD_INFO, [((__version__,), 1)])
         yield _state("stopped" if status is None else status["state"])
         if status is not None:
+            yield _cards(status.get("cards", []))
             yield counter(catalog.RESTARTS, [((), status["restarts"])])
             yield counter(catalog.WAKES, [((), status["wakes"])])
             yield counter(catalog.SWAPS, [((), status["swaps"])])
@@ -49,6 +52,12 @@ class StatusCollector(Collector):
 
 def _state(current: str) -> GaugeMetricFamily:
     return gauge(catalog.STATE, [((state,), float(state == current)) for state in dict.fromkeys((*STATES, current))])
+
+
+def _cards(cards: list[dict[str, Any]]) -> GaugeMetricFamily:
+    """Nothing where there is one server."""
+    found = Counter(card["state"] for card in cards)
+    return gauge(catalog.CARDS, [((state,), found[state]) for state in _OF_A_CARD] if cards else [])
 
 
 def _plan(plan: dict[str, Any]) -> Iterator[Metric]:

@@ -110,6 +110,7 @@ def _status(**changes: Any) -> dict[str, Any]:
     return {
         "state": "ready",
         "restarts": 2,
+        "cards": [{"state": "ready"}, {"state": "ready"}, {"state": "lost"}],
         "wakes": 3,
         "swaps": 1,
         "wake_s": 12.5,
@@ -129,6 +130,7 @@ def test_the_plan_stands_beside_what_was_measured(registry: CollectorRegistry) -
     assert sum(predicted) == planned["total"] * 2**20
     assert seen("onecard_plan_limit", limit="kv_tokens") == status["plan"]["capacity"]["kv_tokens"]
     assert seen("onecard_restarts_total") == 2
+    assert [seen("onecard_cards", state=state) for state in ("ready", "lost", "restarting")] == [2, 1, 0]
     assert (seen("onecard_wakes_total"), seen("onecard_swaps_total"), seen("onecard_wake_seconds")) == (3, 1, 12.5)
     assert seen("onecard_plan_decode_tokens_per_second") == status["plan"]["expected"]["decode_tokens_per_s"]
 
