@@ -6,26 +6,23 @@ two models (`-- --models a,b`) the rounds exchange them as well.
 """
 
 import argparse
-import contextlib
 import json
 import os
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from benchmarks.served import LIMIT_S, key_header, serving
 from serving import hardware
 from serving.errors import OnecardError
 from serving.orders import send_to_sleep
 
-_LIMIT_S = 900.0
 # A driver counts the memory of a process that has just ended as free a moment later.
 _SETTLE_S = 2.0
 _MESSAGES = [{"role": "user", "content": "Say one word."}]
@@ -42,13 +39,13 @@ def main(words: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["ONECARD_STATE_DIR"] = folder
         try:
-            with serving(chosen.serve, Path(folder)) as (port, ready_s):
-                rounds = [one_round(port) for _ in range(chosen.rounds)]
-                swaps = exchanges(port, chosen.rounds)
+            with serving(["--min-stay", "1s", *chosen.serve], Path(folder)) as served:
+                rounds = [one_round(served.port) for _ in range(chosen.rounds)]
+                swaps = exchanges(served.port, chosen.rounds)
         except (OnecardError, RuntimeError) as error:
             sys.stderr.write(f"{error}\n")
             return 1
-    found = summary(before, ready_s, rounds, swaps) | {"command": ["onecard", "serve", *chosen.serve]}
+    found = summary(before, served.ready_s, rounds, swaps) | {"command": ["onecard", "serve", *chosen.serve]}
     sys.stdout.write(as_table(found))
     if chosen.out:
         chosen.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -61,42 +58,12 @@ def used_mib() -> int | None:
     return gpus[0].used_mib if gpus else None
 
 
-@contextlib.contextmanager
-def serving(arguments: Sequence[str], folder: Path) -> Iterator[tuple[int, float]]:
-    """A server on a free port, ready: the port, and the seconds that its start took. Raises RuntimeError with its output."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    began = time.monotonic()
-    output = folder / "serve.out"
-    command = [sys.executable, "-m", "serving", "serve", "--port", str(port), "--min-stay", "1s", *arguments]
-    with output.open("wb") as stream:
-        process = subprocess.Popen(
-            command, stdout=stream, stderr=stream, env=os.environ | {"ONECARD_EXPORTER_PORT": "0"}
-        )
-    try:
-        while not is_ready(port):
-            if process.poll() is not None or time.monotonic() - began > _LIMIT_S:
-                raise RuntimeError(f"onecard serve was not ready:\n{output.read_text(errors='replace')[-4000:]}")
-            time.sleep(0.1)
-        yield port, time.monotonic() - began
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def is_ready(port: int) -> bool:
-    with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"http://127.0.0.1:{port}/ready", timeout=10, trust_env=False).status_code == 200
-    return False
-
-
 def answer_s(port: int, model: str | None = None) -> float:
     """Seconds to the answer to a short question. Raises RuntimeError when there is none."""
     body = {"max_tokens": 4, "messages": _MESSAGES} | ({"model": model} if model else {})
     began = time.monotonic()
     url = f"http://127.0.0.1:{port}/v1/chat/completions"
-    reply = httpx.post(url, json=body, timeout=_LIMIT_S, trust_env=False, headers=_key())
+    reply = httpx.post(url, json=body, timeout=LIMIT_S, trust_env=False, headers=key_header())
     if reply.status_code != 200:
         raise RuntimeError(f"{reply.status_code}: {reply.text[:500]}")
     return time.monotonic() - began
@@ -123,17 +90,16 @@ def one_round(port: int) -> dict[str, Any]:
 
 def exchanges(port: int, rounds: int) -> list[float]:
     """Seconds to an answer of a model that is not loaded, in turns; none where there is one model."""
-    listed = httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=10, trust_env=False, headers=_key()).json()["data"]
-    status = httpx.get(f"http://127.0.0.1:{port}/onecard/status", timeout=10, trust_env=False, headers=_key()).json()
+    listed = httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=10, trust_env=False, headers=key_header()).json()[
+        "data"
+    ]
+    status = httpx.get(
+        f"http://127.0.0.1:{port}/onecard/status", timeout=10, trust_env=False, headers=key_header()
+    ).json()
     if not status["others"]:
         return []
     names = [listed[0]["id"], status["others"][0]]
     return [round(answer_s(port, names[(number + 1) % 2]), 2) for number in range(rounds)]
-
-
-def _key() -> dict[str, str]:
-    key = os.environ.get("ONECARD_API_KEY")
-    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def summary(
