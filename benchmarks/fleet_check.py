@@ -25,6 +25,7 @@ import httpx
 from benchmarks.fleet_load import Generator, Timed
 from benchmarks.load import percentile
 from benchmarks.results import RESULTS, new_run
+from benchmarks.workload import pixels
 from serving.fleet.cards import Measured, Service, from_measured
 from serving.fleet.simulate import Request, open_arrivals, simulate_closed, simulate_open
 from serving.plan import Plan
@@ -176,10 +177,6 @@ async def _run(settings: argparse.Namespace) -> int:
 def main() -> int:
     """Exit 0 when throughput and median answer were predicted within 15% in every case."""
 
-    def pair(text: str) -> tuple[int, int]:
-        width, _, height = text.partition("x")
-        return int(width), int(height)
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("urls", nargs="+", metavar="URL", help="servers with equal cards, as http://127.0.0.1:8000")
     parser.add_argument("--servers", type=int, help="replicas behind one URL")
@@ -189,7 +186,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--answer-tokens", type=int, default=32)
     parser.add_argument("--answers", type=int, default=4, help="asked for at once, for the cost of a batch")
-    parser.add_argument("--picture", type=pair, default=(320, 240), metavar="WxH")
+    parser.add_argument("--picture", type=pixels, default=(320, 240), metavar="WxH")
     parser.add_argument("--out", type=Path, default=RESULTS / "fleet.json")
     return asyncio.run(_run(parser.parse_args()))
 

@@ -55,6 +55,12 @@ class Workload:
         return f"Text {number}. " + "onecard " * self.filler_words + asked
 
 
+def pixels(text: str) -> tuple[int, int]:
+    """Width and height of a picture, as an argument says them: 1024x768. Raises ValueError."""
+    width, _, height = text.partition("x")
+    return int(width), int(height)
+
+
 PHOTO = Workload("one picture of 1024×768")
 SEVERAL = Workload("four pictures of 1024×768", pictures=4)
 LARGE = Workload("one picture of 4000×3000", width=4000, height=3000)
