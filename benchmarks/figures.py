@@ -2,13 +2,14 @@
 setup, and the JSON under `results/`. Pure but for reading those files; readme.py puts them in place.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel
 
-from benchmarks import memory_table, quality, speed
+from benchmarks import cards_table, memory_table, quality, speed
+from benchmarks.markdown import table
 from serving.bootstrap import NEWEST, OLDEST
 from serving.matrix import plans
 from serving.plan import Plan
@@ -77,7 +78,7 @@ def needs(language: Language, _results: Path) -> str:
     }
     driver = {"en": f"{MIN_DRIVER} or newer", "zh": f"{MIN_DRIVER} 或更新"}[language]
     cells = ((system, system), (python, python), (driver, "–"), (gpu, cpu))
-    return _table(head, [(name, *pair) for name, pair in zip(names[language], cells, strict=True)])
+    return table(head, [(name, *pair) for name, pair in zip(names[language], cells, strict=True)])
 
 
 def profiles(language: Language, _results: Path) -> str:
@@ -87,7 +88,7 @@ def profiles(language: Language, _results: Path) -> str:
         "zh": ("显卡", "命令", "模型", "上下文", "单张图片上限", "每次请求图片数", "并发请求数"),
     }
     shipped = sorted(load_profiles().items(), key=lambda each: each[1].gpu.memory_mib if each[1].gpu else 1 << 40)
-    return _table(heads[language], (_profile_row(name, profile, language) for name, profile in shipped))
+    return table(heads[language], (_profile_row(name, profile, language) for name, profile in shipped))
 
 
 def _profile_row(name: str, profile: Profile, language: Language) -> tuple[str, ...]:
@@ -108,7 +109,7 @@ def models(language: Language, _results: Path) -> str:
     heads = {"en": ("model", "source", "licence"), "zh": ("模型", "来源", "许可证")}
     built_in = {"en": "comes with onecard", "zh": "随 onecard 附带"}[language]
     rows = ((f"`{name}`", model.source.hub or built_in, model.source.licence) for name, model in load_models().items())
-    return _table(heads[language], rows)
+    return table(heads[language], rows)
 
 
 def fits(language: Language, _results: Path) -> str:
@@ -117,7 +118,7 @@ def fits(language: Language, _results: Path) -> str:
     cells = {(plan.model, plan.profile): plan for plan in plans() if plan.profile in cards}
     models = dict.fromkeys(model for model, _ in cells)
     head = [{"en": "model", "zh": "模型"}[language], *(f"{size} (`{card}`)" for card, size in cards.items())]
-    return _table(head, [(f"`{model}`", *(_tokens(cells[model, card]) for card in cards)) for model in models])
+    return table(head, [(f"`{model}`", *(_tokens(cells[model, card]) for card in cards)) for model in models])
 
 
 def _tokens(plan: Plan) -> str:
@@ -151,7 +152,7 @@ def demo(language: Language, results: Path) -> str:
         f"{photographs.of} 张照片认出了 {photographs.refused} 张；"
         f"{drawings.of} 张图形中，误当成照片的有 {drawings.count} 张。",
     }
-    return f"{said[language]}\n\n{_table(heads[language], rows)}"
+    return f"{said[language]}\n\n{table(heads[language], rows)}"
 
 
 class ServeResult(BaseModel):
@@ -189,7 +190,7 @@ def tested(language: Language, results: Path) -> str:
         )
         for run in runs
     )
-    return _table(heads[language], rows)
+    return table(heads[language], rows)
 
 
 def _score(score: Score | None) -> str:
@@ -201,10 +202,6 @@ def _percent(part: int, whole: int) -> str:
     return f"{part * 1000 // whole / 10:.1f}%"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
-
-
 TABLES: dict[str, Callable[[Language, Path], str]] = {
     "needs": needs,
     "profiles": profiles,
@@ -212,8 +209,9 @@ TABLES: dict[str, Callable[[Language, Path], str]] = {
     "fits": fits,
     "demo": demo,
     "tested": tested,
-    "quality": lambda _language, results: quality.measured(results, _table),
-    "speed": lambda language, results: speed.measured(language, results, _table),
-    "memory": lambda language, results: memory_table.measured(language, results, _table),
-    "predicted": lambda language, results: speed.predicted(language, results, _table),
+    "quality": lambda _language, results: quality.measured(results, table),
+    "speed": lambda language, results: speed.measured(language, results, table),
+    "memory": lambda language, results: memory_table.measured(language, results, table),
+    "cards": lambda _language, results: cards_table.measured(results),
+    "predicted": lambda language, results: speed.predicted(language, results, table),
 }

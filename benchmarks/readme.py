@@ -18,6 +18,7 @@ DOCUMENTS: dict[str, Language] = {
     "README.zh-CN.md": "zh",
     "serving/demo/model/README.md": "en",
     "docs/quantization.md": "en",
+    "docs/fleet.md": "en",
 }
 
 _MARKER = re.compile(r"<!-- figures:\w+:(?:begin|end) -->")
