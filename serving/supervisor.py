@@ -119,10 +119,8 @@ class Supervisor:
 
     async def _serve(self) -> None:
         """Every card's server, until the end or until all have left. Raises OnecardError when none is left that could serve."""
-        after = [None, *self._lanes]
-        ends = await asyncio.gather(
-            *(self._run(lane, before) for lane, before in zip(self._lanes, after, strict=False))
-        )
+        first, *others = self._lanes
+        ends = await asyncio.gather(self._run(first, None), *(self._run(lane, first) for lane in others))
         errors = [error for error in ends if error]
         if self.stop.is_set() or self._at.leaving or len(errors) < len(self._lanes):
             return

@@ -198,6 +198,13 @@ def test_a_card_that_is_given_up_leaves_the_other_serving(tmp_path: Path) -> Non
         assert running.ends() == 0
 
 
+def test_one_that_does_not_come_up_keeps_only_itself_from_serving(tmp_path: Path) -> None:
+    with supervised(tmp_path, "second never starts", CARDS="3") as running:
+        running.until(200)
+        until_cards(running, "ready", "starting", "ready")
+        assert running.ask().status_code == 200
+
+
 def test_when_the_last_one_is_given_up_that_is_the_end(tmp_path: Path) -> None:
     with supervised(tmp_path, "refused", CARDS="2") as running:
         assert running.ends() == 12
