@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import table
+from benchmarks.results import TOO_BUSY
 
 _LOAD = (
     "cards",
@@ -46,6 +47,8 @@ def as_table(told: dict[str, Any]) -> str:
     ]
     if told["cores_shared"]:
         lines.append("The servers shared the cores of one CPU: the ratio says nothing of cards.")
+    if (busy := max(each["figures"]["generator_busy"] for each in told["cards"])) > TOO_BUSY:
+        lines.append(f"The clients were busy {busy:.0%} of the time and may be what was measured.")
     first = told["cards"][0]["figures"]["requests_per_s"]
     parts = [" ".join(lines), table(_LOAD, (_load_row(each, first) for each in told["cards"]))]
     parts += [

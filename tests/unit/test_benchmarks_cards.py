@@ -19,6 +19,7 @@ FIGURES = {
     "per_token_ms": 8.0,
     "per_token_p99_ms": 11.0,
     "failed": 0,
+    "generator_busy": 0.4,
 }
 KILLED = {
     "running_there": 30,
@@ -72,7 +73,7 @@ def test_answers_are_counted_by_card_and_one_card_is_the_first() -> None:
 def test_what_a_kill_cost_is_told_by_when_a_request_was_sent_and_ended() -> None:
     requests = [
         Timed(at=8.0, first=8.5, end=9.0),
-        Timed(at=9.0, first=9.5, end=10.1, failed="503"),
+        Timed(at=9.0, first=9.5, end=10.1, failed="503: {}"),
         Timed(at=9.5, first=10.0, end=11.0),
         Timed(at=10.5, first=11.0, end=12.0, failed="ReadError"),
         Timed(at=12.0, first=12.5, end=20.0),
@@ -92,14 +93,17 @@ def test_the_tables_compare_with_the_first_number_of_cards(tmp_path: Path) -> No
     assert "| 2 | 128 | 76.40 | 1.91 | 5,120 | 300 (900) | 8.00 (11.00) | 1150 + 1142 | 0 |" in text
     assert "| 2 | 30 | 29 | 0 | 1,800 | 38.20 (50% of before) | 61 s |" in text
     assert "shared" not in text
+    assert "busy" not in text
 
 
 def test_one_cpu_and_a_card_that_did_not_return_are_said() -> None:
     told = TOLD | {"machine": {"cpu": "a Xeon"}, "cores_shared": True}
     told["cards"] = [TOLD["cards"][0], {**TOLD["cards"][1], "gave_up": "card 1 was given up"}]
+    told["cards"][1]["figures"] = FIGURES | {"generator_busy": 0.9}
     text = cards_table.as_table(told)
     assert text.startswith("a Xeon, vLLM 0.26.0")
     assert "shared the cores of one CPU" in text
+    assert "busy 90% of the time" in text
     assert "Of 2 cards, with one killed: card 1 was given up" in text
 
 
