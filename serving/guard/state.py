@@ -3,6 +3,7 @@
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 from starlette.responses import Response
@@ -44,7 +45,9 @@ class ServerState:
         self.state = "warming"
         self.measured: dict[str, Any] = {}
         self.admission = Admission(capacity_of(launch.plan))
-        self.presence = Presence(self._post)
+        self.presence = Presence(self._came_or_went)
+        # The watchdog's look at whether the engine lives.
+        self.look: Callable[[], None] = lambda: None
         self.channel = channel
         self.board = board
         if channel:
@@ -57,6 +60,11 @@ class ServerState:
     @property
     def takes_requests(self) -> bool:
         return self.state in ("ready", "stalled")
+
+    def _came_or_went(self) -> None:
+        """A dead engine's requests end at once. Its server must not look idle for that, and be given those of other cards."""
+        self.look()
+        self._post()
 
     def _post(self) -> None:
         if self.board and self.channel:

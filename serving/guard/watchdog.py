@@ -41,6 +41,7 @@ class Watchdog:
     async def run(self) -> None:
         """Until the server ends, or the supervisor has been told to end it."""
         drained = False
+        self._state.look = self._look_at_engine
         while self._state.state != "restarting":
             self._look(time.monotonic())
             control.tell(event="beat")
@@ -52,8 +53,8 @@ class Watchdog:
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def _look(self, now: float) -> None:
-        if engine.is_dead(self._scope):
-            self._give_up("the engine process died")
+        self._look_at_engine()
+        if self._state.state == "restarting":
             return
         counted = _tokens()
         if counted != self._counted:
@@ -71,6 +72,10 @@ class Watchdog:
         elif silent_s > STALLED_S and self._state.state == "ready":
             logger.warning("no progress for %.0f s: not ready until the engine moves again", silent_s)
             self._state.state = "stalled"
+
+    def _look_at_engine(self) -> None:
+        if self._state.state != "restarting" and engine.is_dead(self._scope):
+            self._give_up("the engine process died")
 
     async def _ask(self) -> None:
         """The canary. An answer of any kind is progress: the engine's own, or vLLM saying what is wrong."""

@@ -1,8 +1,10 @@
 """`python -m tests.stand_in.server FD`: the real guard on the inherited socket, before an application that answers chat
 requests as slowly as `max_tokens` says (a hundredth of a second each), streamed where it is asked to, and names itself
-in them. `STAND_IN` names what else it does."""
+in them. Asked to "die" it does; "the engine dies" leaves it alive, as it does vLLM's API server. `STAND_IN` names what
+else it does."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -30,14 +32,33 @@ NAME = launch.model_names[0] if launch else ""
 ANSWER = "A red circle. "
 
 
+class Engine:
+    """What the guard sees of vLLM's engine client. When it dies every request ends at once."""
+
+    def __init__(self) -> None:
+        self.errored, self.is_running = False, True
+        self.death = asyncio.Event()
+
+    def die(self) -> None:
+        self.errored, self.is_running = True, False
+        self.death.set()
+
+
+engine = Engine()
+
+
 async def chat(request: Request) -> Response:
     body = await request.json()
     if body["messages"][0]["content"] == "die":
         os._exit(7)
+    if body["messages"][0]["content"] == "the engine dies":
+        engine.die()
     longest = body.get("max_completion_tokens") or body["max_tokens"]
     if body.get("stream"):
         return StreamingResponse(pieces(longest), media_type="text/event-stream")
-    await asyncio.sleep(longest / 100)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(engine.death.wait(), longest / 100)
+        return JSONResponse({"error": {"message": "EngineDeadError"}}, 500)
     answer = {"choices": [{"message": {"content": ANSWER.strip()}}], "usage": {"prompt_tokens": 20}}
     here = {"model": NAME, "size": len(await request.body()), "card": launch.card if launch else 0}
     return JSONResponse(answer | here)
@@ -83,7 +104,8 @@ def main() -> None:
     routes = [Route("/v1/chat/completions", chat, methods=["POST"]), Route("/metrics", metrics)]
     app = Starlette(routes=routes, middleware=[Middleware(Guard)])
     config = uvicorn.Config(app, http=Connection, ws="none", log_config=None, timeout_graceful_shutdown=1)
-    app.state.server = server = Server(config)  # where vLLM keeps it
+    app.state.server = server = Server(config)  # where vLLM keeps them
+    app.state.engine_client = engine
     server.run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
 
 

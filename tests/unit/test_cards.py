@@ -1,5 +1,6 @@
 """Two cards, a server each, on one socket: the supervisor over two stand-ins, with real connections and signals."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -9,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def until_cards(running: Supervised, *states: str) -> None:
         time.sleep(0.05)
 
 
-@contextmanager
+@contextlib.contextmanager
 def two(folder: Path, does: str = "", **more: str) -> Iterator[Supervised]:
     with supervised(folder, does, CARDS="2", **more) as running:
         running.until(200)
@@ -58,9 +58,9 @@ def server_of(running: Supervised, card: int) -> psutil.Process:
     raise AssertionError(f"nobody has card {card}: {running.output.read_text()}")
 
 
-@contextmanager
+@contextlib.contextmanager
 def kept_alive(running: Supervised) -> Iterator[http.client.HTTPConnection]:
-    with closing(http.client.HTTPConnection("127.0.0.1", running.port, timeout=LONG_S)) as connection:
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", running.port, timeout=LONG_S)) as connection:
         yield connection
 
 
@@ -140,6 +140,40 @@ def test_one_that_is_killed_takes_only_what_ran_on_it_and_returns(tmp_path: Path
         # What ran there, and what had been accepted there and not yet been read.
         assert len(lost) <= max(had, len(threads))
         assert running.get("/onecard/status").json()["restarts"] == 1
+
+
+def test_a_dead_engines_server_attracts_no_requests_although_it_has_none_left(tmp_path: Path) -> None:
+    with two(tmp_path) as running:
+        refused: list[float] = []
+        found, over = Counter[int](), threading.Event()
+
+        def ask_on() -> None:
+            while not over.is_set():
+                # What is accepted by the one that is killed is broken off.
+                with contextlib.suppress(OSError, http.client.HTTPException), kept_alive(running) as connection:
+                    while not over.is_set():
+                        at = time.monotonic()
+                        connection.request("POST", CHAT, request(20), JSON)
+                        answer = connection.getresponse()
+                        told = json.loads(answer.read())
+                        if answer.status != 200:
+                            refused.append(at)
+                            break
+                        found[told["card"]] += 1
+
+        threads = [threading.Thread(target=ask_on) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        while not (found[0] and found[1]):
+            time.sleep(0.01)
+        assert running.ask(text="the engine dies").status_code == 503
+        died = time.monotonic()
+        while sum(card["restarts"] for card in cards(running)) == 0:
+            time.sleep(0.05)
+        over.set()
+        for thread in threads:
+            thread.join()
+        assert [at for at in refused if at > died] == []
 
 
 def test_metrics_and_status_are_of_all_cards(tmp_path: Path) -> None:
