@@ -40,7 +40,7 @@ serve:
 
 test: lint
 	$(if $(GPU),,@echo "No NVIDIA GPU here: the tests marked gpu are left out.")
-	$(BIN)/python -m pytest tests/unit --numprocesses logical -m "$(SUITE)not long"
+	$(BIN)/python -m pytest tests/unit --numprocesses logical --dist worksteal -m "$(SUITE)not long"
 	$(BIN)/python -m pytest tests --ignore tests/unit -m "$(SUITE)not long"
 
 test-long: dev

@@ -1,15 +1,12 @@
 """The page beside a server that is started again, a key that has no questions left, and how soon it is there: the real
 supervisor and guard, in front of an application without an engine (tests/stand_in)."""
 
-import contextlib
 import datetime
 import json
 import re
 import statistics
-import time
 from collections.abc import Iterator
 
-import psutil
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -17,7 +14,7 @@ from tests.browser.conftest import Open
 from tests.browser.test_starting import enter_key
 from tests.browser.user import ask, complaints, until_ready
 from tests.faults.table import DOCS, writing
-from tests.unit.test_supervisor import Supervised, supervised_with_keys
+from tests.unit.test_supervisor import Supervised, held_in_its_start, supervised_with_keys
 
 FIRST_PAINT = "performance.getEntriesByName('first-contentful-paint').map((entry) => entry.startTime)"
 
@@ -60,20 +57,6 @@ def test_a_server_that_is_started_again_is_seen_to_go_and_to_come_back(stand_in:
     expect(page.locator("#waiting")).to_be_hidden()
     page.get_by_role("button", name="Ask", exact=True).click()  # the question is still there
     expect(page.locator(".answer .text")).to_contain_text("red circle")
-
-
-def held_in_its_start(stand_in: Supervised) -> psutil.Process:
-    """Kills the server process; the next one, stopped as soon as it is there. Not before it is a program of its own: until
-    then the supervisor, which answers meanwhile, waits for it."""
-    before = stand_in.server()
-    before.kill()
-    while True:
-        for each in psutil.Process(stand_in.process.pid).children():
-            with contextlib.suppress(psutil.Error):
-                if each.pid != before.pid and "tests.stand_in.server" in each.cmdline():
-                    each.suspend()
-                    return each
-        time.sleep(0.01)
 
 
 @pytest.mark.long

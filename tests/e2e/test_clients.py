@@ -20,7 +20,7 @@ from tests import drawing
 from tests.conftest import ONECARD, Server
 
 COLORS = ("red", "green", "blue")
-COUNT = 200
+COUNT = 120  # thousands in test_batch.py
 PROMPT = "What is in the picture?"
 
 
@@ -89,7 +89,7 @@ def test_several_questions_on_the_command_line(server: Server, photo: Image.Imag
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two hundred pictures, told apart by their backgrounds, and one file that is none."""
+    """Pictures, told apart by their backgrounds, and one file that is none."""
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     for number in range(COUNT):

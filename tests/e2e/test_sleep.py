@@ -16,7 +16,6 @@ import openai
 import psutil
 import pytest
 from openai import DefaultHttpxClient, OpenAI
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from tests.conftest import ONECARD, START_S, Server, start_server
@@ -80,6 +79,8 @@ def test_asleep_it_holds_nothing_and_the_next_question_is_answered(server: Serve
 
 @pytest.fixture(scope="module")
 def two_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    from safetensors.torch import load_file, save_file
+
     folder = tmp_path_factory.mktemp("two")
     plain, twin = folder / "plain", folder / "twin"
     shutil.copytree(MODEL, plain)

@@ -6,8 +6,6 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import vllm
-
 DOCS = Path(__file__).parents[2] / "docs"
 PLAIN = DOCS / "faults-vllm.json"
 _TABLE = DOCS / "faults.md"
@@ -40,6 +38,8 @@ def write_table(lines: list[Line]) -> None:
     kept |= {f"{line.row} {line.what}": line for line in lines}
     _write(_TABLE.with_suffix(".json"), kept)
     plain = _read(PLAIN)
+    import vllm  # seconds, where nothing is written
+
     text = _HEAD.format(version=vllm.__version__)
     for name, line in sorted(kept.items(), key=lambda item: _order(item[1].row)):
         other = plain.get(name)

@@ -79,7 +79,9 @@ def test_a_port_in_use_is_refused_before_anything_is_loaded(server: Server) -> N
     assert "starting" not in done.stderr
 
 
+@pytest.mark.long
 def test_sigkill_of_the_server_process_is_followed_by_a_restart_on_the_same_port(server: Server) -> None:
+    """In each run of the tests, the same of a server without an engine (tests/unit/test_supervisor.py), and of the engine."""
     (api,) = psutil.Process(server.process.pid).children()
     old = descendants(server)
     statuses: list[int] = []

@@ -1,23 +1,21 @@
-"""Alerts that fire because what they warn of happens: a hot card, a slow answer, a full queue, a killed engine, nobody
+"""Alerts that fire because what they warn of happens: a hot card, a slow answer, a full queue, a killed server, nobody
 there.
 
 The rules are those of `deploy/`, with seconds for their minutes; all alerts, these too, are tested with their real
 durations by `promtool test rules` (test_rules.py).
 """
 
-import json
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.conftest import START_S, Server, free_port
+from tests.conftest import Server, free_port
 from tests.exporting import Card, exporting
 from tests.prometheus.load import flood, load
 from tests.prometheus.running import DEPLOY, running
 from tests.prometheus.test_live import Watched
+from tests.unit.test_supervisor import held_in_its_start, supervised
 
 QUICK = {
     r"\[\d+m\]": "[20s]",
@@ -37,13 +35,6 @@ def watched(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         with running(folder / "run", targets, quick=QUICK) as prometheus:
             prometheus.until("onecard_up == 1")
             yield Watched(prometheus, exporter, card)
-
-
-def engine(server: Server) -> psutil.Process:
-    """The process in which vLLM's engine runs."""
-    facts = json.loads((server.state_dir / str(server.port) / "server.json").read_text())
-    children = psutil.Process(facts["pid"]).children(recursive=True)
-    return next(each for each in children if "EngineCore" in " ".join(each.cmdline()))
 
 
 def test_a_hot_card(watched: Watched) -> None:
@@ -78,14 +69,27 @@ def test_a_full_queue(server: Server, watched: Watched) -> None:
     assert "%" in alert["annotations"]["summary"]
 
 
-def test_a_killed_engine_and_its_recovery(server: Server, watched: Watched) -> None:
-    engine(server).send_signal(signal.SIGKILL)
-    watched.prometheus.until_firing("OnecardNotReady")
-    watched.prometheus.until_firing("OnecardRestarted")
-    # The exporter was there all the while, and sees it come back.
-    seen = watched.exporter.until(lambda s: s['onecard_state{state="ready"}'] == 1, patience_s=START_S)
-    assert seen["onecard_restarts_total"] >= 1
-    watched.prometheus.until("machine:onecard_ready:bool == 1")
+def test_a_killed_server_and_its_recovery(tmp_path: Path) -> None:
+    """Of the real supervisor over a server without an engine, whose start can be held until the alert is there."""
+    with (
+        supervised(tmp_path) as supervisor,
+        exporting(tmp_path, supervisor.port) as exporter,
+        running(
+            tmp_path / "run", {"onecard": supervisor.port, "onecard-exporter": exporter.port}, quick=QUICK
+        ) as prometheus,
+    ):
+        supervisor.until(200)
+        prometheus.until("machine:onecard_ready:bool == 1")
+        started = held_in_its_start(supervisor)
+        try:
+            prometheus.until_firing("OnecardNotReady")
+        finally:
+            started.resume()
+        prometheus.until_firing("OnecardRestarted")
+        # The exporter was there all the while, and sees it come back.
+        seen = exporter.until(lambda s: s['onecard_state{state="ready"}'] == 1)
+        assert seen["onecard_restarts_total"] == 1
+        prometheus.until("machine:onecard_ready:bool == 1")
 
 
 def test_an_exporter_that_is_gone(watched: Watched) -> None:

@@ -113,7 +113,23 @@ def test_no_server_there_is_told_and_so_is_a_question_that_there_is_not(
     assert "there is no question 'speed'; there are burst, latency" in capsys.readouterr().err
 
 
-def test_contenders_that_do_not_start_are_rows_and_the_others_go_on(tmp_path: Path) -> None:
+def test_contenders_that_do_not_start_are_rows_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of keys without one is refused before vLLM is imported, which takes half a minute for the two."""
+    (tmp_path / "keys").touch()
+    monkeypatch.setenv("ONECARD_API_KEYS_FILE", str(tmp_path / "keys"))
+    assert command.main(["latency", "--contenders", "onecard,onecard@1", "--out", str(tmp_path), *QUICK]) == 0
+    run = Run.model_validate_json((tmp_path / "speed-cpu.json").read_text("utf-8"))
+    failed = {name: str(facts.failed) for name, facts in run.contenders.items()}
+    assert list(failed) == ["onecard", "onecard@1"]
+    assert all("did not start" in reason and "holds no key" in reason for reason in failed.values())
+    assert run.rows == []
+    assert not {str(Path.cwd()), str(tmp_path), tempfile.gettempdir()} & set(_paths(run.model_dump_json()))
+
+
+@pytest.mark.long
+def test_an_argument_that_no_vllm_takes_is_told_in_the_words_of_each(tmp_path: Path) -> None:
     # No vLLM takes this argument: both end, one by vLLM's own word and one by onecard's.
     arguments = ["latency", "--contenders", "original,onecard", "--out", str(tmp_path), *QUICK, "--", "--no-such-thing"]
     assert command.main(arguments) == 0

@@ -1,8 +1,8 @@
 """Quantizing without the library that computes it: what is refused before, what is calibrated on, and the output head."""
 
 import json
+import resource
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,6 @@ from serving.quantize.job import Job, fingerprint_of, heard, say
 from serving.quantize.run import Progress, run_worker
 from serving.quantize.scheme import Scheme, load_scheme, load_schemes
 from serving.weights import measure_weights, quantization_of
-from tests.conftest import ONECARD
 
 HERE = Path("the model")
 CARD = Gpu(0, "NVIDIA GeForce RTX 2060", 6144, 300, "7.5")
@@ -362,20 +361,14 @@ def test_a_disk_that_becomes_full_while_it_is_written_is_said_and_leaves_nothing
     tmp_path: Path, quantized: Path
 ) -> None:
     """No file of the process may grow over 5 MB: the system refuses the write as a full disk does."""
-    limited = [
-        "prlimit",
-        f"--fsize={5_000_000}",
-        *ONECARD,
-        "requantize-head",
-        "-m",
-        str(quantized),
-        "-o",
-        str(tmp_path / "out"),
-    ]
-    done = subprocess.run(limited, capture_output=True, text=True, check=False)
-    assert done.returncode == 10, done.stderr
-    assert "could not be written" in done.stderr
-    assert "Traceback" not in done.stderr
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, before[1]))
+    try:
+        with pytest.raises(DiskFullError, match="could not be written") as caught:
+            requantize(str(quantized), tmp_path / "out", "awq-head8")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.exit_code == 10
     assert not (tmp_path / "out").exists()
 
 

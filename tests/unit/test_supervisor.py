@@ -94,6 +94,20 @@ def supervised_with_keys(folder: Path) -> Iterator[Supervised]:
         yield running
 
 
+def held_in_its_start(running: Supervised) -> psutil.Process:
+    """Kills the server process; the next one, stopped as soon as it is there. Not before it is a program of its own: until
+    then the supervisor, which answers meanwhile, waits for it."""
+    before = running.server()
+    before.kill()
+    while True:
+        for each in psutil.Process(running.process.pid).children():
+            with contextlib.suppress(psutil.Error):
+                if each.pid != before.pid and "tests.stand_in.server" in each.cmdline():
+                    each.suspend()
+                    return each
+        time.sleep(0.01)
+
+
 @contextlib.contextmanager
 def asking(running: Supervised, tokens: int) -> Iterator[list[Any]]:
     """A question that is under way in the block; its status, or what broke it, is in the list afterwards."""

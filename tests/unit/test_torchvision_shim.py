@@ -74,7 +74,9 @@ def test_a_process_that_never_imports_torchvision_does_not_import_torch(site: Pa
     assert said == "True False\n"
 
 
+@pytest.mark.long
 def test_the_real_torchvision_works_in_this_environment() -> None:
+    """That vLLM can use it is shown by every picture which the real server answers; here also what of it vLLM does not use."""
     assert broken_imports("torchvision", "torchaudio", "torchcodec") == {}
     said = python(
         "import torch, torchvision\n"
