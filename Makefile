@@ -40,6 +40,7 @@ serve:
 
 test: lint
 	$(if $(GPU),,@echo "No NVIDIA GPU here: the tests marked gpu are left out.")
+	@# worksteal: neighbours, which share what a module has set up, stay in one process.
 	$(BIN)/python -m pytest tests/unit --numprocesses logical --dist worksteal -m "$(SUITE)not long"
 	$(BIN)/python -m pytest tests --ignore tests/unit -m "$(SUITE)not long"
 
