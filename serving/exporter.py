@@ -67,7 +67,7 @@ async def start_child(server_port: int, log: Path) -> asyncio.subprocess.Process
     """
     if os.environ.get("ONECARD_EXPORTER_PORT") == "0":
         return None
-    command = [sys.executable, "-m", "serving", "exporter", f"--port={server_port}", "--child"]
+    command = [sys.executable, "-m", "serving", "exporter", f"--port={server_port}", f"--parent={os.getpid()}"]
     with log.open("wb") as stream:
         return await asyncio.create_subprocess_exec(
             *command,

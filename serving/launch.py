@@ -15,6 +15,7 @@ from serving.plan import Plan
 from serving.state_dir import card_dir
 
 ENVIRONMENT_KEY = "ONECARD_LAUNCH"
+SUPERVISOR_KEY = "ONECARD_SUPERVISOR_PID"
 
 
 class Offered(BaseModel):
@@ -75,9 +76,14 @@ class Launch(BaseModel):
         """What keeps the servers of several cards apart."""
         if self.gpus:  # NVML counts by the bus; CUDA counts by speed, unless it is told otherwise
             return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, self.gpus))}
-        # On a CPU vLLM would bind the threads of each to the same cores.
-        share = len(self.cards) > 1 or self.plan.tensor_parallel_size > 1
-        return {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} if share else {}
+        workers = self.plan.tensor_parallel_size
+        cores, share = sorted(os.sched_getaffinity(0)), len(self.cards) * workers
+        if share == 1:
+            return {}
+        # On a CPU: vLLM would bind the threads of each to the same cores, and without a bound they would wait for each other.
+        first = self.card * workers
+        own = [cores[place::share] or cores for place in range(first, first + workers)]
+        return {"VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, each)) for each in own)}
 
     @property
     def home(self) -> Path:
@@ -116,6 +122,7 @@ def child_environment(launch_file: Path, ipc_dir: Path, *, has_nvcc: bool, compi
     """The environment of the server process: this one's, with everything that speaks to the outside switched off."""
     environment = notify.child_environment(os.environ) | {
         ENVIRONMENT_KEY: str(launch_file),
+        SUPERVISOR_KEY: str(os.getpid()),
         # No usage statistics leave the machine; the model is a local folder by now.
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_DO_NOT_TRACK": "1",

@@ -2,6 +2,7 @@
 did not start."""
 
 import ctypes
+import multiprocessing
 import os
 import signal
 
@@ -14,12 +15,16 @@ def register() -> None:
     """Registers our media connector, and ties this process's life to its parent's."""
     if ENVIRONMENT_KEY not in os.environ:
         return
-    die_with_parent()
+    parent = multiprocessing.parent_process()
+    die_with_parent(parent.pid if parent else None)
     from serving.media import register_connector
 
     register_connector()
 
 
-def die_with_parent() -> None:
-    """Whoever dies first, nothing is left: the kernel kills this process when its parent is gone (Linux prctl(2))."""
+def die_with_parent(parent: int | None) -> None:
+    """Whoever dies first, nothing is left: the kernel kills this process when its parent is gone (Linux prctl(2)). It does not
+    where the parent has died before it was asked to: `parent` is who that should be, where it is known."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -20,7 +20,7 @@ from serving.engine_args import REQUIRED, split_unknown, to_argv
 from serving.errors import EngineArgsError, NotInstalledError, OnecardError, UsageError
 from serving.guard.connection import Connection
 from serving.hardware import in_wsl
-from serving.launch import Launch, current_launch
+from serving.launch import SUPERVISOR_KEY, Launch, current_launch
 from serving.plugin import die_with_parent
 
 logger = logging.getLogger("vllm.onecard")
@@ -48,7 +48,8 @@ _UVICORN: dict[str, Any] = {"http": Connection, "ws": "none", "timeout_graceful_
 
 def main() -> int:
     """Serves until SIGTERM. Returns the exit code; a refusal is told to the supervisor in words."""
-    die_with_parent()
+    supervisor = os.environ.get(SUPERVISOR_KEY)
+    die_with_parent(int(supervisor) if supervisor else None)
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which decides
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # means something only once requests are taken (guard/probes.py)

@@ -71,12 +71,12 @@ def exporter(
     listen_port: Annotated[
         int, typer.Option(min=1, max=65535, envvar="ONECARD_EXPORTER_PORT", help="The exporter's own port.")
     ] = 8001,
-    child: Annotated[bool, typer.Option("--child", hidden=True)] = False,
+    parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve metrics of GPU, server and plan for Prometheus; `onecard serve` starts one by itself."""
     from serving.exporter import run_exporter
     from serving.plugin import die_with_parent
 
-    if child:
-        die_with_parent()
+    if parent is not None:
+        die_with_parent(parent)
     run_exporter(port, host, listen_port)

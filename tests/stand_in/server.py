@@ -24,7 +24,7 @@ from starlette.routing import Route
 from serving import control
 from serving.guard.connection import Connection
 from serving.guard.stack import Guard
-from serving.launch import current_launch
+from serving.launch import SUPERVISOR_KEY, current_launch
 from serving.plugin import die_with_parent
 
 launch = current_launch()
@@ -86,7 +86,7 @@ class Server(uvicorn.Server):
 
 
 def main() -> None:
-    die_with_parent()
+    die_with_parent(int(os.environ[SUPERVISOR_KEY]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     match os.environ.get("STAND_IN"):
         case "refused":

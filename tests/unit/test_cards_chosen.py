@@ -1,13 +1,16 @@
 """Which GPUs serve: all that are alike, one plan for all, and words for what cannot be."""
 
+import os
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from serving.cards import Cards, choose, serving
 from serving.errors import HardwareError, UsageError
 from serving.hardware import Gpu, Hardware
+from serving.launch import Launch
 from serving.prepare import prepare
 from tests.conftest import ONECARD
 
@@ -105,3 +108,24 @@ def test_cards_that_share_a_server_are_as_many_as_asked_for() -> None:
     three = machine(CARD, SECOND, replace(CARD, index=2))
     with pytest.raises(UsageError, match="16 heads, 8 of them for keys and values, cannot be split over 3 cards"):
         prepare("rtx3060", "qwen3-vl-2b", found=three, user_argv=("--tensor-parallel-size", "3"))
+
+
+def environments(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, cards: tuple[tuple[int, ...], ...], *argv: str
+) -> list[str]:
+    """What of its environment tells each server what it has to itself."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    prepared = prepare("cpu", "demo", found=machine(), cards=4, user_argv=argv)
+    launch = Launch(
+        plan=prepared.plan, model_folder=folder, default_max_tokens=16, host="127.0.0.1", port=1, run_dir=folder, cards=cards
+    )  # fmt: skip
+    each = [launch.of_card(card).card_environment for card in range(len(cards))]
+    return [own.get("CUDA_VISIBLE_DEVICES") or own.get("VLLM_CPU_OMP_THREADS_BIND", "") for own in each]
+
+
+def test_each_server_has_gpus_or_cores_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert environments(monkeypatch, tmp_path, ((),)) == [""]
+    assert environments(monkeypatch, tmp_path, ((),) * 2) == ["0,2", "1,3"]
+    assert environments(monkeypatch, tmp_path, ((),) * 2, "--tensor-parallel-size", "2") == ["0|1", "2|3"]
+    assert environments(monkeypatch, tmp_path, ((0,), (3,))) == ["0", "3"]
+    assert environments(monkeypatch, tmp_path, ((0, 1), (2, 3))) == ["0,1", "2,3"]

@@ -405,3 +405,9 @@ def test_what_opens_vllm_to_foreign_code_needs_one_flag(environment: dict[str, s
 
 def test_what_is_switched_off_is_no_reason() -> None:
     check_unsafe({"VLLM_SERVER_DEV_MODE": "0", "PATH": "1"}, {"trust_remote_code": False, "seed": 1}, allowed=False)
+
+
+@pytest.mark.parametrize(("parent", "ends"), [("os.getppid()", 0), ("-1", -signal.SIGKILL)])
+def test_a_process_whose_parent_has_died_before_it_asked_for_the_same_end_ends(parent: str, ends: int) -> None:
+    code = f"import os; from serving.plugin import die_with_parent; die_with_parent({parent})"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == ends
