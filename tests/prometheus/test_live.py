@@ -64,10 +64,11 @@ def test_what_is_recorded_is_scraped_whole(watched: Watched) -> None:
         assert watched.prometheus.query(f'up{{job="{job}"}}') == [1]
     names = set(watched.prometheus.get("label/__name__/values"))
     told = {metric.name for metric in (*catalog.FROM_STATUS, *catalog.OF_HOST, *catalog.OF_GPU)}
-    absent = {
-        metric.name for metric in (catalog.MEMORY_MEASURED, catalog.PLAN_DECODE, catalog.GPU_FAN, catalog.GPU_XID)
+    absent = {  # not measured on a CPU and not known of it, one server alone, a card without a fan and without errors
+        metric.name
+        for metric in (catalog.MEMORY_MEASURED, catalog.PLAN_DECODE, catalog.CARDS, catalog.GPU_FAN, catalog.GPU_XID)
     }
-    assert told - absent <= names  # not measured on a CPU, not known of it, a card without a fan, and without errors
+    assert told - absent <= names
     series = {f"{metric.name}_count" if metric.kind == "histogram" else metric.name for metric in catalog.RECORDED}
     assert series - {catalog.IMAGES_REFUSED.name} <= names
 
