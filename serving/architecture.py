@@ -63,6 +63,7 @@ class Vision:
     once at the end and once more for each of the `deepstack` layers."""
 
     depth: int
+    heads: int
     hidden_size: int
     intermediate_size: int
     gated: bool
@@ -126,9 +127,10 @@ class Shape:
         )
 
     def splits(self, cards: int) -> bool:
-        """Whether vLLM can split it so: heads must divide, and KV heads divide or repeat evenly."""
-        heads, kv_heads = self.text.heads, self.text.kv_heads
-        return heads % cards == 0 and (kv_heads % cards == 0 or cards % kv_heads == 0)
+        """Whether vLLM can split it so: heads must divide, the encoder's too, and KV heads divide or repeat evenly."""
+        kv_heads = self.text.kv_heads
+        even = self.text.heads % cards == 0 and self.vision.heads % cards == 0
+        return even and (kv_heads % cards == 0 or cards % kv_heads == 0)
 
 
 def read_shape(architecture: str, config: dict[str, Any]) -> Shape | None:
@@ -259,6 +261,7 @@ def _vision(
     other = depth * block.other + mergers * (merged + out) + merger_norm + deepstack * 2 * merged + table
     return Vision(
         depth=depth,
+        heads=_need(vision, "num_heads"),
         hidden_size=h,
         intermediate_size=inner,
         gated=gated,

@@ -85,8 +85,8 @@ class Subject:
         shape, size = read_shape(self.checkpoint.architecture, self.checkpoint.config), self.tensor_parallel_size
         if shape and not shape.splits(size):
             raise UsageError(
-                f"--tensor-parallel-size {size}: the model's {shape.text.heads} heads, {shape.text.kv_heads} of them for keys "
-                f"and values, cannot be split over {size} cards."
+                f"--tensor-parallel-size {size}: {shape.text.heads} heads, {shape.text.kv_heads} of them for keys and values, "
+                f"and {shape.vision.heads} of the vision encoder cannot be split over {size} cards."
             )
         return shape.share(size) if shape else None
 

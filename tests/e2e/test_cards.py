@@ -1,5 +1,4 @@
-"""Two servers of a real vLLM on one port, which share this machine's cores: what two cards in a machine are. And two workers
-of one server, which are what two cards are that share a model."""
+"""Two servers of a real vLLM on one port, which share this machine's cores: what two cards in a machine are."""
 
 import time
 from collections import Counter
@@ -18,8 +17,8 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str) -> Iterator[Server]:
-    running = start_server(folder, "--cards", "2", *arguments)
+def serving(folder: Path) -> Iterator[Server]:
+    running = start_server(folder, "--cards", "2")
     try:
         running.wait_until_ready()
         yield running
@@ -71,10 +70,3 @@ def test_both_answer_and_one_that_is_killed_comes_back_while_the_other_serves(tm
         until(running, "ready", "ready")
         assert running.get("/onecard/status").json()["restarts"] == 1
         assert answers(running, 8) == {alone}
-
-
-def test_two_that_share_a_model_answer_as_one(tmp_path: Path) -> None:
-    with serving(tmp_path, "--", "--tensor-parallel-size", "2") as running:
-        status = running.get("/onecard/status").json()
-        assert (status["cards"], status["plan"]["engine_args"]["tensor_parallel_size"]) == ([], 2)
-        assert all("red" in answer.lower() for answer in answers(running, 4))

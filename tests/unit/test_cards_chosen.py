@@ -106,7 +106,9 @@ def test_cards_that_share_a_server_are_as_many_as_asked_for() -> None:
     ):
         prepare("rtx3060", "qwen3-vl-2b", found=machine(CARD), user_argv=("--tensor-parallel-size", "2"))
     three = machine(CARD, SECOND, replace(CARD, index=2))
-    with pytest.raises(UsageError, match="16 heads, 8 of them for keys and values, cannot be split over 3 cards"):
+    with pytest.raises(
+        UsageError, match="16 heads, 8 of them for keys and values, and 16 of the vision encoder cannot be split over 3"
+    ):
         prepare("rtx3060", "qwen3-vl-2b", found=three, user_argv=("--tensor-parallel-size", "3"))
 
 
@@ -115,9 +117,9 @@ def environments(
 ) -> list[str]:
     """What of its environment tells each server what it has to itself."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
-    prepared = prepare("cpu", "demo", found=machine(), cards=4, user_argv=argv)
+    plan = prepare("rtx3060", "qwen3-vl-2b", found=machine(), cards=4, user_argv=argv).plan
     launch = Launch(
-        plan=prepared.plan, model_folder=folder, default_max_tokens=16, host="127.0.0.1", port=1, run_dir=folder, cards=cards
+        plan=plan, model_folder=folder, default_max_tokens=16, host="127.0.0.1", port=1, run_dir=folder, cards=cards
     )  # fmt: skip
     each = [launch.of_card(card).card_environment for card in range(len(cards))]
     return [own.get("CUDA_VISIBLE_DEVICES") or own.get("VLLM_CPU_OMP_THREADS_BIND", "") for own in each]
@@ -129,3 +131,8 @@ def test_each_server_has_gpus_or_cores_of_its_own(monkeypatch: pytest.MonkeyPatc
     assert environments(monkeypatch, tmp_path, ((),) * 2, "--tensor-parallel-size", "2") == ["0|1", "2|3"]
     assert environments(monkeypatch, tmp_path, ((0,), (3,))) == ["0", "3"]
     assert environments(monkeypatch, tmp_path, ((0, 1), (2, 3))) == ["0,1", "2,3"]
+
+
+def test_a_model_whose_encoder_does_not_divide_is_not_split() -> None:
+    with pytest.raises(UsageError, match="3 of the vision encoder cannot be split over 2 cards"):
+        prepare("cpu", "demo", found=machine(), cards=2, user_argv=("--tensor-parallel-size", "2"))
