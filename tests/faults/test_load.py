@@ -112,8 +112,8 @@ def test_a_thousand_at_once(server: Server, table: list[Line]) -> None:
 
 
 def sends(port: int, stream: bool, part: float = 1.0) -> socket.socket:
-    """A client that has sent this part of a long question."""
-    question: dict[str, Any] = {"model": "demo", "max_tokens": 1000, "ignore_eos": True, "stream": stream}
+    """A client that has sent this part of a question whose answer is so long that nobody comes to its end."""
+    question: dict[str, Any] = {"model": "demo", "max_tokens": 3500, "ignore_eos": True, "stream": stream}
     body = json.dumps(question | {"messages": [{"role": "user", "content": "hi"}]}).encode()
     client = socket.create_connection(("127.0.0.1", port), timeout=60)
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
