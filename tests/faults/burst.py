@@ -1,5 +1,6 @@
-"""`python -m tests.faults.burst PORT COUNT TOKENS [KEY]`: so many questions at once, from a process of its own. Prints
-what came of each as JSON: [status (0 for none), seconds, whether there was a Retry-After]."""
+"""`python -m tests.faults.burst PORT COUNT TOKENS [KEY [flood]]`: so many questions at once, from a process of its own.
+Prints what came of each as JSON: [status (0 for none), seconds, whether there was a Retry-After]. A flood prints nothing
+and never ends: whoever has an answer, or a refusal, asks again."""
 
 import asyncio
 import json
@@ -7,6 +8,8 @@ import sys
 import time
 
 PATIENCE_S = 300
+# A flood is to keep the queue full, not to keep two cores busy with refusals.
+AGAIN_S = 0.2
 
 
 async def ask(port: int, tokens: int, key: str, go: asyncio.Event) -> tuple[int, float, bool]:
@@ -38,6 +41,22 @@ async def burst(port: int, count: int, tokens: int, key: str) -> list[tuple[int,
     return list(await asyncio.gather(*asking))
 
 
+async def flood(port: int, count: int, tokens: int, key: str) -> None:
+    go = asyncio.Event()
+    go.set()
+
+    async def again_and_again() -> None:
+        while True:
+            await ask(port, tokens, key, go)
+            await asyncio.sleep(AGAIN_S)
+
+    await asyncio.gather(*(again_and_again() for _ in range(count)))
+
+
 if __name__ == "__main__":
-    result = asyncio.run(burst(*map(int, sys.argv[1:4]), key=sys.argv[4] if len(sys.argv) > 4 else ""))
-    sys.stdout.write(json.dumps(result))
+    port, count, tokens = map(int, sys.argv[1:4])
+    key, *more = sys.argv[4:] or [""]
+    if more == ["flood"]:
+        asyncio.run(flood(port, count, tokens, key))
+    else:
+        sys.stdout.write(json.dumps(asyncio.run(burst(port, count, tokens, key))))

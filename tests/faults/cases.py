@@ -2,6 +2,7 @@
 test_requests.py and, when asked, to plain vLLM by test_plain_vllm.py."""
 
 import base64
+import contextlib
 import json
 import socket
 import struct
@@ -68,28 +69,33 @@ def http(method: str = "POST", path: str = CHAT, **options: Any) -> Callable[[in
 
 
 def raw(*words: bytes, pause_s: float = 0.0) -> Callable[[int], Answer]:
-    """Bytes over a socket; with a pause, again and again the last of them until the server answers."""
+    """Bytes over a socket; with a pause, again and again the last of them until the server answers. The answer is what
+    has come when the server ends the connection, be it with a reset: it met a byte that crossed its answer."""
 
     def ask(port: int) -> tuple[int, str, dict[str, str]]:
         deadline = time.monotonic() + PATIENCE_S
+        received = b""
         with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S) as client:
             for word in words:
                 client.sendall(word)
             client.settimeout(pause_s or PATIENCE_S)
-            received = b""
             while time.monotonic() < deadline:
                 try:
                     data = client.recv(65_536)
                 except TimeoutError:
                     if not pause_s:
                         raise
-                    client.sendall(words[-1])
+                    if not received:
+                        with contextlib.suppress(ConnectionError):  # what came before it can still be read
+                            client.sendall(words[-1])
                     continue
+                except ConnectionError:
+                    break
                 if not data:
                     break
                 received += data
-            status = int(received.split()[1]) if received else 0
-            return status, received.partition(b"\r\n\r\n")[2].decode("utf-8", "replace"), {}
+        status = int(received.split()[1]) if received else 0
+        return status, received.partition(b"\r\n\r\n")[2].decode("utf-8", "replace"), {}
 
     return lambda port: answer_of(lambda: ask(port))
 

@@ -21,8 +21,9 @@ from tests.faults.table import Line
 Answers = list[tuple[int, float, bool]]
 
 
-def start_burst(port: int, count: int, tokens: int, key: str = "") -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "tests.faults.burst", str(port), str(count), str(tokens), *([key] if key else [])]
+def start_burst(port: int, count: int, tokens: int, *more: str) -> "subprocess.Popen[bytes]":
+    """`more` is a key, and "flood" where it is to last until it is killed."""
+    command = [sys.executable, "-m", "tests.faults.burst", str(port), str(count), str(tokens), *more]
     return subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
 
 
