@@ -6,20 +6,25 @@ import multiprocessing
 import os
 import signal
 
+from serving.cpu.waiting import nap_instead_of_spinning
 from serving.launch import ENVIRONMENT_KEY
 
 _PR_SET_PDEATHSIG = 1
 
 
 def register() -> None:
-    """Registers our media connector, and ties this process's life to its parent's."""
+    """Registers our media connector, ties this process's life to its parent's, and on a CPU leaves others some of it."""
     if ENVIRONMENT_KEY not in os.environ:
         return
     parent = multiprocessing.parent_process()
     die_with_parent(parent.pid if parent else None)
+    from vllm.platforms import current_platform
+
     from serving.media import register_connector
 
     register_connector()
+    if current_platform.is_cpu():
+        nap_instead_of_spinning()
 
 
 def die_with_parent(parent: int | None) -> None:
