@@ -7,13 +7,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def recorded(what: str) -> Path:
-    """The recording of a real card, `idle` or `load` (record.py); the figures of its data sheet until there is one."""
-    file = HERE / "h200" / f"{what}.txt"
-    return file if file.is_file() else HERE / "h200.txt"
-
-
-H200 = recorded("load")
+# The recording of a real card under load (record.py); beside it the same card idle, and with which errors it answers.
+H200 = HERE / "h200" / "load.txt"
 
 
 def answers(file: Path = H200) -> dict[str, str]:
