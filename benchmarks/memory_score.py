@@ -104,20 +104,22 @@ def _parts(measured: dict[str, Any], graphs: int, outside: int) -> dict[str, int
 
 
 def fit(points: Sequence[Point]) -> Constants:
-    """The constants that these points say: each the median of what a point says of it; fragments as a line through their
-    share of what comes and goes."""
+    """The constants that these points say: each the median of what a point says of it, but above every point what differs
+    from one to the next, since too little of it ends an engine: the workspace, and the fragments, a line along their share of
+    what comes and goes."""
     graphs = [point.graphs / (point.load.cudagraph_sizes * point.shape.text.layers) for point in points]
     transient = [_transient(point) for point in points]
     fragments = [point.reserved_over_used for point in points]
-    share, fixed = statistics.linear_regression(transient, fragments) if len(points) > 1 else (0.0, fragments[0])
+    share = max(0.0, statistics.linear_regression(transient, fragments).slope) if len(points) > 1 else 0.0
+    fixed = max(found - share * need for found, need in zip(fragments, transient, strict=True))
     more = [point.parts["buffers"] - point.predicted(MEASURED).buffers for point in points if point.parts]
     return replace(
         MEASURED,
-        workspace=max(0, MEASURED.workspace + round(statistics.median(more) if more else 0)),
+        workspace=max(0, MEASURED.workspace + max(more, default=0)),
         context=round(statistics.median(point.outside for point in points)),
         graph_of_layer=statistics.median(graphs),
         fragments=round(max(0.0, fixed)),
-        fragments_share=max(0.0, share),
+        fragments_share=share,
     )
 
 

@@ -54,10 +54,10 @@ class Constants:
     and not measured."""
 
     context: int = 740 * MIB
-    workspace: int = 88 * MIB
+    workspace: int = 80 * MIB
     graph_of_layer: float = 0.235 * MIB
-    fragments: int = 120 * MIB
-    fragments_share: float = 0.34
+    fragments: int = 200 * MIB
+    fragments_share: float = 0.77
     communicator: int = 256 * MIB
 
 
@@ -98,6 +98,7 @@ def parts(shape: Shape, weight_bytes: int, load: Load, constants: Constants, car
         weights=weight_bytes + rotary_table(shape.text),
         buffers=input_buffers(shape, load)
         + penalties(shape.text, load)
+        + drawing(shape.text, load)
         + (lora(shape.text, load.lora) if load.lora else 0)
         + constants.workspace,
         activations=working,
@@ -157,6 +158,14 @@ def penalties(text: Text, load: Load) -> int:
     """Counts of each sequence's tokens, kept all the time: 32 bits for each word of the vocabulary, and one bit for the
     prompt's (vLLM's `PenaltiesState`, v1/worker/gpu/sample/penalties.py)."""
     return load.max_num_seqs * text.vocab_size * _BYTES_32_BIT * 33 // 32
+
+
+def drawing(text: Text, load: Load) -> int:
+    """Scratch rows of top-k and top-p, kept once a full batch has been drawn: 32 bits for each word of the vocabulary, one row
+    for each sequence of the batch, rounded up to a power of two (`_TRITON_BUFFER_CACHE`, v1/sample/ops/topk_topp_triton.py;
+    never more rows than the GPU has multiprocessors, which is left out: it could only be less)."""
+    rows = 1 << max(0, load.max_num_seqs - 1).bit_length()
+    return rows * text.vocab_size * _BYTES_32_BIT
 
 
 def rotary_table(text: Text) -> int:
