@@ -4,7 +4,7 @@ It answers "is this a vision-language model that can be served, and how large is
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.errors import CheckpointError
@@ -26,6 +26,19 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     min_pixels: int
     max_pixels: int
+
+    def overridden(self, overrides: dict[str, Any]) -> "Checkpoint":
+        """As vLLM will read it with these `--hf-overrides`: objects are merged, all else is replaced."""
+        return replace(self, config=_merged(self.config, overrides))
+
+
+def _merged(config: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        name: _merged(config[name], value)
+        for name, value in overrides.items()
+        if isinstance(value, dict) and isinstance(config.get(name), dict)
+    }
+    return config | overrides | both
 
 
 def read_checkpoint(files: Files) -> Checkpoint:

@@ -68,6 +68,9 @@ class Subject:
         size = asked.number("tensor_parallel_size") or self.tensor_parallel_size
         if size != self.tensor_parallel_size:
             return replace(self, tensor_parallel_size=size).plan(user_args)
+        overrides = asked.args.get("hf_overrides")
+        if isinstance(overrides, dict) and (checkpoint := self.checkpoint.overridden(overrides)) != self.checkpoint:
+            return replace(self, checkpoint=checkpoint).plan(user_args)
         weights, shape, gpu = self.weights(), self._shape(), self._gpu(asked)
         if shape is None:
             return self._unpredicted(asked, weights, gpu)

@@ -348,3 +348,19 @@ def test_a_config_without_what_the_plan_needs_is_refused_by_the_key(section: str
         rest = {name: value for name, value in QWEN.config[section].items() if name != key}
         with pytest.raises(CheckpointError, match=f"no usable `{key}`"):
             plan_of(checkpoint=replace(QWEN, config=QWEN.config | {section: rest}))
+
+
+def test_a_config_that_the_user_overrides_is_planned_as_vllm_will_read_it() -> None:
+    bits = {
+        "quantization_config": {
+            "quant_method": "awq",
+            "bits": 4,
+            "group_size": 128,
+            "modules_to_not_convert": ["visual"],
+        }
+    }
+    plain, four = plan_of(), plan_of(user_args={"hf_overrides": bits | {"text_config": {"dtype": "float16"}}})
+    assert four.precision == "awq W4"
+    assert four.memory_mib.weights < 0.55 * plain.memory_mib.weights
+    assert four.capacity.kv_tokens > plain.capacity.kv_tokens
+    assert four.engine_args["hf_overrides"]["quantization_config"] == bits["quantization_config"]
