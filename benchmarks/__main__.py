@@ -115,7 +115,8 @@ def _setting(options: argparse.Namespace, shared: tuple[str, ...]) -> Setting:
             f"{prepared.plan.model} does not fit with the profile {prepared.plan.profile}: {prepared.plan.reason}"
         )
     kv_cache_bytes = prepared.plan.memory_mib.kv_cache << 20
-    return Setting(prepared, prepared.resolved.download(), kv_cache_bytes, shared, options.gpu_memory_utilization)
+    folder, share = prepared.resolved.download(), options.gpu_memory_utilization
+    return Setting(prepared, folder, kv_cache_bytes, shared, share, tuple(options.variant))
 
 
 def _scope(options: argparse.Namespace, usual: Scope) -> Scope:
@@ -149,6 +150,13 @@ def _ended(_signal: int, _frame: object) -> NoReturn:
     raise SystemExit(143)
 
 
+def _variant(text: str) -> contenders.Variant:
+    try:
+        return contenders.variant(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _question(name: str) -> str:
     if name not in QUESTIONS:
         raise argparse.ArgumentTypeError(f"there is no question {name!r}; there are {', '.join(QUESTIONS)}")
@@ -164,6 +172,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--profile", default="auto", help="as for `onecard serve`")
     add("--model", help="as for `onecard serve`; with --url, what that server calls it")
     add("--contenders", help=f"of {', '.join(contenders.TITLES)}; NAME@6 holds a server to 6 cores")
+    add(
+        "--variant",
+        type=_variant,
+        action="append",
+        default=[],
+        metavar="NAME=WORDS",
+        help="what the contender onecard:NAME gets beside what all get: vLLM's arguments, after VARIABLE=VALUE words if any",
+    )
     add("--url", help="an OpenAI-compatible server that runs already, as http://127.0.0.1:11434/v1")
     add("--name", help="what to call the server of --url")
     add("--cores", help="server=6 or server=6,generator=4: who runs on how many cores")

@@ -8,13 +8,17 @@
     onecard           `onecard serve`
 
 What onecard is beyond `engine` is what guard, connector and metrics cost; `engine+connector` tells the connector apart.
+NAME:VARIANT gives it more arguments or environment variables (`Variant`), to tell what a lever does: as in
+`--contenders onecard,onecard:graphs --variant graphs='--compilation-config {"cudagraph_mm_encoder":true}'`.
 NAME@6 holds that contender's server to six cores.
 """
 
+import re
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +38,29 @@ TITLES = {
 ORIGINAL: dict[str, Any] = {"enforce_eager": True, "max_num_seqs": 16, "max_model_len": 4096}
 # How many sequences vLLM takes at a time unless told otherwise is its own affair: no bound on what can be in flight.
 _UNBOUNDED = 1 << 30
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*=")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What one contender gets beside what all get: `argv` for its vLLM, and environment variables."""
+
+    name: str
+    argv: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+def variant(text: str) -> Variant:
+    """`graphs=--stream-interval 4`, or with variables first, `segments=PYTORCH_ALLOC_CONF=expandable_segments:True`. Raises
+    ValueError."""
+    name, equals, words = text.partition("=")
+    if not equals or not re.fullmatch(r"[\w.+-]+", name):
+        raise ValueError(f"{text!r} is no variant; one is written as NAME='--an-argument VALUE'")
+    argv, environment = shlex.split(words), {}
+    while argv and _VARIABLE.match(argv[0]):
+        variable, _, value = argv.pop(0).partition("=")
+        environment[variable] = value
+    return Variant(name, tuple(argv), environment)
 
 
 @dataclass(frozen=True)
@@ -44,11 +71,13 @@ class Contender:
     kind: str
     in_flight: int = _UNBOUNDED
     cores: int | None = None
+    variant: Variant | None = None
 
     @property
     def title(self) -> str:
+        other = f", {self.variant.name}" if self.variant else ""
         held = "" if self.cores is None else f", {self.cores} core{'s' if self.cores > 1 else ''}"
-        return TITLES.get(self.kind, self.kind) + held
+        return TITLES.get(self.kind, self.kind) + other + held
 
     @property
     def serves(self) -> bool:
@@ -65,6 +94,11 @@ class Setting:
     kv_cache_bytes: int
     shared_argv: tuple[str, ...] = ()
     gpu_memory_utilization: float | None = None
+    variants: tuple[Variant, ...] = ()
+
+    def argv_of(self, contender: Contender) -> tuple[str, ...]:
+        """What its vLLM gets after all else."""
+        return self.shared_argv + (contender.variant.argv if contender.variant else ())
 
     @property
     def same_args(self) -> dict[str, Any]:
@@ -82,16 +116,23 @@ class Setting:
 
 
 def parse(text: str, setting: Setting) -> Contender:
-    """`onecard` or `onecard@6`. Raises ValueError for a name that there is not."""
-    kind, at, cores = text.partition("@")
+    """`onecard`, `onecard@6` or `onecard:graphs@6`. Raises ValueError for a name that there is not."""
+    name, at, cores = text.partition("@")
+    kind, colon, called = name.partition(":")
     if kind not in TITLES or (at and not cores.isdigit()):
         raise ValueError(f"there is no contender {text!r}; there are {', '.join(TITLES)}, each also as NAME@CORES")
+    chosen = next((each for each in setting.variants if each.name == called), None)
+    if colon and (chosen is None or kind == "transformers"):
+        raise ValueError(
+            f"there is no {text!r}: `--variant {called or 'NAME'}='--an-argument VALUE'` makes one of a server"
+        )
+    given = from_argv(chosen.argv).get("max_num_seqs") if chosen else None
     in_flight = {
         "transformers": 1,
         "original": ORIGINAL["max_num_seqs"],
         "vllm": _UNBOUNDED,
     }.get(kind, setting.prepared.plan.capacity.max_num_seqs)
-    return Contender(text, kind, in_flight, int(cores) if at else None)
+    return Contender(text, kind, int(given or in_flight), int(cores) if at else None, chosen)
 
 
 def command(contender: Contender, setting: Setting, port: int, launch_file: Path) -> list[str]:
@@ -103,13 +144,13 @@ def command(contender: Contender, setting: Setting, port: int, launch_file: Path
     match contender.kind:
         case "onecard":
             own = ["--profile", plan.profile, "--model", str(setting.prepared.resolved.name), "--port", str(port)]
-            return [sys.executable, "-m", "serving", "serve", *own, "--", *to_argv(same), *setting.shared_argv]
+            return [sys.executable, "-m", "serving", "serve", *own, "--", *to_argv(same), *setting.argv_of(contender)]
         case "original":
             recipe = ORIGINAL | ({"quantization": "awq"} if setting.is_awq else {})
-            return [*vllm, *to_argv(recipe | same), *setting.shared_argv]
+            return [*vllm, *to_argv(recipe | same), *setting.argv_of(contender)]
         case "vllm":
             # Its own default is the model's whole context, which this KV cache does not hold.
-            return [*vllm, *to_argv({"max_model_len": plan.capacity.max_model_len} | same), *setting.shared_argv]
+            return [*vllm, *to_argv({"max_model_len": plan.capacity.max_model_len} | same), *setting.argv_of(contender)]
         case "engine" | "engine+connector":
             return [sys.executable, "-m", "benchmarks.engine_only", str(launch_file)]
     raise ValueError(f"{contender.name} is no server")
@@ -132,7 +173,11 @@ def environment(
         own["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # else the engine dies compiling it: for all, so that all start
     if contender.kind == "engine+connector":
         own |= {ENVIRONMENT_KEY: str(launch_file), "VLLM_MEDIA_CONNECTOR": "onecard"}
-    return own | (cache_environment(caches) if caches else {})
+    return (
+        own
+        | (cache_environment(caches) if caches else {})
+        | (contender.variant.environment if contender.variant else {})
+    )
 
 
 def cache_environment(folder: Path) -> dict[str, str]:
@@ -147,7 +192,7 @@ def cache_environment(folder: Path) -> dict[str, str]:
     return {name: str(folder / place) for name, place in places.items()}
 
 
-def launch_of(setting: Setting, port: int, run_dir: Path) -> Launch:
+def launch_of(contender: Contender, setting: Setting, port: int, run_dir: Path) -> Launch:
     """The start that `onecard serve` would make on that port, for a vLLM that gets its engine arguments only."""
     prepared = setting.prepared
     return Launch(
@@ -157,7 +202,7 @@ def launch_of(setting: Setting, port: int, run_dir: Path) -> Launch:
         host="127.0.0.1",
         port=port,
         run_dir=run_dir,
-        user_argv=setting.shared_argv,
+        user_argv=setting.argv_of(contender),
     )
 
 

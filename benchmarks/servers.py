@@ -86,7 +86,7 @@ def start(
     """Starts it on a free port; what it says goes to `folder`. Does not wait."""
     folder.mkdir(parents=True, exist_ok=True)
     port = _free_port()
-    launch = contenders.launch_of(setting, port, folder)
+    launch = contenders.launch_of(contender, setting, port, folder)
     launch_file = launch.write()
     command = [*held_to(cores), *contenders.command(contender, setting, port, launch_file)]
     environment = contenders.environment(

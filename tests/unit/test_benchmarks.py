@@ -157,7 +157,7 @@ def test_every_server_gets_the_same_kv_cache_and_shared_arguments(setting: Setti
         assert "--kv-cache-memory-bytes 536870912" in line
         assert "--max-num-batched-tokens 2048" in line
         assert "--port 8390" in line
-    launch = contenders.launch_of(setting, 8390, Path("run"))
+    launch = contenders.launch_of(contenders.parse("engine", setting), setting, 8390, Path("run"))
     assert launch.plan.engine_args["kv_cache_memory_bytes"] == 512 << 20
     assert launch.user_argv == setting.shared_argv
 
@@ -198,6 +198,31 @@ def test_a_contender_can_be_held_to_cores_and_must_exist(setting: Setting) -> No
     assert [each.cores for each in four] == [6, 4]
     with pytest.raises(ValueError, match="there is no contender 'ollama'; there are"):
         contenders.parse("ollama", setting)
+
+
+def test_a_variant_differs_in_what_it_says_and_in_nothing_else(setting: Setting) -> None:
+    words = "fast=PYTORCH_ALLOC_CONF=expandable_segments:True --stream-interval 4 --max-num-seqs 7"
+    varied = dataclasses.replace(setting, variants=(contenders.variant(words),))
+    plain, fast = (contenders.parse(name, varied) for name in ("onecard", "onecard:fast@2"))
+    assert (fast.title, fast.in_flight, fast.cores) == ("onecard, fast, 2 cores", 7, 2)
+    lines = [contenders.command(each, varied, 8390, Path("launch.json")) for each in (plain, fast)]
+    assert lines[1] == [*lines[0], "--stream-interval", "4", "--max-num-seqs", "7"]
+    assert contenders.launch_of(fast, varied, 8390, Path("run")).user_argv[-2:] == ("--max-num-seqs", "7")
+
+    def environment(contender: contenders.Contender) -> dict[str, str]:
+        files = {"launch_file": Path("launch.json"), "state_dir": Path("state")}
+        return contenders.environment(contender, gpu=None, caches=None, **files)
+
+    assert environment(fast) == environment(plain) | {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+
+
+@pytest.mark.parametrize("name", ["onecard:slow", "onecard:", "transformers:fast", "ollama:fast"])
+def test_a_variant_that_nobody_described_is_refused(setting: Setting, name: str) -> None:
+    varied = dataclasses.replace(setting, variants=(contenders.variant("fast=--stream-interval 4"),))
+    with pytest.raises(ValueError, match="there is no"):
+        contenders.parse(name, varied)
+    with pytest.raises(ValueError, match="is no variant"):
+        contenders.variant("--stream-interval 4")
 
 
 class Recording:
