@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks import roofline
+from benchmarks.questions import burst, start
 from benchmarks.results import Row, Run
 
 Language = Literal["en", "zh"]
@@ -20,7 +21,7 @@ def runs(results: Path) -> list[Run]:
 
 
 def measured(language: Language, results: Path, table: Table) -> str:
-    """For each run what it was, and one row a contender."""
+    """For each run what it was, and one row a contender; runs of nothing but starts have columns of their own."""
     found = [_measured(run, language, table) for run in runs(results) if run.rows]
     return "\n\n".join(found) or {"en": "Not measured yet.", "zh": "尚未测量。"}[language]
 
@@ -28,11 +29,29 @@ def measured(language: Language, results: Path, table: Table) -> str:
 def _measured(run: Run, language: Language, table: Table) -> str:
     machine = run.machine.get("gpu") or f"{run.machine['cores']} × {run.machine['cpu']}"
     engine = ", ".join(f"{name} {version}" for name, version in run.versions.items() if name.startswith("vllm"))
+    where = {"en": ", ", "zh": "，"}[language].join((machine, engine, run.date))
+    of_starts = all(row.question in ("start", "burst") for row in run.rows)
+    return (_started if of_starts else _asked)(run, where, language, table)
+
+
+def _started(run: Run, where: str, language: Language, table: Table) -> str:
+    said = {
+        "en": f"Starts of `{run.model}`, {where}: from the command to `/ready`, by `{run.command}`.",
+        "zh": f"`{run.model}` 的启动，{where}：从命令到 `/ready`，命令为 `{run.command}`。",
+    }
+    heads = {
+        "en": ("", "ready, empty caches", "ready, warm caches", "first burst, warm caches"),
+        "zh": ("", "就绪，空缓存", "就绪，热缓存", "首批请求，热缓存"),
+    }
+    return f"{said[language]}\n\n{table(heads[language], _starts(run))}"
+
+
+def _asked(run: Run, where: str, language: Language, table: Table) -> str:
     tokens, clients = run.settings.get("tokens", 0), max(run.settings.get("clients", (1,)))
     said = {
-        "en": f"`{run.model}` on {machine}, {engine}, {run.date}: one 1024×768 picture a request, answers of {tokens} tokens; "
+        "en": f"`{run.model}`, {where}: one 1024×768 picture a request, answers of {tokens} tokens; "
         f"medians, by `{run.command}`.",
-        "zh": f"`{run.model}`，{machine}，{engine}，{run.date}：每个请求一张 1024×768 的图片，回答 {tokens} 个 token；"
+        "zh": f"`{run.model}`，{where}：每个请求一张 1024×768 的图片，回答 {tokens} 个 token；"
         f"取中位数，命令为 `{run.command}`。",
     }
     heads = {
@@ -55,6 +74,13 @@ def _rows(run: Run, clients: int) -> Iterator[Sequence[str]]:
             _figure(many, "images_per_s", "{:.1f}"),
             _share(*bursts),
         )
+
+
+def _starts(run: Run) -> Iterator[Sequence[str]]:
+    for name, facts in run.contenders.items():
+        ready = (_figure(run.row("start", case, name), "ready_s", "{:.0f} s") for case in start.CASES)
+        bursts = (run.row("burst", f"{case.name}, {start.WARM}", name) for case in (burst.FIRST, burst.SECOND))
+        yield facts.title, *ready, _share(*bursts)
 
 
 def _figure(row: Row | None, name: str, form: str) -> str:

@@ -29,6 +29,8 @@ _LOOK_AGAIN_S = 10.0
 # takes as long as they are many, and would keep the others waiting for each.
 _SHARE_OF_A_GPU = 0.75
 _SHARE_OF_A_CPU = 0.25
+# A photo of about a megapixel, as most are that people send: 3 KiB of pixels a token.
+_TOKENS_OF_A_PICTURE = 1024
 # A restart of which nothing is known yet.
 _RESTART_S = 20.0
 
@@ -174,14 +176,14 @@ class ServerState:
 def capacity_of(plan: Plan) -> Capacity:
     """As much in flight as the plan can serve; behind it a queue of twice as many requests.
 
-    Pictures in flight may together be four batches for the encoder, and always those that one request may have.
+    Pictures in flight are bounded by the host's memory, in which their pixels wait for the encoder: an ordinary one for each
+    that runs, and always those that one request may have. (What bounds the GPU's share of them is the KV cache.)
     """
     most = plan.capacity
     one_request = most.image_tokens * max(1, plan.limits.max_images_per_request)
-    batches = 4 * int(plan.engine_args.get("max_num_batched_tokens", 0))
     return Capacity(
         kv_tokens=most.kv_tokens,
-        encoder_tokens=max(one_request, batches),
+        encoder_tokens=max(one_request, _TOKENS_OF_A_PICTURE * most.max_num_seqs),
         sequences=most.max_num_seqs,
         queue=max(16, 2 * most.max_num_seqs),
         share=_SHARE_OF_A_CPU if plan.gpu.name == "CPU" else _SHARE_OF_A_GPU,

@@ -107,7 +107,7 @@ def test_what_one_step_would_change_is_said_with_the_plan(environment: dict[str,
     done = onecard(environment, "plan", "-p", "rtx3060")
     assert done.returncode == 0
     assert "One step otherwise:" in done.stdout
-    assert "--max-num-seqs 32" in done.stdout
+    assert "--max-num-seqs 64" in done.stdout
 
 
 def test_measured_without_a_server_names_the_way_out(environment: dict[str, str]) -> None:

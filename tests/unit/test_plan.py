@@ -232,7 +232,10 @@ def test_a_small_card_gives_way_in_words_and_not_where_the_user_decided() -> Non
 def test_one_step_in_each_direction_is_a_plan_of_its_own() -> None:
     subject = subject_of("rtx3060", AWQ, model="qwen3-vl-2b-awq")
     found = {step.flag: step.plan for step in steps(subject, subject.plan(), {})}
-    assert found["--max-num-seqs 32"].capacity.kv_tokens < subject.plan().capacity.kv_tokens
+    assert (
+        found[f"--max-num-seqs {2 * subject.plan().capacity.max_num_seqs}"].capacity.kv_tokens
+        < subject.plan().capacity.kv_tokens
+    )
     assert found["--max-model-len 4096"].fits
     assert "KV tokens (-" in describe_steps(subject, subject.plan(), {})
 
