@@ -8,12 +8,14 @@ import signal
 
 from serving.cpu.waiting import nap_instead_of_spinning
 from serving.launch import ENVIRONMENT_KEY
+from serving.one_tokenizer import read_tokenizers_once
 
 _PR_SET_PDEATHSIG = 1
 
 
 def register() -> None:
-    """Registers our media connector, ties this process's life to its parent's, and on a CPU leaves others some of it."""
+    """Registers our media connector, ties this process's life to its parent's, reads a tokenizer once, and on a CPU leaves
+    others some of it."""
     if ENVIRONMENT_KEY not in os.environ:
         return
     parent = multiprocessing.parent_process()
@@ -23,6 +25,7 @@ def register() -> None:
     from serving.media import register_connector
 
     register_connector()
+    read_tokenizers_once()
     if current_platform.is_cpu():
         nap_instead_of_spinning()
 

@@ -1,0 +1,63 @@
+"""A tokenizer is read once for all processors that vLLM has made, and each works as before."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.processing_utils import ProcessorMixin
+from vllm.transformers_utils import processor
+
+import serving.demo
+from serving.one_tokenizer import read_tokenizers_once
+
+DEMO = Path(serving.demo.__file__).parent / "model"
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of what is read by AutoTokenizer, with our loading in place for the length of a test."""
+    found: list[str] = []
+    read = AutoTokenizer.from_pretrained
+
+    def counting(name: Any, *arguments: Any, **options: Any) -> Any:
+        found.append(str(name))
+        return read(name, *arguments, **options)
+
+    load = ProcessorMixin.__dict__["_load_tokenizer_from_pretrained"]
+    monkeypatch.setattr(ProcessorMixin, "_load_tokenizer_from_pretrained", load)  # as it was, afterwards
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", counting)
+    read_tokenizers_once()
+    return found
+
+
+def test_the_processors_that_vllm_makes_share_one_reading(reads: list[str]) -> None:
+    given = AutoTokenizer.from_pretrained(DEMO)
+    reads.clear()
+    made = processor.cached_get_processor_without_dynamic_kwargs(str(DEMO), tokenizer=given)
+    again = processor.cached_get_processor(str(DEMO), processor_cls=(PreTrainedTokenizerBase, ProcessorMixin))
+    assert made is not again
+    assert made.tokenizer is given
+    assert reads == [str(DEMO)]
+    text = "<|vision_start|><|image_pad|><|vision_end|>What is in the picture?"
+    picture = Image.new("RGB", (64, 64), "red")
+    first, second = (each(text=[text], images=[picture])["input_ids"] for each in (made, again))
+    assert first == second
+    assert len(first[0]) > len(given.encode("What is in the picture?"))
+
+
+def test_other_folders_and_other_options_are_read_for_themselves(reads: list[str], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.symlink_to(DEMO)
+    AutoProcessor.from_pretrained(DEMO)
+    AutoProcessor.from_pretrained(other)
+    AutoProcessor.from_pretrained(DEMO, use_fast=False)
+    assert reads == [str(DEMO), str(other), str(DEMO)]
+
+
+def test_twice_is_once(reads: list[str]) -> None:
+    loading = ProcessorMixin._load_tokenizer_from_pretrained.__func__
+    read_tokenizers_once()
+    assert ProcessorMixin._load_tokenizer_from_pretrained.__func__ is loading
+    assert reads == []
