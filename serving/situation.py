@@ -83,12 +83,12 @@ class Situation:
         for stage in self.stages:
             stage.state = state
 
-    @property
-    def holds(self) -> bool:
-        """Whether a request that needs a model waits for it, rather than to be told to come back: not where a server is
-        started for the first time or after a crash, of which nobody knows the end."""
+    def holds(self, *, again: bool) -> bool:
+        """Whether a request that needs a model waits for it, rather than to be told to come back: where a server is started
+        for the first time or after a crash, of which nobody knows the end, only one that asks `again`."""
+        on_its_way = again and self.state in ("starting", "warming", "restarting")
         woken = any(stage.launch.woken_at is not None for stage in self.stages)
-        return self.state in ("asleep", "ready") or self.leaving is not None or woken
+        return self.state in ("asleep", "ready") or self.leaving is not None or woken or on_its_way
 
     @property
     def doing(self) -> str:

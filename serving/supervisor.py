@@ -78,7 +78,7 @@ class Supervisor:
             lambda: self._at.doing,
             self._ring,
             launch.guard,
-            holds=lambda: self._at.holds and not self.stop.is_set(),
+            holds=lambda again: self._at.holds(again=again) and not self.stop.is_set(),
             holding=holding,
             metrics=Together(status_metrics(self._at.status), self._ways) if self.board else None,
             models=self._at.models,

@@ -14,7 +14,7 @@ from serving.guard.front import Front
 from serving.guard.keys import KeyRing, Keys
 from serving.guard.origin import Origin
 from serving.guard.page import Page
-from serving.guard.respond import not_ready, probe
+from serving.guard.respond import asks_again, not_ready, probe
 from serving.guard.routes import ANSWERS, Routes
 from serving.guard.settings import GuardSettings
 from serving.handover import Channel, Given
@@ -26,7 +26,8 @@ _LAST_ANSWERS_S = 1.0
 
 class WaitingRoom:
     """An ASGI application; `status` gives the JSON of `/onecard/status`, `doing` the running step in words. `holding`
-    answers requests that need a model, and `models` gives the list of them, while `holds` says that such a request is held.
+    answers requests that need a model, and `models` gives the list of them, while `holds` says that such a request is held,
+    told whether it asks again.
     `metrics` answers `/metrics`; without it, the status does."""
 
     def __init__(
@@ -36,7 +37,7 @@ class WaitingRoom:
         ring: KeyRing,
         settings: GuardSettings,
         *,
-        holds: Callable[[], bool] = lambda: False,
+        holds: Callable[[bool], bool] = lambda _again: False,
         holding: ASGIApp | None = None,
         metrics: ASGIApp | None = None,
         models: Callable[[], dict[str, Any]] = dict,
@@ -66,7 +67,7 @@ class WaitingRoom:
         if scope["path"] == "/onecard/status":
             await JSONResponse(status)(scope, receive, send)
             return
-        if self._holding and self._holds():
+        if self._holding and self._holds(asks_again(scope)):
             if scope["path"] in ANSWERS:
                 await self._holding(scope, receive, send)
             else:

@@ -23,6 +23,13 @@ def probe(scope: Scope, state: str, *, ready: bool) -> Response | None:
     return JSONResponse({"ready": ready, "state": state}, 200 if ready else 503)
 
 
+def asks_again(scope: Scope) -> bool:
+    """Whether OpenAI's SDK says that it has been refused before. It counts its tries in this header, in every language, and
+    gives up after the third; so the second is better held than told again how long a start may take."""
+    count = dict(scope["headers"]).get(b"x-stainless-retry-count", b"")
+    return count.isdigit() and int(count[:9]) > 0
+
+
 def wrong_method(scope: Scope, taken: Iterable[str]) -> Response:
     """405 with the methods that the path takes."""
     allowed = ", ".join(sorted(taken))

@@ -107,11 +107,11 @@ class ServerState:
         doing, close = _DOING.get(self.state, ""), self.state != "warming"
         return not_ready(self.state, doing, self.seconds_left(), close=close)
 
-    @property
-    def holds(self) -> bool:
-        """Whether a request waits for the end of the warm-up: where another has woken this server, and there is room."""
-        woken = self.state == "warming" and self.launch.woken_at is not None
-        return woken and self._held < self.admission.capacity.queue
+    def holds(self, *, again: bool) -> bool:
+        """Whether a request waits for the end of the warm-up: where one has woken this server, or it asks `again`, and there
+        is room."""
+        waits = self.state == "warming" and (again or self.launch.woken_at is not None)
+        return waits and self._held < self.admission.capacity.queue
 
     async def warmed(self) -> bool:
         """Waits for the end of the warm-up; whether it came within what a request is held for."""

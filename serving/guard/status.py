@@ -1,11 +1,12 @@
 """`/onecard/status`, and 503 for what comes before the warm-up is done, after the end has begun, or while the engine is
-started again. What has woken the server waits for its warm-up, and so does what comes meanwhile."""
+started again. What has woken the server waits for its warm-up, and so do what comes meanwhile and who asks again."""
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.guard.facts import facts
 from serving.guard.front import give_request, was_given
+from serving.guard.respond import asks_again
 from serving.guard.routes import ANSWERS
 from serving.guard.state import ServerState
 
@@ -23,7 +24,7 @@ class Status:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if scope["path"] in ANSWERS and state.holds:
+        if scope["path"] in ANSWERS and state.holds(again=asks_again(scope)):
             await state.warmed()
         if state.board and state.channel and scope["path"] in _OF_ALL_CARDS and not was_given(scope):
             facts(scope).given_away = give_request(scope, b"", state.channel)

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import psutil
 import pytest
 
 from serving.errors import UsageError
+from serving.guard.respond import asks_again
 from serving.guard.suspects import CONVICTED_AT
 from serving.memory import MIB
 from serving.restarts import MOST_CRASHES, MOST_UNREADY, PAUSES_S, WINDOW_S, Restarts, slept_s
@@ -39,10 +41,10 @@ class Supervised:
     def get(self, path: str) -> httpx.Response:
         return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=LONG_S, trust_env=False)
 
-    def ask(self, tokens: int = 1, text: str = "hi") -> httpx.Response:
+    def ask(self, tokens: int = 1, text: str = "hi", headers: dict[str, str] | None = None) -> httpx.Response:
         body = {"model": "demo", "max_tokens": tokens, "messages": [{"role": "user", "content": text}]}
         url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
-        return httpx.post(url, json=body, timeout=LONG_S, trust_env=False)
+        return httpx.post(url, json=body, headers=headers, timeout=LONG_S, trust_env=False)
 
     def until(self, status: int, path: str = "/ready") -> None:
         for _ in range(10 * LONG_S):
@@ -206,6 +208,26 @@ def test_a_server_that_dies_is_started_again_and_the_port_never_closes(tmp_path:
         poller.join()
         assert (lost, running.restarts()) == ([], 1)
         assert running.ask().status_code == 200
+
+
+def test_who_asks_again_during_a_restart_is_held_until_it_is_ready(tmp_path: Path) -> None:
+    with supervised(tmp_path) as running:
+        running.until(200)
+        starting = held_in_its_start(running)
+        refused = running.ask()
+        assert (refused.status_code, int(refused.headers["retry-after"]) > 0) == (503, True)
+        with ThreadPoolExecutor() as threads:
+            held = threads.submit(running.ask, headers={"x-stainless-retry-count": "1"})
+            while running.get("/onecard/status").json()["queue"]["waiting"] == 0:
+                time.sleep(0.01)
+            starting.resume()
+            assert held.result().status_code == 200, held.result().text
+
+
+@pytest.mark.parametrize("count", ["0", "", "-1", "many", "9" * 5000])
+def test_a_first_try_is_not_held_however_it_is_counted(count: str) -> None:
+    scope = {"type": "http", "headers": [(b"x-stainless-retry-count", count.encode())]}
+    assert asks_again(scope) == (count[:1] == "9")
 
 
 def test_a_request_that_kills_the_server_again_and_again_is_not_tried_for_ever(tmp_path: Path) -> None:
