@@ -113,7 +113,8 @@ def queue(team: Server) -> dict[str, int]:
 
 def test_sigterm_lets_a_stream_end_and_leaves_nothing(team: Server, table: list[Line]) -> None:
     processes = psutil.Process(team.process.pid).children(recursive=True)
-    body = {"model": "demo", "max_tokens": 1000, "ignore_eos": True, "stream": True}
+    # Some seconds, and less than the drain time even where each takes ten times as long.
+    body = {"model": "demo", "max_tokens": 300, "ignore_eos": True, "stream": True}
     body |= {"messages": [{"role": "user", "content": "hi"}]}
     headers = {"Authorization": "Bearer alice-long-word"}
     url = f"{team.url}/v1/chat/completions"
