@@ -213,13 +213,17 @@ def requantize(model: str, out: Path, scheme_name: str) -> Path:
     read_checkpoint(Folder(source))
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    with folders.writing(partial):
-        requantize_head(source, partial, scheme.head)
-        readme = source / "README.md"
-        said = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-        (partial / "README.md").write_text(
-            f"{said}\n\n## Output head\n\nPut into 8 bits by `{_command()}`, from `{source.name}`: one scale a row, untied "
-            "from the 16-bit embedding. Everything else is unchanged.\n",
-            encoding="utf-8",
-        )
+    try:
+        with folders.writing(partial):
+            requantize_head(source, partial, scheme.head)
+            readme = source / "README.md"
+            said = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+            (partial / "README.md").write_text(
+                f"{said}\n\n## Output head\n\nPut into 8 bits by `{_command()}`, from `{source.name}`: one scale a row, untied "
+                "from the 16-bit embedding. Everything else is unchanged.\n",
+                encoding="utf-8",
+            )
+    except BaseException:  # Ctrl-C too: nobody could go on with what there is, which fills a disk that may be full
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     return partial.rename(out)
