@@ -14,7 +14,6 @@ NAME@6 holds that contender's server to six cores.
 """
 
 import re
-import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -51,12 +50,12 @@ class Variant:
 
 
 def variant(text: str) -> Variant:
-    """`graphs=--stream-interval 4`, or with variables first, `segments=PYTORCH_ALLOC_CONF=expandable_segments:True`. Raises
-    ValueError."""
+    """`some=--stream-interval 4`, or with variables first, `segments=PYTORCH_ALLOC_CONF=expandable_segments:True`. Words end at
+    blanks, so that JSON without any keeps its quotes. Raises ValueError."""
     name, equals, words = text.partition("=")
     if not equals or not re.fullmatch(r"[\w.+-]+", name):
         raise ValueError(f"{text!r} is no variant; one is written as NAME='--an-argument VALUE'")
-    argv, environment = shlex.split(words), {}
+    argv, environment = words.split(), {}
     while argv and _VARIABLE.match(argv[0]):
         variable, _, value = argv.pop(0).partition("=")
         environment[variable] = value

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from serving import control
-from serving.engine_args import REQUIRED, split_unknown, to_argv
+from serving.engine_args import REQUIRED, from_argv, split_unknown, to_argv
 from serving.errors import EngineArgsError, NotInstalledError, OnecardError, UsageError
 from serving.guard.connection import Connection
 from serving.hardware import in_wsl
@@ -85,7 +85,7 @@ def _serve(launch: Launch, listening: socket.socket) -> None:
 
 
 def _argv(launch: Launch, known_flags: dict[str, Any]) -> list[str]:
-    """The plan's arguments that this vLLM knows, then ours, then the user's, which win over the plan's.
+    """The plan's arguments that this vLLM knows, the user's, which win over the plan's, what is made of both, and ours.
 
     Raises EngineArgsError when vLLM does not know one that the plan depends on.
     """
@@ -104,7 +104,13 @@ def _argv(launch: Launch, known_flags: dict[str, Any]) -> list[str]:
     ours, _ = split_unknown(_FIXED | backstop | {"host": launch.host, "port": launch.port}, known_flags)
     _check_user_argv(launch.user_argv, known_flags)
     defaults, _ = split_unknown(_DEFAULTS, known_flags)
-    return [*to_argv(defaults), *to_argv(planned), *launch.user_argv, *to_argv(ours)]
+    # Of what the user says of compilation the plan has made one object with its own: vLLM would read the user's alone.
+    both = {
+        name: planned[name]
+        for name in ("compilation_config",)
+        if name in planned and name in from_argv(launch.user_argv)
+    }
+    return [*to_argv(defaults), *to_argv(planned), *launch.user_argv, *to_argv(both), *to_argv(ours)]
 
 
 def _refuse_argument(message: str) -> NoReturn:

@@ -201,12 +201,12 @@ def test_a_contender_can_be_held_to_cores_and_must_exist(setting: Setting) -> No
 
 
 def test_a_variant_differs_in_what_it_says_and_in_nothing_else(setting: Setting) -> None:
-    words = "fast=PYTORCH_ALLOC_CONF=expandable_segments:True --stream-interval 4 --max-num-seqs 7"
+    words = 'fast=PYTORCH_ALLOC_CONF=expandable_segments:True --compilation-config {"mode":0} --max-num-seqs 7'
     varied = dataclasses.replace(setting, variants=(contenders.variant(words),))
     plain, fast = (contenders.parse(name, varied) for name in ("onecard", "onecard:fast@2"))
     assert (fast.title, fast.in_flight, fast.cores) == ("onecard, fast, 2 cores", 7, 2)
     lines = [contenders.command(each, varied, 8390, Path("launch.json")) for each in (plain, fast)]
-    assert lines[1] == [*lines[0], "--stream-interval", "4", "--max-num-seqs", "7"]
+    assert lines[1] == [*lines[0], "--compilation-config", '{"mode":0}', "--max-num-seqs", "7"]
     assert contenders.launch_of(fast, varied, 8390, Path("run")).user_argv[-2:] == ("--max-num-seqs", "7")
 
     def environment(contender: contenders.Contender) -> dict[str, str]:

@@ -128,8 +128,8 @@ def parser() -> ArgumentParser:
     return made
 
 
-def launch_of(tmp_path: Path, *user_argv: str) -> Launch:
-    plan = prepare("cpu", "demo", gpu_memory_mib=8192, user_argv=user_argv).plan
+def launch_of(tmp_path: Path, *user_argv: str, profile: str = "cpu") -> Launch:
+    plan = prepare(profile, "demo", gpu_memory_mib=8192, user_argv=user_argv).plan
     return Launch(
         plan=plan, model_folder=tmp_path, default_max_tokens=256, host="127.0.0.1", port=8000, run_dir=tmp_path,
         user_argv=user_argv,
@@ -167,6 +167,15 @@ def test_what_the_user_gives_wins_over_the_plan(parser: ArgumentParser, tmp_path
     assert (args.max_model_len, launch.plan.capacity.max_model_len) == (1024, 1024)
     assert (args.served_model_name, launch.model_names) == (["gpt-4o"], ["gpt-4o"])
     assert (args.host, args.port) == ("127.0.0.1", 8000)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_the_user_says_of_compilation_is_added_to_the_plans(parser: ArgumentParser, tmp_path: Path) -> None:
+    planned = launch_of(tmp_path, profile="rtx3060").plan.engine_args["compilation_config"]
+    graphs = ("--compilation-config", '{"cudagraph_mm_encoder": true}')
+    args = parsed(parser, launch_of(tmp_path, *graphs, profile="rtx3060"))
+    assert args.compilation_config.cudagraph_mm_encoder
+    assert args.compilation_config.cudagraph_capture_sizes == planned["cudagraph_capture_sizes"]
 
 
 @pytest.mark.filterwarnings("ignore")
