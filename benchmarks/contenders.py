@@ -42,7 +42,7 @@ _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*=")
 
 @dataclass(frozen=True)
 class Variant:
-    """What one contender gets beside what all get: `argv` for its vLLM, and environment variables."""
+    """What one contender gets beside what all get: `argv` for its vLLM, and environment variables. Without a name, nothing."""
 
     name: str
     argv: tuple[str, ...] = ()
@@ -70,11 +70,11 @@ class Contender:
     kind: str
     in_flight: int = _UNBOUNDED
     cores: int | None = None
-    variant: Variant | None = None
+    variant: Variant = Variant("")
 
     @property
     def title(self) -> str:
-        other = f", {self.variant.name}" if self.variant else ""
+        other = f", {self.variant.name}" if self.variant.name else ""
         held = "" if self.cores is None else f", {self.cores} core{'s' if self.cores > 1 else ''}"
         return TITLES.get(self.kind, self.kind) + other + held
 
@@ -97,7 +97,7 @@ class Setting:
 
     def argv_of(self, contender: Contender) -> tuple[str, ...]:
         """What its vLLM gets after all else."""
-        return self.shared_argv + (contender.variant.argv if contender.variant else ())
+        return self.shared_argv + contender.variant.argv
 
     @property
     def same_args(self) -> dict[str, Any]:
@@ -120,12 +120,12 @@ def parse(text: str, setting: Setting) -> Contender:
     kind, colon, called = name.partition(":")
     if kind not in TITLES or (at and not cores.isdigit()):
         raise ValueError(f"there is no contender {text!r}; there are {', '.join(TITLES)}, each also as NAME@CORES")
-    chosen = next((each for each in setting.variants if each.name == called), None)
-    if colon and (chosen is None or kind == "transformers"):
+    chosen = next((each for each in setting.variants if each.name == called), Variant(""))
+    if colon and (not chosen.name or kind == "transformers"):
         raise ValueError(
             f"there is no {text!r}: `--variant {called or 'NAME'}='--an-argument VALUE'` makes one of a server"
         )
-    given = from_argv(chosen.argv).get("max_num_seqs") if chosen else None
+    given = from_argv(chosen.argv).get("max_num_seqs")
     in_flight = {
         "transformers": 1,
         "original": ORIGINAL["max_num_seqs"],
@@ -172,11 +172,7 @@ def environment(
         own["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # else the engine dies compiling it: for all, so that all start
     if contender.kind == "engine+connector":
         own |= {ENVIRONMENT_KEY: str(launch_file), "VLLM_MEDIA_CONNECTOR": "onecard"}
-    return (
-        own
-        | (cache_environment(caches) if caches else {})
-        | (contender.variant.environment if contender.variant else {})
-    )
+    return own | (cache_environment(caches) if caches else {}) | contender.variant.environment
 
 
 def cache_environment(folder: Path) -> dict[str, str]:

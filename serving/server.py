@@ -104,13 +104,11 @@ def _argv(launch: Launch, known_flags: dict[str, Any]) -> list[str]:
     ours, _ = split_unknown(_FIXED | backstop | {"host": launch.host, "port": launch.port}, known_flags)
     _check_user_argv(launch.user_argv, known_flags)
     defaults, _ = split_unknown(_DEFAULTS, known_flags)
-    # Of what the user says of compilation the plan has made one object with its own: vLLM would read the user's alone.
-    both = {
-        name: planned[name]
-        for name in ("compilation_config",)
-        if name in planned and name in from_argv(launch.user_argv)
-    }
-    return [*to_argv(defaults), *to_argv(planned), *launch.user_argv, *to_argv(both), *to_argv(ours)]
+    argv = [*to_argv(defaults), *to_argv(planned), *launch.user_argv]
+    if "compilation_config" in from_argv(launch.user_argv):
+        # The plan has made one object of it and its own: of two, vLLM would read the user's alone.
+        argv += to_argv({"compilation_config": planned["compilation_config"]})
+    return [*argv, *to_argv(ours)]
 
 
 def _refuse_argument(message: str) -> NoReturn:
