@@ -85,7 +85,7 @@ def _serve(launch: Launch, listening: socket.socket) -> None:
 
 
 def _argv(launch: Launch, known_flags: dict[str, Any]) -> list[str]:
-    """The plan's arguments that this vLLM knows, the user's, which win over the plan's, what is made of both, and ours.
+    """The user's arguments, word for word, those of the plan that this vLLM knows and the user does not give, and ours.
 
     Raises EngineArgsError when vLLM does not know one that the plan depends on.
     """
@@ -103,12 +103,13 @@ def _argv(launch: Launch, known_flags: dict[str, Any]) -> list[str]:
     backstop = {"max_num_queued_reqs": 2 * launch.plan.capacity.max_num_seqs}
     ours, _ = split_unknown(_FIXED | backstop | {"host": launch.host, "port": launch.port}, known_flags)
     _check_user_argv(launch.user_argv, known_flags)
+    given = from_argv(launch.user_argv)
+    if "compilation_config" in given:
+        # The plan has made one object of it and its own; of two, vLLM reads the last one alone.
+        del given["compilation_config"]
     defaults, _ = split_unknown(_DEFAULTS, known_flags)
-    argv = [*to_argv(defaults), *to_argv(planned), *launch.user_argv]
-    if "compilation_config" in from_argv(launch.user_argv):
-        # The plan has made one object of it and its own: of two, vLLM would read the user's alone.
-        argv += to_argv({"compilation_config": planned["compilation_config"]})
-    return [*argv, *to_argv(ours)]
+    left = {name: value for name, value in (defaults | planned).items() if name not in given}
+    return [*launch.user_argv, *to_argv(left), *to_argv(ours)]
 
 
 def _refuse_argument(message: str) -> NoReturn:
