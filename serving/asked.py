@@ -41,6 +41,12 @@ class Asked:
         value = self.args.get(name)
         return value if isinstance(value, int) else None
 
+    @property
+    def compilation(self) -> dict[str, Any]:
+        """vLLM's `compilation_config`, as far as it was given."""
+        given = self.args.get("compilation_config")
+        return given if isinstance(given, dict) else {}
+
 
 def read_asked(args: dict[str, Any]) -> Asked:
     """Raises UsageError for a value that makes no sense, and for an argument that would break the plan."""

@@ -37,13 +37,15 @@ def learn(plan: Plan, measured: dict[str, int], known: Constants) -> Constants:
     def more(name: str) -> int:
         return (measured[name] - predicted[name]) * MIB if name in measured else 0
 
-    graphs = known.graph_of_layer
-    if measured.get("cuda_graphs") and predicted["cuda_graphs"]:
+    graphs, beside = known.graph_of_layer, 0
+    if plan.engine_args.get("compilation_config", {}).get("cudagraph_mm_encoder"):
+        beside = more("cuda_graphs")  # those of the encoder are not made of layers alone
+    elif measured.get("cuda_graphs") and predicted["cuda_graphs"]:
         graphs *= measured["cuda_graphs"] / predicted["cuda_graphs"]
     return replace(
         known,
         context=max(0, known.context + more("context") + (_MARGIN_MIB * MIB if "context" in measured else 0)),
-        workspace=max(0, known.workspace + more("buffers")),
+        workspace=max(0, known.workspace + more("buffers") + beside),
         graph_of_layer=graphs,
         fragments=known.fragments + max(0, more("fragmentation")),
     )

@@ -14,6 +14,7 @@ from serving.architecture import Shape, Text, Vision
 
 MIB = 2**20
 _BYTES_16_BIT, _BYTES_32_BIT = 2, 4
+_ROTARY_OF_A_PATCH = 2 * _BYTES_16_BIT * 32  # cosine and sine of half a head's dimensions
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,14 @@ class Slots:
 
 @dataclass(frozen=True)
 class Load:
-    """The most that the engine may be given at once, by vLLM's names. `image_tokens` are those of the largest picture."""
+    """The most that the engine may be given at once, by vLLM's names. `image_tokens` are those of the largest picture,
+    `encoder_budgets` the numbers of tokens for which the vision encoder has a CUDA graph."""
 
     max_num_seqs: int
     max_num_batched_tokens: int
     image_tokens: int
     cudagraph_sizes: int
+    encoder_budgets: tuple[int, ...] = ()
     lora: Slots | None = None
 
     @property
@@ -91,7 +94,7 @@ def parts(shape: Shape, weight_bytes: int, load: Load, constants: Constants, car
     (`Shape.share`). The transient parts follow one another within a step: the encoder works (its output
     not yet kept), then the language model with that output in the encoder's cache, then the sampler."""
     cache = encoder_cache(shape.vision, load)
-    working, seeing = activations(shape.text, load), vision_encoder(shape.vision, load)
+    working, seeing = activations(shape.text, load), vision_encoder(shape.vision, load.encoder_tokens)
     sampling = sampler(shape.text, load)
     together = max(cache + working, cache + sampling, seeing)
     return Parts(
@@ -106,9 +109,8 @@ def parts(shape: Shape, weight_bytes: int, load: Load, constants: Constants, car
         encoder_cache=cache,
         logits=max(0, sampling - working),
         # Each size is captured with adapters and without (vLLM's `get_lora_capture_cases`).
-        cuda_graphs=round(
-            (2 if load.lora else 1) * load.cudagraph_sizes * shape.text.layers * constants.graph_of_layer
-        ),
+        cuda_graphs=round((2 if load.lora else 1) * load.cudagraph_sizes * shape.text.layers * constants.graph_of_layer)
+        + encoder_graphs(shape.vision, load, constants),
         context=constants.context + (constants.communicator if cards > 1 else 0),
         fragmentation=constants.fragments + round(constants.fragments_share * together),
     )
@@ -129,8 +131,8 @@ def input_buffers(shape: Shape, load: Load) -> int:
     return load.max_num_batched_tokens * a_token
 
 
-def vision_encoder(vision: Vision, load: Load) -> int:
-    """The encoder's peak at the largest batch of pictures that the scheduler can give it, with the pixels themselves.
+def vision_encoder(vision: Vision, tokens: int) -> int:
+    """The encoder's peak for pictures of so many tokens together, with the pixels themselves.
 
     For each patch, 16 bits each: in a block's feed-forward network its inner values before and after the activation
     (three times where it is gated), the block's input, residual and norm, the position embedding; the deepstack outputs
@@ -138,9 +140,20 @@ def vision_encoder(vision: Vision, load: Load) -> int:
     inner = (3 if vision.gated else 2) * vision.intermediate_size
     outputs = vision.deepstack * vision.out_hidden_size // vision.patches_per_token
     values = inner + 4 * vision.hidden_size + outputs
-    rotary = 2 * _BYTES_16_BIT * 32  # cosine and sine of half a head's dimensions
-    a_patch = _BYTES_16_BIT * values + rotary + vision.values_per_patch
-    return load.encoder_tokens * vision.patches_per_token * a_patch
+    a_patch = _BYTES_16_BIT * values + _ROTARY_OF_A_PATCH + vision.values_per_patch
+    return tokens * vision.patches_per_token * a_patch
+
+
+def encoder_graphs(vision: Vision, load: Load, constants: Constants) -> int:
+    """The encoder's CUDA graphs (vLLM's `EncoderCudaGraphManager`, v1/worker/encoder_cudagraph.py): what a run of the largest
+    works in, which all of them share; inputs and outputs, which each has of its own; and what the driver holds. For
+    Qwen3-VL-2B, 9 budgets of up to 4,096 tokens and the language model's graphs 1,082 MiB; vLLM 0.32 said 1.07 GiB."""
+    if not load.encoder_budgets:
+        return 0
+    of_a_patch = vision.values_per_patch + _BYTES_16_BIT * vision.hidden_size + _ROTARY_OF_A_PATCH
+    of_a_token = vision.patches_per_token * of_a_patch + _BYTES_16_BIT * vision.values_per_token
+    driver = round(len(load.encoder_budgets) * vision.depth * constants.graph_of_layer)
+    return vision_encoder(vision, max(load.encoder_budgets)) + sum(load.encoder_budgets) * of_a_token + driver
 
 
 def encoder_cache(vision: Vision, load: Load) -> int:

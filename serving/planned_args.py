@@ -10,19 +10,24 @@ from serving.asked import Asked
 from serving.checkpoint import Checkpoint
 from serving.memory import MIB, Slots
 from serving.plan import MemoryMib
-from serving.policy import Settings
+from serving.policy import STREAM_INTERVALS, Settings
 from serving.profile import Limits, Model, Profile
+
+# More are a second batch; vLLM takes no more than the smallest budget has tokens.
+_PICTURES_OF_A_GRAPH = 16
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What was decided: `cudagraph_sizes` are the batches that get a CUDA graph, none on a CPU. Where the parts could not be
-    `predicted`, vLLM sizes its KV cache itself. `card_mib` is the memory of the GPU that is present, None where none is."""
+    """What was decided: `cudagraph_sizes` are the batches that get a CUDA graph, none on a CPU, `encoder_budgets` the numbers
+    of a picture's tokens that do. Where the parts could not be `predicted`, vLLM sizes its KV cache itself. `card_mib` is
+    the memory of the GPU that is present, None where none is."""
 
     settings: Settings
     limits: Limits
     context: int
     cudagraph_sizes: list[int]
+    encoder_budgets: tuple[int, ...]
     memory: MemoryMib
     predicted: bool
     lora: Slots | None
@@ -51,7 +56,7 @@ def planned_args(
         args["kv_cache_memory_bytes"] = chosen.memory.kv_cache * MIB
     if profile.device == "cuda":
         args |= _of_a_gpu(profile, chosen)
-    compilation = args.get("compilation_config", {}) | (asked.args.get("compilation_config") or {})
+    compilation = args.get("compilation_config", {}) | asked.compilation
     return args | asked.args | ({"compilation_config": compilation} if compilation else {})
 
 
@@ -100,8 +105,16 @@ def _of_a_gpu(profile: Profile, chosen: Choices) -> dict[str, Any]:
         # Measured beside predicted, from inside the worker.
         "worker_extension_cls": "serving.worker_memory.WorkerMemory",
     }
+    if (interval := STREAM_INTERVALS[profile.policy]) > 1:
+        args["stream_interval"] = interval
     if chosen.cudagraph_sizes:
         args["compilation_config"] = {"cudagraph_capture_sizes": chosen.cudagraph_sizes}
+    if chosen.encoder_budgets:
+        args.setdefault("compilation_config", {}).update(
+            cudagraph_mm_encoder=True,
+            encoder_cudagraph_token_budgets=list(chosen.encoder_budgets),
+            encoder_cudagraph_max_vision_items_per_batch=_PICTURES_OF_A_GRAPH,
+        )
     if chosen.card_mib:
         # What vLLM wants to find free before it loads anything, when its CUDA context is there already: a fraction of the
         # card that is present. It is only checked, since the KV cache is given in bytes.

@@ -9,7 +9,7 @@ from typing import Any
 
 from serving import memory
 from serving.adapters import Adapter, planned_slots
-from serving.architecture import Shape, read_shape
+from serving.architecture import QWEN3_VL, Shape, read_shape
 from serving.asked import Asked, read_asked
 from serving.checkpoint import Checkpoint
 from serving.errors import UsageError
@@ -18,7 +18,7 @@ from serving.memory import MEASURED, MIB, Constants, Load
 from serving.onecards import among
 from serving.plan import Capacity, MemoryMib, Plan, PlannedAdapters, PlannedGpu, PlannedLimits
 from serving.planned_args import Choices, planned_args
-from serving.policy import Settings, concessions, cudagraph_sizes, wished
+from serving.policy import Settings, concessions, cudagraph_sizes, encoder_budgets, wished
 from serving.present import planned_gpu
 from serving.profile import Model, Profile, Video
 from serving.verdict import (
@@ -104,12 +104,18 @@ class Subject:
     def _card(self) -> Gpu | None:
         return self.hardware.gpus[0] if self.hardware.gpus else None
 
+    @property
+    def _capability(self) -> str | None:
+        """Of the card that is here, which may be another than the profile's; else the profile's."""
+        facts = self.profile.gpu
+        return (self._card.compute_capability if self._card else facts.compute_capability) if facts else None
+
     def _choose(self, asked: Asked, shape: Shape, weights: Weights, gpu: PlannedGpu) -> Plan:
         """The first of the policy's concessions with which a conversation of the wished length fits; else the last of
         them, with a shorter one."""
         limits = self._limits(asked)
         context = asked.number("max_model_len") or min(self.profile.context, shape.text.max_positions)
-        wish, fixed = self._wish(asked, limits)
+        wish, fixed = self._wish(asked, limits, shape)
         draft = self._draft(asked, shape, weights, gpu, wish)
         for settings in concessions(wish, fixed):
             if draft.kv_tokens >= context:
@@ -159,12 +165,17 @@ class Subject:
         most = min(most, limits.max_images_per_request)
         return limits.model_copy(update={"max_video_frames": most, "max_video_frame_pixels": pixels}), context
 
-    def _wish(self, asked: Asked, limits: PlannedLimits) -> tuple[Settings, frozenset[str]]:
+    def _wish(self, asked: Asked, limits: PlannedLimits, shape: Shape | None) -> tuple[Settings, frozenset[str]]:
         """The settings of a card without bounds, and the names of those that the user has fixed."""
         decided = ("max_num_seqs", "max_num_batched_tokens")
-        given = {name: value for name in decided if (value := asked.number(name))}
-        wish = replace(wished(self.profile.policy, limits.max_image_pixels), **given)
-        return wish, frozenset(given) | ({"max_image_pixels"} if asked.max_image_pixels else set())
+        given: dict[str, Any] = {name: value for name in decided if (value := asked.number(name))}
+        # Of no other encoder have graphs been measured.
+        capability = self._capability if shape and shape.architecture == QWEN3_VL else None
+        wish = replace(wished(self.profile.policy, limits.max_image_pixels, capability), **given)
+        fixed = frozenset(given) | ({"max_image_pixels"} if asked.max_image_pixels else set())
+        if (graphs := asked.compilation.get("cudagraph_mm_encoder")) is not None or asked.enforce_eager:
+            return replace(wish, prompt_graphs=bool(graphs) and not asked.enforce_eager), fixed | {"prompt_graphs"}
+        return wish, fixed
 
     def _draft(self, asked: Asked, shape: Shape, weights: Weights, gpu: PlannedGpu, settings: Settings) -> "_Draft":
         """What these settings need, and what they leave to the KV cache."""
@@ -176,6 +187,7 @@ class Subject:
             cudagraph_sizes=len(self._graphs(asked, settings)),
             lora=planned_slots(self.adapters, asked),
         )
+        load = replace(load, encoder_budgets=self._encoder_budgets(asked, settings, load.encoder_tokens))
         constants = _CPU if self.profile.device == "cpu" else self.constants
         needed = MemoryMib.of(
             memory.parts(shape, weights.total, load, constants, self.tensor_parallel_size), headroom=_HEADROOM_MIB
@@ -185,7 +197,12 @@ class Subject:
         token = memory.kv_bytes_per_token(shape.text) * asked.kv_bytes_per_value // 2
         kv_tokens = max(0, kv_mib * MIB - state) // token
         return _Draft(
-            settings, needed.model_copy(update={"kv_cache": kv_mib}), kv_tokens, load.image_tokens, load.encoder_tokens
+            settings,
+            needed.model_copy(update={"kv_cache": kv_mib}),
+            kv_tokens,
+            load.image_tokens,
+            load.encoder_tokens,
+            load.encoder_budgets,
         )
 
     def _exchanges(self, shape: Shape | None) -> int:
@@ -194,9 +211,14 @@ class Subject:
     def _graphs(self, asked: Asked, settings: Settings) -> list[int]:
         if self.profile.device == "cpu" or asked.enforce_eager:
             return []
-        given = asked.args.get("compilation_config")
-        sizes = given.get("cudagraph_capture_sizes") if isinstance(given, dict) else None
-        return sizes if isinstance(sizes, list) else cudagraph_sizes(settings.max_num_seqs)
+        sizes = asked.compilation.get("cudagraph_capture_sizes")
+        return sizes if isinstance(sizes, list) else cudagraph_sizes(settings)
+
+    def _encoder_budgets(self, asked: Asked, settings: Settings, encoder_tokens: int) -> tuple[int, ...]:
+        given = asked.compilation.get("encoder_cudagraph_token_budgets")
+        if settings.prompt_graphs and isinstance(given, list) and given:
+            return tuple(given)
+        return encoder_budgets(settings, encoder_tokens)
 
     def _kv_mib(self, asked: Asked, left_mib: int) -> int:
         if given := asked.number("kv_cache_memory_bytes"):
@@ -211,7 +233,7 @@ class Subject:
         kv_mib = max(0, gpu.usable_mib - weights_mib - headroom)
         planned = MemoryMib.nothing_but(weights=weights_mib, headroom=headroom, kv_cache=kv_mib)
         reason = None if kv_mib else f"the weights alone take {weights_mib:,} of {gpu.usable_mib:,} MiB"
-        draft = _Draft(self._wish(asked, limits)[0], planned)
+        draft = _Draft(self._wish(asked, limits, None)[0], planned)
         return self._plan(asked, limits, context, weights, gpu, draft, reason, predicted=False)
 
     def _plan(
@@ -233,6 +255,7 @@ class Subject:
             limits=limits,
             context=context,
             cudagraph_sizes=self._graphs(asked, settings),
+            encoder_budgets=draft.encoder_budgets,
             memory=draft.memory_mib,
             predicted=predicted,
             lora=slots,
@@ -280,3 +303,4 @@ class _Draft:
     kv_tokens: int = 0
     image_tokens: int = 0
     encoder_tokens: int = 0
+    encoder_budgets: tuple[int, ...] = ()

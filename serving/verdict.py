@@ -67,7 +67,9 @@ def conceded(wish: Settings, settings: Settings) -> tuple[str, ...]:
         "max_image_pixels": "pictures of {1:,} instead of {0:,} pixels",
     }
     pairs = {name: (getattr(wish, name), getattr(settings, name)) for name in words}
-    return tuple(words[name].format(*pair) for name, pair in pairs.items() if pair[0] != pair[1])
+    smaller = tuple(words[name].format(*pair) for name, pair in pairs.items() if pair[0] != pair[1])
+    graphs = "CUDA graphs of pictures and prompts (their first token comes later)"
+    return ((graphs,) if wish.prompt_graphs and not settings.prompt_graphs else ()) + smaller
 
 
 def reason_against(gpu: PlannedGpu, planned: MemoryMib, kv_tokens: int, context: int, precision: str) -> str | None:

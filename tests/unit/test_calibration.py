@@ -42,6 +42,13 @@ def test_more_than_was_planned_is_believed_and_fewer_fragments_are_not() -> None
     assert learn(plan, measured(fragmentation=1), MEASURED).fragments == MEASURED.fragments
 
 
+def test_graphs_of_the_encoder_that_were_larger_are_counted_and_those_of_the_language_model_left() -> None:
+    plan = prepare("rtx4090", None, user_argv=("--compilation-config", '{"cudagraph_mm_encoder": true}')).plan
+    more = learn(plan, plan.memory_mib.model_dump() | {"cuda_graphs": plan.memory_mib.cuda_graphs + 30}, MEASURED)
+    assert more.graph_of_layer == MEASURED.graph_of_layer
+    assert more.workspace == MEASURED.workspace + 30 * MIB
+
+
 def test_the_first_start_counts_and_each_card_has_its_own() -> None:
     plan = prepare("rtx3060", None).plan
     learn_from_start(plan, measured(context=400))

@@ -183,6 +183,17 @@ def test_more_of_anything_never_needs_less_memory(model: str, sizes: dict[str, i
     assert large.total >= small.total
 
 
+@given(st.sets(st.integers(256, 16_384), max_size=12), st.integers(256, 16_384))
+def test_one_more_graph_of_the_encoder_never_needs_less_memory(budgets: set[int], one_more: int) -> None:
+    known = read_shape(QWEN.architecture, QWEN.config)
+    assert known is not None
+    few, more = (
+        memory.encoder_graphs(known.vision, memory.Load(16, 2048, 1200, 12, tuple(each)), memory.MEASURED)
+        for each in (budgets, budgets | {one_more})
+    )
+    assert more >= few
+
+
 @given(st.sampled_from(CARDS), _MEMORY, st.integers(1, 262_144))
 def test_the_shorter_context_that_a_refusal_names_fits(card: str, mib: int, wanted: int) -> None:
     subject, user = subject_of(card, gpu_memory_mib=mib), {"max_model_len": wanted}
@@ -367,3 +378,46 @@ def test_a_config_that_the_user_overrides_is_planned_as_vllm_will_read_it() -> N
     assert four.memory_mib.weights < 0.55 * plain.memory_mib.weights
     assert four.capacity.kv_tokens > plain.capacity.kv_tokens
     assert four.engine_args["hf_overrides"]["quantization_config"] == bits["quantization_config"]
+
+
+def _compilation(plan: Plan) -> dict[str, Any]:
+    found: dict[str, Any] = plan.engine_args["compilation_config"]
+    return found
+
+
+def test_pictures_and_prompts_get_graphs_only_on_a_chip_that_is_faster_than_their_launches() -> None:
+    h200 = with_card("NVIDIA H200", 143_771, capability="9.0")
+    with_graphs, without = plan_of("rtx4090", AWQ, h200), plan_of("rtx4090", AWQ)
+    assert "cudagraph_mm_encoder" not in _compilation(without)
+    assert max(_compilation(without)["cudagraph_capture_sizes"]) == without.capacity.max_num_seqs
+    graphs = _compilation(with_graphs)
+    assert graphs["cudagraph_mm_encoder"] is True
+    assert max(graphs["encoder_cudagraph_token_budgets"]) == with_graphs.capacity.encoder_tokens
+    # vLLM's own condition for a capture that works.
+    assert graphs["encoder_cudagraph_max_vision_items_per_batch"] <= min(graphs["encoder_cudagraph_token_budgets"])
+    assert max(graphs["cudagraph_capture_sizes"]) == 1024
+    # vLLM's log on an H200: 1.07 GiB with these graphs, where it was alone on the card.
+    assert with_graphs.memory_mib.cuda_graphs == pytest.approx(1096, rel=0.03)
+    assert with_graphs.capacity.kv_tokens < without.capacity.kv_tokens
+    # Who waits alone for the first word has a small card.
+    assert "cudagraph_mm_encoder" not in _compilation(plan_of("rtx3060", AWQ, h200))
+
+
+def test_graphs_of_pictures_are_planned_as_the_user_says_and_given_up_first() -> None:
+    h200 = with_card("NVIDIA H200", 143_771, capability="9.0")
+    asked = {"compilation_config": {"cudagraph_mm_encoder": True, "encoder_cudagraph_token_budgets": [1024, 2048]}}
+    plan = plan_of("rtx4090", AWQ, user_args=asked)
+    assert _compilation(plan)["encoder_cudagraph_token_budgets"] == [1024, 2048]
+    assert plan.memory_mib.cuda_graphs > plan_of("rtx4090", AWQ).memory_mib.cuda_graphs + 200
+    refused = plan_of("rtx4090", AWQ, h200, user_args={"compilation_config": {"cudagraph_mm_encoder": False}})
+    assert "encoder_cudagraph_token_budgets" not in _compilation(refused)
+    eager = plan_of("rtx4090", AWQ, h200, user_args={"enforce_eager": True})
+    assert eager.memory_mib.cuda_graphs == 0
+    tight = plan_of("rtx4090", AWQ, h200, gpu_memory_mib=8_600)
+    assert tight.fits
+    assert tight.given_up[0] == "CUDA graphs of pictures and prompts (their first token comes later)"
+
+
+def test_answers_come_in_larger_pieces_where_many_share_a_fast_card() -> None:
+    intervals = {name: plan_of(name, AWQ).engine_args.get("stream_interval") for name in ("rtx3060", "rtx4090")}
+    assert intervals == {"rtx3060": None, "rtx4090": 4}
