@@ -193,6 +193,39 @@ def tested(language: Language, results: Path) -> str:
     return table(heads[language], rows)
 
 
+class SleepResult(BaseModel):
+    """`results/sleep-*.json`, as sleep.py writes it: what a sleep gave back, and what it took."""
+
+    date: str
+    gpu: str
+    awake_mib: float
+    asleep_mib: float
+    given_back_mib: float
+    left_mib: float
+    sleep_s: float
+    waking_answer_s: float
+    awake_answer_s: float
+    command: list[str]
+
+
+def sleeping(results: Path) -> str:
+    """What sleep gives back and how long it takes, a row a card."""
+    heads = ("card", "awake", "given back", "of ours left", "asleep after", "the answer that wakes it", "awake")
+    runs = [
+        SleepResult.model_validate_json(file.read_text(encoding="utf-8"))
+        for file in sorted(results.glob("sleep-*.json"))
+    ]
+    rows = (
+        (
+            f"{run.gpu}, {run.date}, `{' '.join(run.command)}`",
+            *(f"{mib:,.0f} MiB" for mib in (run.awake_mib, run.given_back_mib, run.left_mib)),
+            *(f"{seconds:.2g} s" for seconds in (run.sleep_s, run.waking_answer_s, run.awake_answer_s)),
+        )
+        for run in runs
+    )
+    return table(heads, rows)
+
+
 def _score(score: Score | None) -> str:
     return "–" if score is None or not score.of else f"{_percent(score.right, score.of)} ({score.right}/{score.of})"
 
@@ -213,5 +246,6 @@ TABLES: dict[str, Callable[[Language, Path], str]] = {
     "speed": lambda language, results: speed.measured(language, results, table),
     "memory": lambda language, results: memory_table.measured(language, results, table),
     "cards": lambda _language, results: cards_table.measured(results),
+    "sleep": lambda _language, results: sleeping(results),
     "predicted": lambda language, results: speed.predicted(language, results, table),
 }

@@ -19,6 +19,7 @@ DOCUMENTS: dict[str, Language] = {
     "serving/demo/model/README.md": "en",
     "docs/quantization.md": "en",
     "docs/fleet.md": "en",
+    "docs/sleep.md": "en",
 }
 
 _MARKER = re.compile(r"<!-- figures:\w+:(?:begin|end) -->")

@@ -8,7 +8,7 @@ from typing import Literal
 
 from benchmarks import roofline
 from benchmarks.questions import burst, start
-from benchmarks.results import Row, Run
+from benchmarks.results import Facts, Row, Run
 
 Language = Literal["en", "zh"]
 Table = Callable[[Sequence[str], Iterator[Sequence[str]]], str]
@@ -62,7 +62,7 @@ def _asked(run: Run, where: str, language: Language, table: Table) -> str:
 
 
 def _rows(run: Run, clients: int) -> Iterator[Sequence[str]]:
-    for name, facts in run.contenders.items():
+    for name, facts in _without_variants(run):
         alone = run.row("latency", "1 client", name)
         many = run.row("throughput", f"{clients} clients" if clients > 1 else "1 client", name)
         bursts = (run.row("burst", "first burst after ready", name), run.row("burst", "second burst", name))
@@ -76,8 +76,13 @@ def _rows(run: Run, clients: int) -> Iterator[Sequence[str]]:
         )
 
 
+def _without_variants(run: Run) -> list[tuple[str, Facts]]:
+    """Who is on offer. What a lever does to onecard (`onecard:NAME`) is what NOTES.md tells."""
+    return [(name, facts) for name, facts in run.contenders.items() if ":" not in name]
+
+
 def _starts(run: Run) -> Iterator[Sequence[str]]:
-    for name, facts in run.contenders.items():
+    for name, facts in _without_variants(run):
         ready = (_figure(run.row("start", case, name), "ready_s", "{:.0f} s") for case in start.CASES)
         bursts = (run.row("burst", f"{case.name}, {start.WARM}", name) for case in (burst.FIRST, burst.SECOND))
         yield facts.title, *ready, _share(*bursts)

@@ -34,8 +34,8 @@ _WISHES: dict[Policy, tuple[int, int]] = {
 # answers, a token an event, were held up by it and not by the GPU: 33.9 pictures a second on an H200, and 38.9 with four.
 STREAM_INTERVALS: dict[Policy, int] = {"interactivity": 1, "balanced": 4, "throughput": 8}
 # Data-centre chips do a picture in less time than the host needs to launch its kernels: of a 1024×768 one the vision encoder
-# worked 7 ms on an H200, and the first token came after 58 ms, with graphs after 42. By the roofline it is 35 ms on a 4090
-# and 130 on a 3060: there launches hide behind the work, and a batch padded to a graph's size would be all loss.
+# worked 7 ms on an H200, and the first token came after 58 ms, with graphs after 42. By the roofline it is 40 ms on a 4090
+# and 256 on a 3060: there launches hide behind the work, and a batch padded to a graph's size would be all loss.
 _FASTER_THAN_LAUNCHES = ("8.0", "9.0", "10.0", "10.3")
 _SMALLEST_GRAPH, _LARGEST_PROMPT_GRAPH = 256, 1024
 
