@@ -4,6 +4,7 @@ Formats and bounds are `serving/images`'s; here is how a picture stands in a req
 """
 
 import binascii
+import contextlib
 import math
 from dataclasses import dataclass
 
@@ -13,8 +14,9 @@ from serving.images.header import ImageHeader, read_header
 from serving.images.limits import check_size
 from serving.plan import Plan
 
-# Enough for the header of nearly every picture; a JPEG may carry more of EXIF and colour profile before its size.
-_BEGINNING = 64 * 1024
+# Characters that are enough for the header of most pictures, of nearly every phone's (EXIF with a small picture stands before
+# the size), and then all of it. Decoding base64 was a third of what the guard took for a request.
+_BEGINNINGS = (4 * 1024, 64 * 1024)
 # The marks before and after a picture in the prompt.
 _MARKS = 2
 _WEB = (
@@ -69,12 +71,11 @@ def data_url_pixels(url: str) -> int:
 
 
 def _header(url: str, start: int) -> ImageHeader:
-    try:
-        return read_header(_decoded(url[start : start + _BEGINNING]))
-    except HeaderCutOffError:
-        if len(url) <= start + _BEGINNING:
-            raise
-        return read_header(_decoded(url[start:]))
+    for length in _BEGINNINGS:
+        if len(url) > start + length:
+            with contextlib.suppress(HeaderCutOffError):
+                return read_header(_decoded(url[start : start + length]))
+    return read_header(_decoded(url[start:]))
 
 
 def _decoded(text: str) -> bytes:

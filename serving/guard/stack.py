@@ -45,7 +45,7 @@ class Guard:
         if launch is None:
             raise RuntimeError("the guard works only in a server that `onecard serve` started")
         settings = launch.guard
-        state = ServerState(launch, Channel.inherited(), Board.inherited())
+        self.state = state = ServerState(launch, Channel.inherited(), Board.inherited())
         suspects = Suspects(launch.run_dir, launch.restarts, state.admission.capacity.sequences)
         ring = KeyRing(launch.api_keys_file)
         max_body_bytes = launch.plan.limits.max_body_mib * 2**20

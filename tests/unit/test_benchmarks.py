@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks import contenders, cores, generator, pictures
+from benchmarks import contenders, cores, generator, guard_cost, pictures
 from benchmarks.contenders import Contender, Setting
 from benchmarks.load import Answer, Load, medians, percentile
 from benchmarks.questions.goodput import highest_rate
 from benchmarks.target import NotServedError, Scope, Target, ToTransformers
 from benchmarks.worker import Worker, WorkerError, last_error
 from benchmarks.workload import LONG, PHOTO, SEVERAL, TEXT, Workload
+from serving.launch import ENVIRONMENT_KEY
 from serving.prepare import prepare
 
 SMALL = Workload("small", pictures=1, width=64, height=48)
@@ -329,3 +330,14 @@ def test_transformers_first_token_is_as_late_as_its_last(tmp_path: Path, monkeyp
         child.close()
     figures = load.figures()
     assert (figures["first_token_ms"], figures["total_ms"], figures["images_per_s"]) == (2000, 2000, 0.5)
+
+
+def test_what_the_guard_costs_is_measured_of_requests_that_it_lets_through(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(guard_cost, "_ROUNDS", 1)
+    monkeypatch.setattr(guard_cost, "_REQUESTS", 2)
+    monkeypatch.setenv(ENVIRONMENT_KEY, "")
+    monkeypatch.setattr("sys.argv", ["guard_cost"])
+    guard_cost.main()
+    assert capsys.readouterr().out.count("µs") == 2
