@@ -41,8 +41,10 @@ def profile_device(name: str, folder: Path) -> Literal["auto", "cuda", "cpu"]:
         names = [path.stem, *(re.split(r"[\s,]+", aliases.group(1).strip()) if aliases else ())]
         known.update((alias.strip("'\""), path) for alias in names)
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
+        # Digits in the wrong order are likelier than other digits: rtx3600 was rtx3060.
+        nearest = min(near, key=lambda each: sorted(each) != sorted(name), default=None)
+        hint = f" Did you mean {nearest}?" if nearest else ""
         raise ConfigError(f"There is no profile {name!r}.{hint} Known: auto, {', '.join(sorted(known))}.")
     return _device(known[name])
 

@@ -73,6 +73,8 @@ def test_every_shipped_profile_is_known_by_each_of_its_names() -> None:
 def test_an_unknown_profile_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="Did you mean rtx3060"):
         profile_device("rtx306", PROFILES)
+    with pytest.raises(ConfigError, match="Did you mean rtx3060"):
+        profile_device("rtx3600", PROFILES)
     with pytest.raises(ConfigError, match="no profile file"):
         profile_device("mine.yaml", PROFILES)
 
