@@ -82,6 +82,13 @@ def _choices(plan: Plan) -> list[str]:
     ]
     if capacity.image_tokens:
         lines.append(_video(plan))
+    if graphs := plan.engine_args.get("compilation_config", {}).get("encoder_cudagraph_token_budgets"):
+        lines.append(
+            f"CUDA graphs of pictures too, of {graphs[0]:,} to {graphs[-1]:,} tokens a step: this chip does one in less time "
+            "than its kernels take to launch."
+        )
+    if interval := plan.engine_args.get("stream_interval"):
+        lines.append(f"Streams: {interval} tokens an event, so that sending them does not hold up who shares the card.")
     if plan.adapters:
         lines.append(
             f"Adapters: {', '.join(plan.adapters.names) or 'none yet'}; their slots of rank {plan.adapters.max_lora_rank} take "

@@ -421,3 +421,6 @@ def test_graphs_of_pictures_are_planned_as_the_user_says_and_given_up_first() ->
 def test_answers_come_in_larger_pieces_where_many_share_a_fast_card() -> None:
     intervals = {name: plan_of(name, AWQ).engine_args.get("stream_interval") for name in ("rtx3060", "rtx4090")}
     assert intervals == {"rtx3060": None, "rtx4090": 4}
+    said = describe_plan(plan_of("rtx4090", AWQ, with_card("NVIDIA H200", 143_771, capability="9.0")))
+    assert "Streams: 4 tokens an event" in said
+    assert "CUDA graphs of pictures too, of 256 to 4,096 tokens a step" in said
