@@ -47,13 +47,17 @@ def read_journal(file: Path) -> dict[str, Answer]:
 def ask_all(url: str, questions: Iterable[Question], count: int, journal: Path, title: str) -> dict[str, Answer]:
     """The answers of the server at `url` (without /v1), those of the journal first. Raises OnecardError where it refuses."""
     answers = read_journal(journal)
-    client = OpenAI(base_url=f"{url}/v1", api_key="none", http_client=DefaultHttpxClient(trust_env=False, timeout=300))
     journal.parent.mkdir(parents=True, exist_ok=True)
     waiting = (question for question in questions if question.key not in answers)
     progress = _Progress(title, count, len(answers))
+    http = DefaultHttpxClient(trust_env=False, timeout=300)
     try:
-        model = client.models.list().data[0].id
-        with journal.open("a", encoding="utf-8") as out, ThreadPoolExecutor(_AT_ONCE) as pool:
+        with (
+            OpenAI(base_url=f"{url}/v1", api_key="none", http_client=http) as client,
+            journal.open("a", encoding="utf-8") as out,
+            ThreadPoolExecutor(_AT_ONCE) as pool,
+        ):
+            model = client.models.list().data[0].id
             for answer in _in_turn(pool, waiting, lambda question: _ask(client, model, question)):
                 answers[answer.key] = answer
                 out.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
