@@ -79,7 +79,7 @@ def _in_turn(
 
 
 def _ask(client: OpenAI, model: str, question: Question) -> Answer:
-    messages: Any = question.messages
+    messages: Any = question.messages()
     # "none": the call is judged as the model wrote it, so a server without a parser for it can be asked as well.
     tools: Any = {"tools": question.tools, "tool_choice": "none"} if question.tools else {}
     reply = client.chat.completions.create(

@@ -39,11 +39,12 @@ class Suite:
 def evaluate(candidate: str, reference: str, suite: Suite, profile: str) -> Comparison:
     """Asks both, the reference first. A model is a folder, a name, a Hub id, or the URL of a running server; the answers of
     a folder are kept, so that an interrupted evaluation goes on, and a reference is asked once for many candidates."""
-    before = answers_of(reference, suite, profile)
-    return compare(answers_of(candidate, suite, profile), before)
+    before = answers_of(reference, suite, profile, "reference")
+    return compare(answers_of(candidate, suite, profile, "candidate"), before)
 
 
-def answers_of(model: str, suite: Suite, profile: str) -> dict[str, Answer]:
+def answers_of(model: str, suite: Suite, profile: str, title: str) -> dict[str, Answer]:
+    """All answers, those of an earlier run with them; `title` is what its progress is told under."""
     questions, count = suite.questions()
     journal = journal_of(model, suite)
     if model.startswith(("http://", "https://")):  # another model may answer there by now
@@ -52,7 +53,7 @@ def answers_of(model: str, suite: Suite, profile: str) -> dict[str, Answer]:
     if suite.file is None and all(f"demo-{index}" in known for index in range(count)):
         return {key: answer for key, answer in known.items() if int(key.removeprefix("demo-")) < count}
     with served(model, profile) as url:
-        answers = ask_all(url, questions, count, journal, Path(model).name)
+        answers = ask_all(url, questions, count, journal, title)
     return dict(list(answers.items())[:count]) if len(answers) > count else answers
 
 

@@ -19,10 +19,10 @@ from serving.errors import UsageError
 
 @dataclass(frozen=True)
 class Question:
-    """`right` judges an answer. `messages` are as the OpenAI SDK takes them."""
+    """`right` judges an answer. `messages` gives them as the OpenAI SDK takes them, when they are sent: pictures are large."""
 
     key: str
-    messages: list[dict[str, Any]]
+    messages: Callable[[], list[dict[str, Any]]]
     tools: list[dict[str, Any]] | None
     right: Callable[[str], bool]
 
@@ -33,7 +33,7 @@ def demo_questions(count: int) -> Iterator[Question]:
     from serving.demo.questions.judge import is_right
 
     for index, example in enumerate(heldout(count)):
-        yield Question(f"demo-{index}", example.messages(), example.tools, partial(is_right, example))
+        yield Question(f"demo-{index}", example.messages, example.tools, partial(is_right, example))
 
 
 def file_questions(file: Path) -> list[Question]:
@@ -48,7 +48,7 @@ def file_questions(file: Path) -> list[Question]:
             continue
         try:
             found.append(_question(json.loads(line), f"{file.stem}-{number}", file.parent))
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f'{file}, line {number} is no question ({error}). A line is {{"image": "a.jpg", "question": "…", "answer": '
                 '"…"}.'
@@ -59,14 +59,19 @@ def file_questions(file: Path) -> list[Question]:
 
 
 def _question(row: dict[str, Any], key: str, folder: Path) -> Question:
-    names = row.get("images") or ([row["image"]] if "image" in row else [])
-    content: list[dict[str, Any]] = [
-        {"type": "image_url", "image_url": {"url": _data_url(folder / name)}} for name in names
-    ]
+    pictures = [folder / name for name in row.get("images") or ([row["image"]] if "image" in row else [])]
+    for file in pictures:
+        if not file.is_file():
+            raise ValueError(f"there is no file {file}")
     answers = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
     accepted = {normalized(str(answer)) for answer in answers}
-    messages = [{"role": "user", "content": [*content, {"type": "text", "text": str(row["question"])}]}]
+    messages = partial(_messages, pictures, str(row["question"]))
     return Question(key, messages, None, lambda answer: normalized(answer) in accepted)
+
+
+def _messages(pictures: list[Path], question: str) -> list[dict[str, Any]]:
+    content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": _data_url(file)}} for file in pictures]
+    return [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
 
 
 def normalized(answer: str) -> str:

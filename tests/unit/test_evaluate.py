@@ -121,7 +121,7 @@ def test_a_checkpoint_that_changed_is_asked_anew(tmp_path: Path) -> None:
 
 def test_the_demo_suite_judges_by_facts() -> None:
     for question in itertools.islice(demo_questions(3), 3):
-        assert question.messages[-1]["role"] == "user"
+        assert question.messages()[-1]["role"] == "user"
         assert not question.right("I do not know.")
 
 
@@ -134,7 +134,7 @@ def test_a_file_of_questions_is_asked_with_its_pictures(tmp_path: Path) -> None:
     file = tmp_path / "mine.jsonl"
     file.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
     first, second = file_questions(file)
-    assert first.messages[0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+    assert first.messages()[0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
     assert first.right(" red. ")
     assert first.right("Crimson")
     assert not first.right("red and blue")
