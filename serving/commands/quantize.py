@@ -66,7 +66,11 @@ def quantize(
         profile=profile,
         accept_loss=accept_loss,
     )
-    typer.echo(run(wish, _say))
+    try:
+        typer.echo(run(wish, _say))
+    except KeyboardInterrupt:
+        _say("\nInterrupted. The same command goes on from here.")
+        raise
 
 
 def requantize_head(

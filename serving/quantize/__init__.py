@@ -5,6 +5,7 @@ The way of `onecard quantize`, in the order in which it is gone:
     scheme.py        what is asked for: a YAML file of `configs/quantize`
     check.py         what can be known to fail before anything is computed
     calibration.py   pictures with questions: the user's folder, or drawn ones
+    unfinished.py    what an interrupted run has left
     environment.py   llm-compressor in an environment of its own
     job.py           what is handed to the worker there, and its progress
     worker.py        the only file that runs there, with recipe.py and pipeline.py

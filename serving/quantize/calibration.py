@@ -20,6 +20,8 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", 
 # What is asked about a picture without a question of its own, in turn.
 _QUESTIONS = ("Describe this picture.", "What is written here?", "请描述这张图片。", "What stands out in this picture?")
 _LARGEST_PIXELS = 100_000_000
+# Qwen's image processors refuse what is longer (smart_resize).
+_LONGEST_ASPECT = 200
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class Calibration:
     samples: tuple[Sample, ...]
     skipped: tuple[Skipped, ...]
     source: str
+
+    def as_job(self) -> tuple[tuple[tuple[str, ...], str, str], ...]:
+        """The samples as the worker's job has them."""
+        return tuple((each.images, each.question, each.answer) for each in self.samples)
 
     def report(self) -> str:
         """What a person should know of it, the skipped files by name."""
@@ -110,6 +116,8 @@ def _sample(row: Any, folder: Path) -> Sample:
         answer = answer[0] if answer else ""
     if not isinstance(row["question"], str) or not all(isinstance(name, str) for name in images):
         raise ValueError("`question` and `image` must be text")
+    if not images:
+        raise ValueError("it names no picture")
     return Sample(tuple(str(folder / name) for name in images), row["question"], str(answer))
 
 
@@ -121,6 +129,8 @@ def problem_of(file: Path) -> str:
             with Image.open(file) as image:
                 if image.width * image.height > _LARGEST_PIXELS:
                     return f"{image.width} × {image.height} pixels are too many"
+                if max(image.size) > _LONGEST_ASPECT * min(image.size):
+                    return f"{image.width} × {image.height} pixels are too narrow"
                 image.load()
     except FileNotFoundError:
         return "there is no such file"
@@ -132,8 +142,8 @@ def problem_of(file: Path) -> str:
 
 
 def draw(folder: Path, count: int, seed: int) -> Calibration:
-    """Drawn pictures with questions and right answers, as the demo model was trained on; none of them is of the held-out
-    ones. Written into `folder`."""
+    """At most `count` questions about drawn pictures with right answers, as the demo model was trained on; none of them is of
+    the held-out ones. Written into `folder`."""
     from serving.demo.pictures.draw import rasterize
     from serving.demo.questions.conversations import KINDS, question
     from serving.demo.vocabulary import Language
@@ -149,5 +159,6 @@ def draw(folder: Path, count: int, seed: int) -> Calibration:
             file = folder / f"{index:04}-{number}.png"
             Image.fromarray(rasterize(scene, rng, "train")).save(file)
             files.append(str(file))
-        samples.append(Sample(tuple(files), asked.turns[0].question, asked.turns[0].answer))
+        if files:  # without a picture the vision encoder is not run, and the parts of the model would be others
+            samples.append(Sample(tuple(files), asked.turns[0].question, asked.turns[0].answer))
     return Calibration(tuple(samples), (), "drawn pictures")

@@ -12,7 +12,7 @@ from serving.architecture import KNOWN, QWEN3_5, Shape, read_shape
 from serving.checkpoint import Checkpoint
 from serving.errors import CheckpointError, DiskFullError, DoesNotFitError, HardwareError, UsageError
 from serving.hardware import Hardware
-from serving.quantize.scheme import Scheme
+from serving.quantize.scheme import Scheme, load_schemes
 
 MIB = 2**20
 # Python, torch, llm-compressor and its imports: 1.3 GB resident before a model is loaded, measured with 0.14.
@@ -91,12 +91,27 @@ def check_card(scheme: Scheme, name: str, hardware: Hardware) -> None:
     if not hardware.gpus:
         return
     gpu = hardware.gpus[0]
-    if _version(gpu.compute_capability) < _version(scheme.compute_capability):
+    if not _runs(scheme, gpu.compute_capability):
+        others = ", ".join(other for other, each in load_schemes().items() if _runs(each, gpu.compute_capability))
         raise HardwareError(
             f"{gpu.name} (compute capability {gpu.compute_capability}) cannot run {name}: it needs "
-            f"{scheme.compute_capability} or newer. `awq` and `w4a16` run on cards since Turing (7.5). To make it for another "
+            f"{scheme.compute_capability} or newer. This card runs {others or 'none of the schemes'}. To make it for another "
             "machine, add --for-another-card."
         )
+
+
+def check_proof(scheme: Scheme, name: str, hardware: Hardware) -> None:
+    """Raises HardwareError where the result could not be served here, so that its proof would fail after all the work."""
+    if not hardware.gpus and not scheme.runs_on_cpu:
+        others = ", ".join(other for other, each in load_schemes().items() if each.runs_on_cpu)
+        raise HardwareError(
+            f"There is no GPU here, and vLLM has no CPU kernel for {name}: what is made of it cannot be proven here. Take one "
+            f"of {others}, or add --no-evaluation and run `onecard evaluate` on a machine with a GPU."
+        )
+
+
+def _runs(scheme: Scheme, compute_capability: str) -> bool:
+    return _version(compute_capability) >= _version(scheme.compute_capability)
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -6,10 +6,10 @@ The result appears under its name when it is whole and proven; until then it lie
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -18,13 +18,15 @@ from serving.checkpoint import read_checkpoint
 from serving.errors import QualityError, UsageError
 from serving.evaluate.command import Suite, evaluate
 from serving.files import Folder
+from serving.hardware import Hardware
 from serving.hub import ResolvedModel, resolve_model
-from serving.quantize import environment, folders
+from serving.profile import load_profile
+from serving.quantize import environment, folders, unfinished
 from serving.quantize.calibration import Calibration, draw, read_folder
 from serving.quantize.card import Making, versions_of, write_card
-from serving.quantize.check import check_card, check_model, check_out, check_room, check_weights, needs
+from serving.quantize.check import check_card, check_model, check_out, check_proof, check_room, check_weights, needs
 from serving.quantize.head import requantize_head
-from serving.quantize.job import Job, fingerprint_of
+from serving.quantize.job import Job
 from serving.quantize.run import run_worker
 from serving.quantize.scheme import Scheme, load_scheme
 from serving.state_dir import write_json
@@ -62,13 +64,10 @@ class Wish:
 
 def quantize(wish: Wish, say: Callable[[str], None]) -> Path:
     """The finished folder. Raises what the checks and steps raise, and QualityError where more was lost than allowed."""
-    began = time.monotonic()
     scheme = load_scheme(wish.scheme)
     resolved = resolve_model(wish.model)
     found = hardware.detect()
-    if not wish.for_another_card:
-        check_card(scheme, wish.scheme, found)
-    check_out(wish.out)
+    _check_wish(wish, scheme, found)
     check_model(resolved.name, resolved.checkpoint(), scheme)  # before gigabytes are downloaded
     source = resolved.download()
     checkpoint = read_checkpoint(Folder(source))
@@ -79,45 +78,54 @@ def quantize(wish: Wish, say: Callable[[str], None]) -> Path:
     check_room(needed, wish.out, psutil.virtual_memory().available // MIB)
 
     work = wish.out.with_name(wish.out.name + ".partial")
-    if wish.restart:
-        shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True, exist_ok=True)
-    calibration = _calibration(wish, scheme, work)
-    if calibration:
-        say(calibration.report())
-    job = Job(
-        scheme=wish.scheme,
-        model=str(source.resolve()),
-        work=str(work.resolve()),
-        method=scheme.method,
-        group=scheme.group(),
-        targets=TARGETS[checkpoint.architecture],
-        samples=tuple((each.images, each.question, each.answer) for each in calibration.samples) if calibration else (),
-        largest_pixels=LARGEST_PIXELS,
-        longest_tokens=LONGEST_TOKENS,
-        device="cuda" if wish.device == "auto" and found.gpus else wish.device.replace("auto", "cpu"),
-    )
-    _take_up(job, work, say)
     made = work / "made"
-    if not (made / "config.json").is_file():  # which is written last
-        run_worker(job, environment.ready(wish.python), work / "worker.log", say)
+    with unfinished.held(work, anew=wish.restart):
         with folders.writing(work):
-            _assemble(source, work, made, scheme)
-    making = Making(
-        name=wish.out.name,
-        model=_called(resolved, source),
-        licence=resolved.model.source.licence,
-        scheme_name=wish.scheme,
-        scheme=scheme,
-        command=_command(),
-        calibration=f"{len(calibration.samples)} questions ({calibration.source})" if calibration else "none needed",
-        seconds=time.monotonic() - began,
-        versions=versions_of(folders.read_config(made), environment.requirements()[0]),
-    )
-    _prove(wish, scheme, source, made, making, say)
-    made.rename(wish.out)
-    shutil.rmtree(work)
+            calibration = _calibration(wish, scheme, work)
+            if calibration:
+                say(calibration.report())
+            job = Job(
+                scheme=wish.scheme,
+                model=str(source.resolve()),
+                work=str(work.resolve()),
+                method=scheme.method,
+                group=scheme.group(),
+                targets=TARGETS[checkpoint.architecture],
+                samples=calibration.as_job() if calibration else (),
+                largest_pixels=LARGEST_PIXELS,
+                longest_tokens=LONGEST_TOKENS,
+                device="cuda" if wish.device == "auto" and found.gpus else wish.device.replace("auto", "cpu"),
+            )
+            if done := unfinished.take_up(work, job):
+                say(f"Going on with the run that was interrupted: {done}.")
+            notes = _make(job, scheme, source, work, wish.python, say)
+        making = Making(
+            name=wish.out.name,
+            model=_called(resolved, source),
+            licence=resolved.model.source.licence,
+            scheme_name=wish.scheme,
+            scheme=scheme,
+            command=_command(),
+            calibration=f"{notes['used']} questions ({calibration.source})" if calibration else "none needed",
+            seconds=notes["seconds"],
+            versions=versions_of(folders.read_config(made), environment.requirements()[0]),
+        )
+        _prove(wish, scheme, source, made, making, say)
+        made.rename(wish.out)
+        shutil.rmtree(work)
     return wish.out
+
+
+def _check_wish(wish: Wish, scheme: Scheme, found: Hardware) -> None:
+    """What the command line alone tells, the proof's part too: nobody shall hear of a slip only after the calibration."""
+    if not wish.for_another_card:
+        check_card(scheme, wish.scheme, found)
+    check_out(wish.out)
+    if wish.suite:
+        check_proof(scheme, wish.scheme, found)
+        wish.suite.questions()
+        if wish.profile != "auto":
+            load_profile(wish.profile)
 
 
 def _calibration(wish: Wish, scheme: Scheme, work: Path) -> Calibration | None:
@@ -128,20 +136,16 @@ def _calibration(wish: Wish, scheme: Scheme, work: Path) -> Calibration | None:
     return read_folder(wish.calibration.resolve(), wish.samples, SEED)
 
 
-def _take_up(job: Job, work: Path, say: Callable[[str], None]) -> None:
-    """Goes on with what an interrupted run left, if it was the same run. Raises UsageError where it was another."""
-    before = work / "job.json"
-    kept = len(list(work.glob("layers/*.safetensors")))
-    made = (work / "made" / "config.json").is_file()
-    if before.is_file() and (kept or made):
-        if fingerprint_of(before) != job.fingerprint():
-            raise UsageError(
-                f"{work} holds an unfinished run with another model, scheme or calibration. Give the same ones to go on with "
-                "it, or add --restart to begin anew."
-            )
-        done = "the checkpoint is made" if made else f"{kept} parts are done"
-        say(f"Going on with the run that was interrupted: {done}.")
-    job.write()
+def _make(
+    job: Job, scheme: Scheme, source: Path, work: Path, python: Path | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """The checkpoint `made`, unless it is there already; what is told of its making."""
+    interpreter = None if unfinished.is_made(work) else environment.ready(python)
+    with unfinished.notes(work) as notes:
+        if interpreter:
+            notes["used"] = run_worker(job, interpreter, work / "worker.log", say)["used"]
+            _assemble(source, work, work / "made", scheme)
+    return notes
 
 
 def _assemble(source: Path, work: Path, made: Path, scheme: Scheme) -> None:
@@ -211,7 +215,7 @@ def requantize(model: str, out: Path, scheme_name: str) -> Path:
     check_out(out)
     source = resolve_model(model).download()
     read_checkpoint(Folder(source))
-    partial = out.with_name(out.name + ".partial")
+    partial = out.with_name(out.name + ".new")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         with folders.writing(partial):
@@ -220,7 +224,7 @@ def requantize(model: str, out: Path, scheme_name: str) -> Path:
             said = readme.read_text(encoding="utf-8") if readme.is_file() else ""
             (partial / "README.md").write_text(
                 f"{said}\n\n## Output head\n\nPut into 8 bits by `{_command()}`, from `{source.name}`: one scale a row, untied "
-                "from the 16-bit embedding. Everything else is unchanged.\n",
+                "from the 16-bit embedding. Everything else is unchanged. What is said of quality above was measured before.\n",
                 encoding="utf-8",
             )
     except BaseException:  # Ctrl-C too: nobody could go on with what there is, which fills a disk that may be full

@@ -1,6 +1,5 @@
 """The worker run to its end: its steps shown with the time left, its interruption clean, its failure explained."""
 
-import contextlib
 import subprocess
 import time
 from collections.abc import Callable
@@ -40,11 +39,10 @@ def run_worker(job: Job, python: Path, log: Path, say: Callable[[str], None]) ->
                     record.write(line)
         finally:
             stop(process)
-    if process.returncode:
+    if process.returncode or last.get("step") != "save":
         raise _explain(process.returncode, log)
-    with contextlib.suppress(KeyError):
-        if last["peak_gpu_mib"]:
-            say(f"Peak of GPU memory: {last['peak_gpu_mib']:,} MiB.")
+    if last["peak_gpu_mib"]:
+        say(f"Peak of GPU memory: {last['peak_gpu_mib']:,} MiB.")
     return last
 
 
@@ -57,18 +55,21 @@ class Progress:
         self._seconds: list[float] = []
 
     def step(self, told: dict[str, Any]) -> None:
+        if told["step"] == "skipped":
+            self._say(f"  skipped {told['name']}: {told['reason']}")
+            return
         done, of = told["done"], told["of"]
         if told["step"] != "layer":
             if time.monotonic() - self._said > _SAID_EVERY_S or done in (0, of):
                 self._said = time.monotonic()
-                self._say(f"{_TITLES[told['step']]}" + (f": {done} of {of}" if of > 1 else "" if done else " …"))
+                self._say(f"{_TITLES[told['step']]}" + (f": {done} of {of}" if of > 1 else ": done" if done else " …"))
             return
         if told["kept"]:
             self._say(f"part {done} of {of}: done before")
             return
         self._seconds.append(told["seconds"])
         left = sum(self._seconds) / len(self._seconds) * (of - done)
-        self._say(f"part {done} of {of}: {told['seconds']:.0f} s, about {left:.0f} s left")
+        self._say(f"part {done} of {of}: {told['seconds']:.0f} s" + (f", about {left:.0f} s left" if done < of else ""))
 
 
 def _explain(code: int, log: Path) -> OnecardError:

@@ -47,6 +47,12 @@ class Scheme(_Strict):
         return self.method != "round"
 
     @property
+    def runs_on_cpu(self) -> bool:
+        """Whether vLLM's CPU backend (0.32) serves it: it has no kernel for 8-bit integers with 16-bit activations."""
+        body = (self.number, self.bits, self.activations) != ("int", 8, 16)
+        return body and (self.head is None or self.head.activations == 8)
+
+    @property
     def weight_bits(self) -> float:
         """Bits that one weight takes, its share of scales and zero points included."""
         zero = 0 if self.symmetric else self.bits

