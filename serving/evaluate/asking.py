@@ -66,7 +66,7 @@ def ask_all(url: str, questions: Iterable[Question], count: int, journal: Path, 
     except openai.APIConnectionError as error:
         raise NotRunningError(f"No server answers at {url} any more ({error}). The same command goes on.") from error
     except openai.APIStatusError as error:
-        raise OnecardError(f"{url} refused a question ({error.status_code}): {error.message}") from error
+        raise OnecardError(f"{url} does not say what it serves ({error.status_code}): {error.message}") from error
     progress.end()
     return answers
 
@@ -82,15 +82,20 @@ def _ask(client: OpenAI, model: str, question: Question) -> Answer:
     messages: Any = question.messages()
     # "none": the call is judged as the model wrote it, so a server without a parser for it can be asked as well.
     tools: Any = {"tools": question.tools, "tool_choice": "none"} if question.tools else {}
-    reply = client.chat.completions.create(
-        model=model,
-        messages=messages,
-        temperature=0,
-        max_tokens=200,
-        logprobs=True,
-        top_logprobs=_LIKELIEST,
-        **tools,
-    )
+    try:
+        reply = client.chat.completions.create(
+            model=model,
+            messages=messages,
+            temperature=0,
+            max_tokens=200,
+            logprobs=True,
+            top_logprobs=_LIKELIEST,
+            **tools,
+        )
+    except openai.APIStatusError as error:
+        raise OnecardError(
+            f"{client.base_url} refused the question {question.key} ({error.status_code}): {error.message}"
+        ) from error
     choice = reply.choices[0]
     told = choice.logprobs.content if choice.logprobs and choice.logprobs.content else []
     tokens = [(each.token, {near.token: round(near.logprob, 5) for near in each.top_logprobs}) for each in told]

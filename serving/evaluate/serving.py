@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from serving.errors import OnecardError
+from serving.state_dir import state_dir
 
 _START_LIMIT_S = 900.0
 _STOP_LIMIT_S = 60.0
@@ -66,7 +68,18 @@ def _wait(process: subprocess.Popen[bytes], url: str, output: Path, model: str) 
             if httpx.get(f"{url}/ready", timeout=10, trust_env=False).status_code == 200:
                 return
         time.sleep(0.5)
-    raise OnecardError(f"{model} could not be served: {output.read_text(errors='replace')[-1500:].strip()}")
+    said = output.read_text(errors="replace")[-1500:].strip()
+    raise OnecardError(f"{model} could not be served: {_with_kept_log(said, output.parent)}")
+
+
+def _with_kept_log(said: str, folder: Path) -> str:
+    """`said`, and the log that it names, where it outlives the server's temporary folder."""
+    kept = state_dir() / "evaluate" / "server.log"
+    for log in folder.glob("*/server.log"):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(log, kept)
+        said = said.replace(str(log), str(kept))
+    return said
 
 
 def _free_port() -> int:
