@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.board import Board
@@ -56,6 +57,24 @@ def server_of(running: Supervised, card: int) -> psutil.Process:
         if json.loads(Path(child.environ()["ONECARD_LAUNCH"]).read_text())["card"] == card:
             return child
     raise AssertionError(f"nobody has card {card}: {running.output.read_text()}")
+
+
+@contextlib.contextmanager
+def held_back(running: Supervised, those: set[int]) -> Iterator[None]:
+    """The start of a server that is none of those, as long as the block lasts."""
+    ends = time.monotonic() + LONG_S
+    found: list[psutil.Process] = []
+    while not found:
+        assert time.monotonic() < ends, running.output.read_text()
+        for each in psutil.Process(running.process.pid).children():
+            with contextlib.suppress(psutil.Error):
+                if each.pid not in those and "tests.stand_in.server" in each.cmdline():
+                    each.suspend()
+                    found.append(each)
+    try:
+        yield
+    finally:
+        found[0].resume()
 
 
 @contextlib.contextmanager
@@ -175,6 +194,22 @@ def test_a_dead_engines_server_attracts_no_requests_although_it_has_none_left(tm
         for thread in threads:
             thread.join()
         assert [at for at in refused if at > died] == []
+
+
+def test_a_request_that_killed_one_card_is_not_let_through_to_the_last(tmp_path: Path) -> None:
+    with two(tmp_path) as running:
+        before = {server_of(running, card).pid for card in range(2)}
+        with pytest.raises(httpx.HTTPError):
+            running.ask(text="die")
+        with held_back(running, before):
+            waits = [running.ask(text="die") for _ in range(3)]
+            assert {(each.status_code, each.json()["error"]["code"]) for each in waits} == {(503, "not_ready")}
+            assert all(int(each.headers["retry-after"]) >= 1 for each in waits)
+            assert running.ask().status_code == 200
+        until_cards(running, "ready", "ready")
+        assert running.restarts() == 1
+        with pytest.raises(httpx.HTTPError):
+            running.ask(text="die")  # while another serves, it has another try
 
 
 def test_metrics_and_status_are_of_all_cards(tmp_path: Path) -> None:
