@@ -1,7 +1,8 @@
 """Is the simulation behind `onecard plan --fleet` right? `python -m benchmarks.fleet_check URL [URL…]` asks running servers.
 
-For each case the service times are measured with one client, then what several clients or a rate of arrivals will see is
-predicted with them, and then measured: a drift of the machine meets both. What is told is the median over the rounds.
+For each case the service times are measured with one client before it and after it, and what several clients or a rate of
+arrivals see is predicted with the mean of both: a drift of the machine meets both sides. What is told is the median over the
+rounds.
 
     step(1)    from one answer at a time: its seconds a token after the first
     step(n)    from one request for n answers
@@ -16,7 +17,8 @@ import os
 import random
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,11 @@ from benchmarks.load import percentile
 from benchmarks.results import RESULTS, new_run
 from benchmarks.workload import pixels
 from serving.fleet.cards import Measured, Service, from_measured
-from serving.fleet.simulate import Request, open_arrivals, simulate_closed, simulate_open
+from serving.fleet.simulate import Outcome, Request, open_arrivals, simulate_closed, simulate_open
 from serving.plan import Plan
 
 _TOGETHER = 4
+_TIMES = ("delay_s", "prompt_s", "step_s", "sequence_s")
 # What is compared, and within which share it should be.
 _COMPARED = ("requests_per_s", "answer_p50_s", "answer_p90_s", "first_token_p50_s")
 WITHIN = 0.15
@@ -74,30 +77,37 @@ def figures(answers: Sequence[Timed | Request]) -> dict[str, float]:
 async def one_round(
     generator: Generator, servers: int, plan: Plan, settings: argparse.Namespace, prompt_tokens: int, number: int
 ) -> tuple[list[Measured], dict[str, dict[str, dict[str, float]]]]:
-    """The service times before each case; and for each what was predicted with them and what was measured."""
+    """The service times before each case and after the last; and for each what was predicted with them, and what measured."""
     tokens = settings.answer_tokens
-    found: list[Measured] = []
     cases: dict[str, dict[str, dict[str, float]]] = {}
 
-    async def services() -> list[Service]:
-        found.append(await measure_service(generator, tokens, prompt_tokens, settings.answers))
-        return [from_measured(plan, found[-1], tokens, "this run")] * servers
+    def serve(measured: Measured) -> list[Service]:
+        return [from_measured(plan, measured, tokens, "this run")] * servers
 
+    async def service() -> Measured:
+        return await measure_service(generator, tokens, prompt_tokens, settings.answers)
+
+    async def compare(case: str, measured: Sequence[Timed], simulate: Callable[[list[Service]], Outcome]) -> None:
+        found.append(await service())
+        simulated = simulate(serve(mean(found[-2:])))
+        cases[case] = {"predicted": figures(simulated.requests), "measured": figures(measured)}
+
+    found = [await service()]
     for clients in settings.clients:
         each = max(3, settings.requests // clients)
-        simulated = simulate_closed(await services(), clients, each, lambda: tokens, seed=number)
-        measured = await generator.closed(clients, each, tokens)
-        cases[f"{clients} clients"] = {"predicted": figures(simulated.requests), "measured": figures(measured)}
+        closed = partial(simulate_closed, clients=clients, each=each, length=lambda: tokens, seed=number)
+        await compare(f"{clients} clients", await generator.closed(clients, each, tokens), closed)
     for share in settings.shares:
-        now = await services()
-        arrivals = _arrivals(now[0], servers, tokens, share, settings.requests, number)
-        simulated = simulate_open(now, (Request(at, tokens) for at in arrivals), seed=number)
-        measured = await generator.open(arrivals, tokens)
-        cases[f"arrivals at {share:.0%} of what it can"] = {
-            "predicted": figures(simulated.requests),
-            "measured": figures(measured),
-        }
+        arrivals = _arrivals(serve(found[-1])[0], servers, tokens, share, settings.requests, number)
+        opened = partial(simulate_open, arrivals=(Request(at, tokens) for at in arrivals), seed=number)
+        await compare(f"arrivals at {share:.0%} of what it can", await generator.open(arrivals, tokens), opened)
     return found, cases
+
+
+def mean(found: Sequence[Measured]) -> Measured:
+    """Of each figure."""
+    return Measured(**{name: statistics.fmean(getattr(each, name) for each in found) for name in _TIMES},
+                    prompt_tokens=found[0].prompt_tokens)  # fmt: skip
 
 
 def _arrivals(service: Service, servers: int, tokens: int, share: float, count: int, seed: int) -> list[float]:

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from serving.board import Board
 from serving.console import Console
 from serving.errors import GaveUpError, OnecardError
+from serving.guard.in_engine import left_by
+from serving.guard.suspects import Suspects
 from serving.handover import Given
 from serving.launch import child_environment
 from serving.life import Ears, Life
@@ -46,6 +48,7 @@ class House(Protocol):
     stop: asyncio.Event
     drain_s: float
     board: Board | None
+    suspects: Suspects
 
     def speaks(self, lane: "Lane") -> bool:
         """Whether this lane's steps are what the terminal shows."""
@@ -147,6 +150,7 @@ class Lane:
         self._drained.clear()
         self._left.clear()
         self._log.begin()
+        left_by(stage.launch.run_dir)  # by one that was ended, and has died of nothing
         self._show(house.console.step)
         await self._listens(False)
         has_nvcc = shutil.which("nvcc") is not None
@@ -206,6 +210,8 @@ class Lane:
                 self._became_ready(event["measured"], event["wake_s"])
             case "idle":
                 self._house.fell_idle()
+            case "acquitted":
+                self._house.suspects.acquit(bytes.fromhex(event["digest"]))
             case "drained":
                 self._drained.set()
             case "hung":
@@ -275,7 +281,16 @@ class Lane:
         stage = self.stage
         stage.state = "restarting"
         stage.progress = Progress(read_typical(stage.launch.run_dir, stage.what))
+        self._blame()
         await self._listens(False)
+
+    def _blame(self) -> None:
+        """Notes what the server may have died of, before another card's gets it."""
+        suspects = self._house.suspects
+        suspects.blame(found := left_by(self.stage.launch.run_dir))
+        crashes = {digest.hex()[:16]: record.crashes for digest in found if (record := suspects.record(digest))}
+        if crashes:
+            self._log.write(f"requests that were in the engine, and at how many crashes: {crashes}\n")
 
     # --- after a crash ---
 

@@ -18,6 +18,7 @@ from serving.console import Console
 from serving.errors import GaveUpError, OnecardError
 from serving.guard.keys import KeyRing
 from serving.guard.state import capacity_of
+from serving.guard.suspects import Suspects
 from serving.handover import Channel, Given
 from serving.hold import Hold
 from serving.holding import Holding
@@ -65,6 +66,7 @@ class Supervisor:
         self._hold = Hold(capacity_of(launch.plan).queue)
         self._ring = KeyRing(launch.api_keys_file)
         self.board = Board.for_cards(len(launch.cards)) if len(launch.cards) > 1 else None
+        self.suspects = Suspects(launch.home)
         first = self._choice.launches[self._choice.current]
         stages = [Stage(first.of_card(card)) for card in range(len(launch.cards))]
         self._at = Situation(stages, self._hold, self.board)
@@ -92,6 +94,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGINT, self._asked_to_stop, min(self.drain_s, _CTRL_C_DRAIN_S))
         loop.add_signal_handler(signal.SIGUSR1, self._leave, "sleep", self.drain_s)
         loop.add_signal_handler(signal.SIGUSR2, self._asked_to_wake)
+        self.suspects.forget()
         self._at.note()
         beside = [asyncio.create_task(each) for each in (self._alive(), self._tend())]
         home, port = self._at.launch.home, self._at.launch.port

@@ -26,9 +26,12 @@ _NOT_HANDED_ON = frozenset({"host", "origin", "connection", "content-length", "t
 # Serve gives every request an id, which goes on to the server and comes back from Serve itself.
 _NOT_HANDED_BACK = frozenset({"connection", "transfer-encoding", "keep-alive", "date", "server", "x-request-id"})
 # Whatever ends the replica's process, what it started ends with it; an exec keeps that (prctl(2), PR_SET_PDEATHSIG).
-_TIED = (
-    "import os, sys; from serving.plugin import die_with_parent; die_with_parent(); os.execv(sys.argv[1], sys.argv[1:])"
-)
+_TIED = """\
+import os, sys
+from serving.plugin import die_with_parent
+die_with_parent(int(sys.argv[1]))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 # vLLM on a CPU binds its threads to the first cores, and so would every replica on the machine.
 _SHARING = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 _STOP_S = 30.0
@@ -44,7 +47,7 @@ class Replica:
         self._url = f"http://127.0.0.1:{self._port}"
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _TIED, *command(self._settings, self._port)],
+            tied(command(self._settings, self._port)),
             stdin=subprocess.DEVNULL,
             stdout=self._output,
             stderr=subprocess.STDOUT,
@@ -110,6 +113,11 @@ class Replica:
     def _said(self) -> str:
         self._output.seek(0)
         return self._output.read().decode(errors="replace")[-_LAST_WORDS:]
+
+
+def tied(words: list[str]) -> list[str]:
+    """The same command, which ends when this process does."""
+    return [sys.executable, "-c", _TIED, str(os.getpid()), *words]
 
 
 def command(settings: Settings, port: int) -> list[str]:

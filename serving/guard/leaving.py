@@ -58,8 +58,18 @@ class Leaving:
         finally:
             loop.remove_reader(channel.fileno())
 
+    def abandon(self) -> None:
+        """The engine is lost, and this process will be ended in a moment: the supervisor opens the door, and has who is between
+        two requests. What comes to those who are in the middle of one is told or moved (status.py, elsewhere.py)."""
+        self._close_door()
+        if self._state.channel:
+            self._front.give_idle(self._state.channel)
+
     def _leave(self) -> None:
         """From now on the supervisor opens the door, and whoever is in is finished."""
         self._state.leave()
+        self._close_door()
+
+    def _close_door(self) -> None:
         for each in self._server.servers:
             each.close()

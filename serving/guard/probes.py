@@ -61,8 +61,9 @@ class Probes:
             return
         state.ready()
         control.tell(event="ready", measured=state.measured, wake_s=state.launch.wake_s)
-        leaving = asyncio.create_task(Leaving(state, lifespan).run())
+        leaving = Leaving(state, lifespan)
+        task = asyncio.create_task(leaving.run())
         try:
-            await Watchdog(self._vllm, state, lifespan).run()
+            await Watchdog(self._vllm, state, lifespan, leaving.abandon).run()
         finally:
-            leaving.cancel()
+            task.cancel()

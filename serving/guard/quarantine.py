@@ -1,4 +1,5 @@
-"""A request that was in the engine when it died is run alone the next time, and refused when it has killed it alone.
+"""A request that was in an engine when it died is run alone the next time, and refused when it has killed one alone. Of several
+cards' servers the last does not try it: one request takes one card at a time.
 
 `Quarantine` stands above `Validation`, where the body is still the client's; `Witness` before the engine, where what has
 a turn and what only waits are told apart.
@@ -11,20 +12,26 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.guard.body import replay, whole_body
 from serving.guard.facts import facts
+from serving.guard.in_engine import InEngine
 from serving.guard.respond import refuse
 from serving.guard.routes import ANSWERS
 from serving.guard.suspects import Suspects
+from serving.status import retry_after
 
 # A larger body is digested beside the event loop (about a millisecond a MiB).
 _LARGE_BYTES = 2**20
 
 
 class Quarantine:
-    """Refuses what is convicted, and has what is suspected wait until it is alone."""
+    """Refuses what is convicted, and has what is suspected wait until it is alone; or be asked again, in the seconds that
+    `spared_s` makes of its crash's age, None where it may run."""
 
-    def __init__(self, app: ASGIApp, suspects: Suspects) -> None:
+    def __init__(
+        self, app: ASGIApp, suspects: Suspects, spared_s: Callable[[float], float | None] = lambda _: None
+    ) -> None:
         self.app = app
         self._suspects = suspects
+        self._spared_s = spared_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] not in ANSWERS:
@@ -33,14 +40,24 @@ class Quarantine:
         body = await whole_body(receive)
         fact = facts(scope)
         fact.digest = await asyncio.to_thread(_digest, body) if len(body) > _LARGE_BYTES else _digest(body)
-        if self._suspects.convicted(fact.digest):
+        record = self._suspects.record(fact.digest)
+        if record and record.convicted:
             message = (
                 "The server has crashed again and again while it worked on exactly this request, the last time on it "
                 "alone; for an hour it is not tried again. Change the request; the server's log says how it ended."
             )
             await refuse(422, message, code="quarantined")(scope, receive, send)
             return
-        fact.alone = self._suspects.suspected(fact.digest)
+        seconds = self._spared_s(record.age_s) if record and not self._suspects.was_answered(fact.digest) else None
+        if seconds is not None:
+            message = (
+                "A server of another card has died while it worked on this request, and this one is the last that serves: "
+                "it is tried when the other is back. Ask again."
+            )
+            headers = {"Retry-After": str(retry_after(seconds))}
+            await refuse(503, message, "server_error", code="not_ready", headers=headers)(scope, receive, send)
+            return
+        fact.alone = record is not None
         await self.app(scope, replay(body, receive), send)
 
 
@@ -48,8 +65,11 @@ class Witness:
     """Notes what goes into the engine and what comes out of it. Nothing has come out of one that has died, whatever the
     answer says."""
 
-    def __init__(self, app: ASGIApp, suspects: Suspects, engine_is_dead: Callable[[Scope], bool]) -> None:
+    def __init__(
+        self, app: ASGIApp, in_engine: InEngine, suspects: Suspects, engine_is_dead: Callable[[Scope], bool]
+    ) -> None:
         self.app = app
+        self._in_engine = in_engine
         self._suspects = suspects
         self._engine_is_dead = engine_is_dead
 
@@ -68,14 +88,14 @@ class Witness:
             answered = status == 200 and message["type"] == "http.response.body" and not message.get("more_body")
             await send(message)
 
-        place = self._suspects.enter(digest)
+        place = self._in_engine.enter(digest)
         try:
             await self.app(scope, receive, answering)
         finally:
             if not self._engine_is_dead(scope):
-                self._suspects.leave(place)
+                self._in_engine.leave(place)
                 if answered:
-                    self._suspects.acquit(digest)
+                    self._suspects.answered(digest)
 
 
 def _digest(body: bytes) -> bytes:

@@ -16,6 +16,7 @@ from serving.guard.elsewhere import Elsewhere
 from serving.guard.errors import Errors
 from serving.guard.gate import Gate
 from serving.guard.image_sizes import ImageSizes
+from serving.guard.in_engine import InEngine
 from serving.guard.keys import KeyRing, Keys
 from serving.guard.measure import Measure
 from serving.guard.models import Models
@@ -46,15 +47,15 @@ class Guard:
             raise RuntimeError("the guard works only in a server that `onecard serve` started")
         settings = launch.guard
         self.state = state = ServerState(launch, Channel.inherited(), Board.inherited())
-        suspects = Suspects(launch.run_dir, launch.restarts, state.admission.capacity.sequences)
+        suspects = Suspects(launch.home)
         ring = KeyRing(launch.api_keys_file)
         max_body_bytes = launch.plan.limits.max_body_mib * 2**20
         vllm = app
         app = Errors(vllm, engine.is_dead, state.restart_s)
-        app = Witness(app, suspects, engine.is_dead)
+        app = Witness(app, InEngine(launch.run_dir, state.admission.capacity.sequences), suspects, engine.is_dead)
         app = Turn(app, state.admission, settings.queue_timeout_s, state.refusal)
         app = Validation(app, launch)
-        app = Quarantine(app, suspects)
+        app = Quarantine(app, suspects, state.spared_s)
         app = Ask(app, launch.model_names[0])
         app = Elsewhere(app, state)
         app = Body(app, max_body_bytes, settings.body_timeout_s)

@@ -33,6 +33,8 @@ _SHARE_OF_A_CPU = 0.25
 _TOKENS_OF_A_PICTURE = 1024
 # A restart of which nothing is known yet.
 _RESTART_S = 20.0
+# Another card's server that is not back after so many times what a start takes may never be.
+_OVERDUE = 2
 
 
 class ServerState:
@@ -91,6 +93,14 @@ class ServerState:
             return False
         soon = self.board.load(others[0]) + math.ceil(self.board.undecided / len(others))
         return not self.takes_requests or soon < self.presence.here - 1
+
+    def spared_s(self, crash_age_s: float) -> float | None:
+        """Seconds after which a request may be asked again that was in another card's engine at its death so long ago; None
+        where it may run here: another server is left if this one dies of it, there never was one, or it is overdue."""
+        restart_s = self.restart_s()
+        if self.board is None or self.others_serve or crash_age_s > _OVERDUE * restart_s:
+            return None
+        return max(0.0, restart_s - crash_age_s)
 
     def idle_s(self) -> float:
         """Seconds since the end of the last request to any card; 0 while there is one."""

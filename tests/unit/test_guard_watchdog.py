@@ -51,8 +51,12 @@ class Watched:
         self.state = ServerState(launch)
         self.state.state = "ready"
         scope: Any = {"type": "lifespan", "app": self.engine.app}
-        self.watchdog = Watchdog(self.engine.app, self.state, scope)
+        self.abandoned = 0
+        self.watchdog = Watchdog(self.engine.app, self.state, scope, self._abandon)
         self._told = told
+
+    def _abandon(self) -> None:
+        self.abandoned += 1
 
     def events(self) -> list[dict[str, Any]]:
         lines = os.read(self._told, 65_536).splitlines()
@@ -151,7 +155,7 @@ def test_a_dead_engine_is_told_at_once_also_to_those_who_wait_for_it(watched: Wa
     watched.engine.client.errored, watched.engine.client.is_running = True, False
     asyncio.run(watched.watchdog.run())
     assert [event["reason"] for event in watched.events()] == ["the engine process died"]
-    assert watched.state.state == "restarting"
+    assert (watched.state.state, watched.abandoned) == ("restarting", 1)
     assert (admission.waiting, told.count(False)) == (0, 2)
 
 

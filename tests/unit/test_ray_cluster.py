@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from deploy.ray.cluster import check_exposure, check_room, connect, head_answers, watch_head
-from deploy.ray.replica import command, headers_back, headers_on
+from deploy.ray.replica import command, headers_back, headers_on, tied
 from deploy.ray.settings import Settings, read_settings
 from serving.errors import ConfigError, HardwareError, NotInstalledError, NotRunningError, UsageError
 from tests.conftest import free_port
@@ -68,6 +68,13 @@ def test_a_head_that_is_lost_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deploy.ray.cluster._LOOK_EVERY_S", 0.01)
     with pytest.raises(NotRunningError, match="lost its head"):
         watch_head(f"127.0.0.1:{free_port()}")
+
+
+def test_what_a_replica_starts_runs_and_ends_with_it() -> None:
+    assert subprocess.run(tied(["/bin/echo", "served"]), capture_output=True, check=True).stdout == b"served\n"
+    replica = "import subprocess; from deploy.ray.replica import tied; subprocess.Popen(tied(['/bin/sleep', '600']))"
+    # The pipe's other end is inherited: it is closed when what the replica has started has ended too.
+    subprocess.run([sys.executable, "-c", replica], capture_output=True, check=True, timeout=60)
 
 
 def test_an_endpoint_for_others_needs_a_key(tmp_path: Path) -> None:
