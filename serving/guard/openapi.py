@@ -81,7 +81,8 @@ def _json(name: str) -> Schema:
     return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
 
 
-_EVENTS: Schema = {"text/event-stream": {"schema": _TEXT}}
+# Not a schema of JSON: tools apply one to each event.
+_EVENTS: Schema = {"text/event-stream": {}}
 # What a route answers, and what it is asked with.
 _ANSWERS: dict[str, tuple[str, Schema]] = {
     "/v1/chat/completions": ("The answer, or its pieces as events with `stream`.", _json("ChatCompletion") | _EVENTS),

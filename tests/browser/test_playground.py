@@ -148,6 +148,10 @@ def test_the_code_asks_the_same(page: Page, language: str, tmp_path: Path) -> No
     page.locator("#temperature").fill("0")
     page.locator("#code summary").click()
     page.get_by_role("radio", name=language).check()
+    # The browser tells of the opened part when it gets to it, and then the code is written.
+    expect(page.locator("#snippet")).to_contain_text(
+        {"curl": "curl ", "Python": "OpenAI(", "JavaScript": "fetch("}[language]
+    )
     code = page.locator("#snippet").inner_text()
     (tmp_path / "it's $HOME.png").write_bytes(RED_CIRCLE)
     script = tmp_path / ("ask.mjs" if language == "JavaScript" else "ask")
