@@ -17,9 +17,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Scope
 
+from benchmarks.metrics_cost import vllm
 from benchmarks.pictures import data_urls
 from serving.guard.stack import Guard
 from serving.launch import ENVIRONMENT_KEY, Launch
@@ -28,26 +28,8 @@ from serving.prepare import prepare
 _ROUNDS, _REQUESTS = 5, 60
 _PATH = "/v1/chat/completions"
 _EVENTS, _PIECE = 128, 64 * 1024
-_EVENT = (
-    b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
-)
-_USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":800,"total_tokens":928,"completion_tokens":128}}\n\n'
 # vLLM's application, of which the guard asks whether the engine is alive.
 _VLLM = SimpleNamespace(state=SimpleNamespace(engine_client=SimpleNamespace(errored=False)))
-
-
-def vllm(events: int) -> ASGIApp:
-    """Reads the body, and answers in so many events."""
-
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        await Request(scope, receive).body()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
-        for _ in range(events):
-            await send({"type": "http.response.body", "body": _EVENT, "more_body": True})
-        await send({"type": "http.response.body", "body": _USAGE, "more_body": True})
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
-
-    return answer
 
 
 def guarded(app: ASGIApp) -> ASGIApp:

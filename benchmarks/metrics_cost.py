@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import httpx
 from prometheus_client import CollectorRegistry, generate_latest
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.guard.measure import Measure
@@ -26,7 +27,7 @@ _SCRAPES = 200
 _EVENT = (
     b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
 )
-_USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":800,"total_tokens":864,"completion_tokens":64}}\n\n'
+_USAGE = 'data: {"choices":[],"usage":{"prompt_tokens":800,"total_tokens":%d,"completion_tokens":%d}}\n\n'
 
 
 def recording() -> Callable[[], None]:
@@ -49,22 +50,30 @@ def recording() -> Callable[[], None]:
     return once
 
 
+def vllm(tokens: int) -> ASGIApp:
+    """In its place: reads the body, and streams an answer of so many tokens, each an event."""
+    usage = (_USAGE % (800 + tokens, tokens)).encode()
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        await Request(scope, receive).body()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
+        for _ in range(tokens):
+            await send({"type": "http.response.body", "body": _EVENT, "more_body": True})
+        await send({"type": "http.response.body", "body": usage, "more_body": True})
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+    return answer
+
+
 def streaming(layer: Callable[[ASGIApp], ASGIApp]) -> Callable[[], None]:
     """A streamed answer of 64 tokens through the layer."""
-
-    async def vllm(_scope: Scope, _receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
-        for _ in range(_TOKENS):
-            await send({"type": "http.response.body", "body": _EVENT, "more_body": True})
-        await send({"type": "http.response.body", "body": _USAGE, "more_body": True})
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
     async def receive() -> Message:
         return {"type": "http.request"}
 
     async def send(_message: Message) -> None: ...
 
-    app = layer(vllm)
+    app = layer(vllm(_TOKENS))
     scope: Scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [(b"host", b"x")]}
     loop = asyncio.new_event_loop()
     return lambda: loop.run_until_complete(app(scope, receive, send))
