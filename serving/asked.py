@@ -70,6 +70,7 @@ def read_asked(args: dict[str, Any]) -> Asked:
             f"--quantization {args['quantization']} would force vLLM's slow kernel. Leave it out: vLLM sees from the "
             "checkpoint that it is quantized and takes the fast one."
         )
+    _check_budgets(args.get("compilation_config"))
     kv_dtype = str(args.get("kv_cache_dtype", "auto"))
     if kv_dtype not in _KV_BYTES:
         raise UsageError(f"--kv-cache-dtype {kv_dtype}: the plan knows {', '.join(_KV_BYTES)}.")
@@ -80,6 +81,13 @@ def read_asked(args: dict[str, Any]) -> Asked:
         kv_bytes_per_value=_KV_BYTES[kv_dtype],
         enforce_eager=args.get("enforce_eager") is True,
     )
+
+
+def _check_budgets(compilation: Any) -> None:
+    """Those of the vision encoder's graphs, which the plan counts."""
+    given = compilation.get("encoder_cudagraph_token_budgets") if isinstance(compilation, dict) else None
+    for budget in given if isinstance(given, list) else ():
+        count("encoder_cudagraph_token_budgets", budget)
 
 
 def _pixels(given: Any) -> int | None:

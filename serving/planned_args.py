@@ -113,7 +113,7 @@ def _of_a_gpu(profile: Profile, chosen: Choices) -> dict[str, Any]:
         args.setdefault("compilation_config", {}).update(
             cudagraph_mm_encoder=True,
             encoder_cudagraph_token_budgets=list(chosen.encoder_budgets),
-            encoder_cudagraph_max_vision_items_per_batch=_PICTURES_OF_A_GRAPH,
+            encoder_cudagraph_max_vision_items_per_batch=min(_PICTURES_OF_A_GRAPH, *chosen.encoder_budgets),
         )
     if chosen.card_mib:
         # What vLLM wants to find free before it loads anything, when its CUDA context is there already: a fraction of the

@@ -409,6 +409,10 @@ def test_graphs_of_pictures_are_planned_as_the_user_says_and_given_up_first() ->
     plan = plan_of("rtx4090", AWQ, user_args=asked)
     assert _compilation(plan)["encoder_cudagraph_token_budgets"] == [1024, 2048]
     assert plan.memory_mib.cuda_graphs > plan_of("rtx4090", AWQ).memory_mib.cuda_graphs + 200
+    small = {"compilation_config": {"cudagraph_mm_encoder": True, "encoder_cudagraph_token_budgets": [8, 64]}}
+    assert _compilation(plan_of("rtx4090", AWQ, user_args=small))["encoder_cudagraph_max_vision_items_per_batch"] == 8
+    with pytest.raises(UsageError, match="encoder-cudagraph-token-budgets is 'many'"):
+        plan_of("rtx4090", AWQ, user_args={"compilation_config": {"encoder_cudagraph_token_budgets": ["many"]}})
     refused = plan_of("rtx4090", AWQ, h200, user_args={"compilation_config": {"cudagraph_mm_encoder": False}})
     assert "encoder_cudagraph_token_budgets" not in _compilation(refused)
     eager = plan_of("rtx4090", AWQ, h200, user_args={"enforce_eager": True})
