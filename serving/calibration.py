@@ -38,7 +38,7 @@ def learn(plan: Plan, measured: dict[str, int], known: Constants) -> Constants:
         return (measured[name] - predicted[name]) * MIB if name in measured else 0
 
     graphs, beside = known.graph_of_layer, 0
-    if plan.engine_args.get("compilation_config", {}).get("cudagraph_mm_encoder"):
+    if plan.compilation.get("cudagraph_mm_encoder"):
         beside = more("cuda_graphs")  # those of the encoder are not made of layers alone
     elif measured.get("cuda_graphs") and predicted["cuda_graphs"]:
         graphs *= measured["cuda_graphs"] / predicted["cuda_graphs"]

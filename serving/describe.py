@@ -82,10 +82,10 @@ def _choices(plan: Plan) -> list[str]:
     ]
     if capacity.image_tokens:
         lines.append(_video(plan))
-    if graphs := plan.engine_args.get("compilation_config", {}).get("encoder_cudagraph_token_budgets"):
+    if graphs := plan.compilation.get("encoder_cudagraph_token_budgets"):
         lines.append(
-            f"CUDA graphs of pictures too, of {graphs[0]:,} to {graphs[-1]:,} tokens a step: this chip does one in less time "
-            "than its kernels take to launch."
+            f"CUDA graphs of pictures too, of {min(graphs):,} to {max(graphs):,} tokens a step, for chips that do one in less "
+            "time than its kernels take to launch."
         )
     if interval := plan.engine_args.get("stream_interval"):
         lines.append(f"Streams: {interval} tokens an event, so that sending them does not hold up who shares the card.")

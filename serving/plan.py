@@ -111,6 +111,12 @@ class Plan(_Frozen):
         return size
 
     @property
+    def compilation(self) -> dict[str, Any]:
+        """vLLM's `compilation_config`; empty where nothing of it was decided."""
+        found: dict[str, Any] = self.engine_args.get("compilation_config", {})
+        return found
+
+    @property
     def model_names(self) -> list[str]:
         """What requests may name: the model's own names, then those of its adapters."""
         return [*self.engine_args["served_model_name"], *(self.adapters.names if self.adapters else ())]

@@ -84,6 +84,7 @@ def encoder_budgets(settings: Settings, encoder_tokens: int) -> tuple[int, ...]:
 
 def _half_steps(most: int) -> list[int]:
     """256, 384, 512, 768, 1,024, … and `most`."""
-    powers = [_SMALLEST_GRAPH << n for n in range(max(0, most // _SMALLEST_GRAPH).bit_length())]
-    steps = {size for power in powers for size in (power, power * 3 // 2) if size < most}
-    return sorted({*steps, most}) if most >= _SMALLEST_GRAPH else []
+    if most < _SMALLEST_GRAPH:
+        return []
+    powers = [_SMALLEST_GRAPH << n for n in range((most // _SMALLEST_GRAPH).bit_length())]
+    return sorted({most, *(size for power in powers for size in (power, power * 3 // 2) if size < most)})

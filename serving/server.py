@@ -103,10 +103,8 @@ def _argv(launch: Launch, known_flags: dict[str, Any]) -> list[str]:
     backstop = {"max_num_queued_reqs": 2 * launch.plan.capacity.max_num_seqs}
     ours, _ = split_unknown(_FIXED | backstop | {"host": launch.host, "port": launch.port}, known_flags)
     _check_user_argv(launch.user_argv, known_flags)
-    given = from_argv(launch.user_argv)
-    if "compilation_config" in given:
-        # The plan has made one object of it and its own; of two, vLLM reads the last one alone.
-        del given["compilation_config"]
+    # Of `compilation_config` the plan has made one object with its own; of two, vLLM reads the last one alone.
+    given = from_argv(launch.user_argv).keys() - {"compilation_config"}
     defaults, _ = split_unknown(_DEFAULTS, known_flags)
     left = {name: value for name, value in (defaults | planned).items() if name not in given}
     return [*launch.user_argv, *to_argv(left), *to_argv(ours)]
