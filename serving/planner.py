@@ -74,7 +74,7 @@ class Subject:
         weights, shape, gpu = self.weights(), self._shape(), self._gpu(asked)
         if shape is None:
             return self._unpredicted(asked, weights, gpu)
-        check_context(asked, shape, self.checkpoint)
+        check_context(asked, shape)
         check_adapters(self.adapters, shape, self.model)
         return self._choose(asked, shape, weights, gpu)
 
@@ -140,10 +140,10 @@ class Subject:
         return self._plan(asked, limits, context, weights, gpu, draft, reason, given_up=given_up)
 
     def _limits(self, asked: Asked) -> PlannedLimits:
-        """The profile's, or the user's, and never more than the model's processor makes of a picture."""
+        """The user's, whom vLLM and the processor obey; else the profile's, and never more than the processor makes of one."""
         limits, images = self.profile.limits, asked.max_images_per_request
         return PlannedLimits(
-            max_image_pixels=min(asked.max_image_pixels or limits.max_image_pixels, self.checkpoint.max_pixels),
+            max_image_pixels=asked.max_image_pixels or min(limits.max_image_pixels, self.checkpoint.max_pixels),
             max_images_per_request=limits.max_images_per_request if images is None else images,
             max_body_mib=limits.max_body_mib,
         )

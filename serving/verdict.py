@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from serving.adapters import Adapter
 from serving.architecture import Shape, Text
 from serving.asked import Asked
-from serving.checkpoint import Checkpoint
 from serving.errors import UsageError
 from serving.onecards import among
 from serving.plan import Expected, MemoryMib, PlannedGpu
@@ -25,7 +24,7 @@ _PCIE_BYTES_S = 12e9
 _FROM_HIDDEN = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 
 
-def check_context(asked: Asked, shape: Shape, checkpoint: Checkpoint) -> None:
+def check_context(asked: Asked, shape: Shape) -> None:
     """Raises UsageError for a context beyond the model's, or one that the largest picture does not fit into."""
     context = asked.number("max_model_len")
     longest = shape.text.max_positions
@@ -33,7 +32,7 @@ def check_context(asked: Asked, shape: Shape, checkpoint: Checkpoint) -> None:
         raise UsageError(f"--max-model-len {context:,} is more than the {longest:,} tokens that the model knows.")
     if context is None or asked.max_image_pixels is None:
         return
-    tokens = min(asked.max_image_pixels, checkpoint.max_pixels) // shape.vision.pixels_per_token
+    tokens = asked.max_image_pixels // shape.vision.pixels_per_token
     if tokens >= context:
         raise UsageError(
             f"A picture of {asked.max_image_pixels:,} pixels is {tokens:,} tokens, and a conversation has {context:,}: "

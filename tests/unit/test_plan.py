@@ -328,6 +328,10 @@ def test_pictures_are_bounded_by_the_profile_and_by_the_models_processor() -> No
     assert small.limits.max_image_pixels == 50_176
     # A shortest edge above the longest would make every picture an error.
     assert small.engine_args["mm_processor_kwargs"] == {"size": {"shortest_edge": 50_176, "longest_edge": 50_176}}
+    # Told so by the user, the processor makes pictures as large as that: then they are what is planned.
+    size = {"size": {"shortest_edge": 50_176, "longest_edge": 1_048_576}}
+    told = plan_of(checkpoint=replace(QWEN, max_pixels=50_176), user_args={"mm_processor_kwargs": size})
+    assert (told.limits.max_image_pixels, told.capacity.image_tokens) == (1_048_576, 1024)
 
 
 def test_the_recommended_sampling_reaches_vllm_as_vllm_takes_it() -> None:
