@@ -27,7 +27,7 @@ class Answer:
 @dataclass(frozen=True)
 class Load:
     """`seconds` from the first request's sending to the last one's end; `generator_busy` is the share of one core that the
-    generator took, which is one process."""
+    generator took, which is one process; `gpu_busy` the share of the time in which the GPU worked, where there is one here."""
 
     seconds: float
     pictures_each: int
@@ -35,6 +35,7 @@ class Load:
     failed: int = 0
     errors: list[str] = field(default_factory=list)
     generator_busy: float = 0.0
+    gpu_busy: float | None = None
 
     def figures(self) -> Figures:
         """What is told of a load. Raises ValueError where nothing was answered."""
@@ -57,6 +58,8 @@ class Load:
             "answer_tokens": statistics.median(answer.tokens for answer in self.answers),
             "generator_busy": round(self.generator_busy, 2),
         }
+        if self.gpu_busy is not None:
+            figures["gpu_busy"] = round(self.gpu_busy, 2)
         if per_token:
             figures["per_token_ms"] = _ms(statistics.median(per_token), 3)
             figures["per_token_p99_ms"] = _ms(percentile(per_token, 99), 3)

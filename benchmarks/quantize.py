@@ -1,4 +1,4 @@
-"""What fewer bits cost and give on a GPU: `python -m benchmarks.quantize --like FOLDER --work DIR`, about 40 minutes.
+"""What fewer bits cost and give on a GPU: `python -m benchmarks.quantize --like FOLDER --work DIR`.
 
 1. A checkpoint of Qwen3-VL-2B's shape with random weights (`--like` lends tokenizer and processor).
 2. `onecard quantize` for each scheme, all but `--card-mib` of the GPU held by another process: time, peak memory, file sizes.
@@ -13,30 +13,36 @@ import argparse
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import date
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import RESULTS
+from benchmarks import cores
+from benchmarks.memory_device import holding
+from benchmarks.results import RESULTS, new_run
+from benchmarks.say import say
 from benchmarks.shapes import write_shape
+from serving.errors import OnecardError
 from serving.evaluate.serving import served
 from serving.hardware import detect
 from serving.quantize.scheme import load_scheme
 
-SCHEMES = ("fp8", "int8", "w8a8", "awq", "awq-head8")
+SCHEMES = ("awq", "awq-head8", "w8a8", "fp8", "int8")  # the longest first
 # vLLM's own choice on a Hopper GPU is Machete; a consumer card has Marlin.
 KERNELS: dict[str, dict[str, str]] = {
     "vllm's choice": {},
     "marlin": {"VLLM_DISABLED_KERNELS": "MacheteLinearKernel,CutlassW4A8LinearKernel"},
 }
-_CLIENTS = "1,16,64"
-_MIB = 2**20
+_CLIENTS = "4,64"
 
 
 class Notes:
@@ -46,19 +52,33 @@ class Notes:
         self.file = file
         self.found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
-    def step(self, name: str, measure: Callable[[], Any]) -> Any:
-        """What a step came to: from the file where it is known. A failure is noted and ends nothing."""
-        if name not in self.found or "failed" in self.found[name]:
-            sys.stdout.write(f"{name} …\n")
-            sys.stdout.flush()
+    def steps(self, workers: Executor, measures: Mapping[str, Callable[[], Any]]) -> None:
+        """What each step came to, as many at a time as there are workers; those whose result the file has are left out. A
+        failure is noted and ends nothing."""
+        running = {
+            workers.submit(measure): name
+            for name, measure in measures.items()
+            if name not in self.found or "failed" in self.found[name]
+        }
+        say(f"{len(running)} steps: {', '.join(running.values())}")
+        for done in as_completed(running):
+            name = running[done]
             try:
-                self.found[name] = measure()
-            except (subprocess.CalledProcessError, OSError, RuntimeError, ValueError) as error:
+                self.found[name] = done.result()
+            except (subprocess.CalledProcessError, OSError, RuntimeError, ValueError, OnecardError) as error:
                 self.found[name] = {"failed": str(error)[-500:]}
             self.file.parent.mkdir(parents=True, exist_ok=True)
             self.file.write_text(json.dumps(self.found, indent=1) + "\n", encoding="utf-8")
-            sys.stdout.write(f"{name}: {json.dumps(self.found[name])}\n")
-        return self.found[name]
+            say(f"{name}: {json.dumps(self.found[name])}")
+
+
+@dataclass(frozen=True)
+class Serving:
+    """A checkpoint as it is served: `environment` chooses kernels, `arguments` go to vLLM."""
+
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -67,38 +87,75 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--like", type=Path, required=True, help="a folder with the tokenizer and processor of Qwen3-VL")
     add("--work", type=Path, required=True, help="where checkpoints go: 20 GB")
     add("--size", choices=("2b", "4b", "8b"), default="2b")
-    add("--schemes", type=lambda text: text.split(","), default=list(SCHEMES))
+    add("--schemes", type=_words, default=list(SCHEMES))
     add("--card-mib", type=int, default=12_288, help="the card that is imitated while quantizing (default 12288)")
     add("--samples", type=int, default=128)
     add("--profile", default="auto")
+    add("--gpus", type=_words, default=[], help="as 0,1: steps spread over them, each with its share of the cores")
     add("--label", default="h200")
-    add("--steps", type=lambda text: text.split(","), default=["quantize", "serve", "head"])
+    add("--steps", type=_words, default=["quantize", "serve", "head"])
+    add("--out", type=Path, default=RESULTS, help="the folder of the JSON")
     options = parser.parse_args(arguments)
-    notes = Notes(RESULTS / f"quantize-{options.label}.json")
+    notes = Notes(options.out / f"quantize-{options.label}.json")
+    run = new_run(f"qwen3-vl-{options.size}, random weights", {})
+    words = [Path(word).name if word.startswith("/") else word for word in arguments or sys.argv[1:]]
+    notes.found |= run.model_dump(include={"date", "versions", "machine", "model"})
     notes.found |= {
-        "date": date.today().isoformat(),
-        "machine": machine(),
-        "model": f"qwen3-vl-{options.size}, random weights",
+        "command": shlex.join(["python", "-m", "benchmarks.quantize", *words]),
+        "card_mib": options.card_mib,
     }
     source = random_checkpoint(write_shape(options.size, "bf16", options.like, options.work))
     folders = {"bf16": source} | {scheme: options.work / f"{options.size}-{scheme}" for scheme in options.schemes}
+    first: dict[str, Callable[[], Any]] = {}
     if "quantize" in options.steps:
-        with held(options.card_mib):
-            for scheme in options.schemes:
-                notes.step(f"quantize {scheme}", partial(made, source, scheme, folders[scheme], options.samples))
-    if "serve" in options.steps:
-        for name, folder in folders.items():
-            for kernel, environment in KERNELS.items():
-                if folder.is_dir() and (name.startswith(("awq", "w4", "int8")) or not environment):
-                    notes.step(f"serve {name}, {kernel}", partial(measured, folder, environment, options.profile))
+        for scheme in options.schemes:
+            step = partial(made, source, scheme, folders[scheme], options.samples, options.card_mib)
+            first[f"quantize {scheme}"] = step
     if "head" in options.steps:
-        notes.step("head", head_times)
+        first["head"] = head_times
+    with _workers(options.gpus) as workers:
+        notes.steps(workers, first)
+        if "serve" in options.steps:
+            notes.steps(
+                workers,
+                {f"serve {name}": partial(measured, one, options.profile) for name, one in _servings(folders).items()},
+            )
     sys.stdout.write(f"written to {notes.file}\n")
 
 
-def machine() -> str:
-    gpus = detect().gpus
-    return gpus[0].name if gpus else "CPU"
+def _words(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _servings(folders: dict[str, Path]) -> dict[str, Serving]:
+    """What is served, in the order of the table: every checkpoint that there is, by each kernel that makes a difference to it,
+    and the 16-bit one rounded to FP8 while it is loaded."""
+    found = {
+        f"{name}, {kernel}": Serving(folder, environment)
+        for name, folder in folders.items()
+        for kernel, environment in KERNELS.items()
+        if folder.is_dir() and (name.startswith(("awq", "w4", "int8")) or not environment)
+    }
+    return found | {"fp8 at loading": Serving(folders["bf16"], arguments=("--quantization", "fp8"))}
+
+
+@contextmanager
+def _workers(gpus: Sequence[str]) -> Iterator[ProcessPoolExecutor]:
+    """A process for each GPU, which sees no other and has its share of the cores; one like this one where none is named."""
+    context = get_context("spawn")
+    places = context.SimpleQueue()
+    shares = cores.share(cores.available(), len(gpus) or 1)
+    for number, share in enumerate(shares):
+        places.put((gpus[number] if gpus else None, share))
+    with ProcessPoolExecutor(len(shares), context, _take_place, (places,)) as pool:
+        yield pool
+
+
+def _take_place(places: Any) -> None:
+    gpu, share = places.get()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    os.sched_setaffinity(0, share)
 
 
 def random_checkpoint(folder: Path) -> Path:
@@ -122,30 +179,9 @@ def random_checkpoint(folder: Path) -> Path:
     return folder
 
 
-@contextmanager
-def held(card_mib: int) -> Iterator[None]:
-    """All of the GPU but `card_mib` is held by another process, as on a smaller card; nothing without a GPU."""
-    gpus = detect().gpus
-    if not gpus:
-        yield
-        return
-    hold = max(0, gpus[0].free_mib - card_mib)
-    script = (
-        f"import sys, torch; held = torch.empty({hold} << 20, dtype=torch.uint8, device='cuda'); "
-        "print('held', flush=True); sys.stdin.read()"
-    )
-    process = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    try:
-        if process.stdout is None or not process.stdout.readline():
-            raise RuntimeError("the rest of the GPU could not be held")
-        yield
-    finally:
-        process.kill()
-        process.wait()
-
-
-def made(source: Path, scheme: str, out: Path, samples: int) -> dict[str, Any]:
-    """One run of `onecard quantize`: seconds, the peak of GPU memory that the worker tells, and bytes."""
+def made(source: Path, scheme: str, out: Path, samples: int, card_mib: int) -> dict[str, Any]:
+    """One run of `onecard quantize` on a card of `card_mib`, another process holding the rest of the GPU: seconds, the peak of
+    GPU memory that the worker tells, and bytes."""
     command = [
         sys.executable,
         "-m",
@@ -158,50 +194,61 @@ def made(source: Path, scheme: str, out: Path, samples: int) -> dict[str, Any]:
         "--out",
         str(out),
     ]
-    began = time.monotonic()
-    done = subprocess.run(
-        [*command, "--samples", str(samples), "--no-evaluation"], stderr=subprocess.PIPE, text=True, check=False
-    )
+    with holding(0, card_mib) if detect().gpus else nullcontext():
+        began = time.monotonic()
+        done = subprocess.run(
+            [*command, "--samples", str(samples), "--no-evaluation"], stderr=subprocess.PIPE, text=True, check=False
+        )
+        seconds = round(time.monotonic() - began, 1)
     if done.returncode:
         raise RuntimeError(done.stderr.strip()[-500:])
     peak = re.search(r"Peak of GPU memory: ([\d,]+) MiB", done.stderr)
     return {
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": seconds,
         "peak_gpu_mib": int(peak[1].replace(",", "")) if peak else None,
-        "weights_mb": round(sum(file.stat().st_size for file in out.glob("*.safetensors")) / 1e6, 1),
+        "weights_mb": _weights_mb(out),
     }
 
 
-def measured(folder: Path, environment: dict[str, str], profile: str) -> dict[str, Any]:
-    """Served once: memory as the server tells it, then speed by `python -m benchmarks`."""
+def measured(serving: Serving, profile: str) -> dict[str, Any]:
+    """Served once: how long it took to be ready, memory as the server tells it, then speed by `python -m benchmarks`."""
     import httpx
 
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
+    folder = serving.folder
+    os.environ.update(serving.environment)
     try:
-        with served(str(folder), profile) as url:
+        began = time.monotonic()
+        with served(str(folder), profile, serving.arguments) as url:
+            ready_s = round(time.monotonic() - began, 1)
             status = httpx.get(f"{url}/onecard/status", timeout=30, trust_env=False).json()
-            label = f"quantize-{folder.name}-{'-'.join(environment.values()) or 'own'}"[:60]
+            label = re.sub(
+                r"[^a-z0-9]+", "-", "-".join([folder.name, *serving.environment.values(), *serving.arguments]).lower()
+            )
             subprocess.run(
                 [
                     *(sys.executable, "-m", "benchmarks", "latency", "throughput", "--url", f"{url}/v1"),
-                    *("--name", folder.name, "--clients", _CLIENTS, "--label", label, "--out", str(folder.parent)),
+                    *("--name", folder.name, "--clients", _CLIENTS, "--waves", "2", "--label", label),
+                    *("--out", str(folder.parent)),
                 ],
                 check=True,
                 stdout=subprocess.DEVNULL,
             )
             run = json.loads((folder.parent / f"speed-{label}.json").read_text(encoding="utf-8"))
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in serving.environment:
+            del os.environ[name]
     return {
+        "ready_s": ready_s,
+        "weights_mb": _weights_mb(folder),
         "memory": status.get("measured"),
         "planned_mib": status["plan"]["memory_mib"],
+        "capacity": status["plan"]["capacity"],
         "speed": {f"{row['question']}, {row['case']}": row["medians"] for row in run["rows"]},
     }
+
+
+def _weights_mb(folder: Path) -> float:
+    return round(sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6, 1)
 
 
 def head_times(rows: int = 151_936, width: int = 2048, device: str | None = None) -> dict[str, float]:

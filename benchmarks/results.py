@@ -34,6 +34,7 @@ NAMES = {
     "goodput_per_s": "goodput requests/s",
     "ready_s": "ready s",
     "answer_tokens": "answer tokens",
+    "gpu_busy": "GPU busy",
 }
 
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from benchmarks import servers
+from benchmarks import gpu_busy, servers
 from benchmarks.contenders import Contender, Setting
 from benchmarks.generator import Generator
 from benchmarks.questions import Case, Question, burst, start
@@ -30,6 +31,11 @@ class Place:
     gpu: str | None
     cores: tuple[int, ...]
     generator: tuple[int, ...] = ()
+
+    @cached_property
+    def nvml_index(self) -> int | None:
+        """Which GPU is watched; None where there is none."""
+        return gpu_busy.index_of(self.gpu)
 
     def server_cores(self, contender: Contender) -> tuple[int, ...]:
         """Those of the place that are not the generator's: as many as the contender is held to, or all."""
@@ -75,7 +81,8 @@ def run_all(job: Job, contenders: Sequence[Contender], places: Sequence[Place], 
 def ask_url(job: Job, contender: Contender, url: str, model: str, generator: Generator) -> None:
     """The same questions to a server that somebody else has started."""
     job.book.started(contender.name, Facts(title=contender.title, command=url))
-    _ask(job, [Target(contender, job.scope, ToServer(generator, url, model), job.book.say)])
+    gpu = gpu_busy.index_behind(url)
+    _ask(job, [Target(contender, job.scope, ToServer(generator, url, model), job.book.say, gpu)])
 
 
 def _run_group(job: Job, group: Sequence[Contender], place: Place, generator: Generator) -> None:
@@ -84,7 +91,7 @@ def _run_group(job: Job, group: Sequence[Contender], place: Place, generator: Ge
         with ExitStack() as stack:
             opened = [stack.enter_context(_opened(job, contender, place)) for contender in group]
             alone = len(group) == 1
-            _ask(job, [target for each in opened if (target := _target(job, each, generator, alone=alone))])
+            _ask(job, [target for each in opened if (target := _target(job, each, place, generator, alone=alone))])
     if start.QUESTION in job.questions:
         for contender in group:
             if contender.serves:
@@ -113,13 +120,15 @@ def _opened(job: Job, contender: Contender, place: Place) -> Iterator[tuple[Cont
             yield contender, worker
 
 
-def _target(job: Job, opened: tuple[Contender, Server | Worker], generator: Generator, *, alone: bool) -> Target | None:
+def _target(
+    job: Job, opened: tuple[Contender, Server | Worker], place: Place, generator: Generator, *, alone: bool
+) -> Target | None:
     """What questions can be put to, once it is ready; None, and a row that says why, when it does not start."""
     contender, started = opened
     facts = Facts(title=contender.title, cores=contender.cores)
     if isinstance(started, Worker):
         job.book.started(contender.name, facts.model_copy(update={"command": "python -m benchmarks.generate"}))
-        return Target(contender, job.scope, ToTransformers(started), job.book.say)
+        return Target(contender, job.scope, ToTransformers(started), job.book.say, place.nvml_index)
     facts.command = job.book.shortened(started.process.args)  # type: ignore[arg-type]
     try:
         started.wait_until_ready()
@@ -127,7 +136,8 @@ def _target(job: Job, opened: tuple[Contender, Server | Worker], generator: Gene
         job.book.started(contender.name, facts.model_copy(update={"failed": f"did not start: {error}"}))
         return None
     job.book.started(contender.name, facts.model_copy(update={"ready_s": started.ready_s if alone else None}))
-    return Target(contender, job.scope, ToServer(generator, f"{started.url}/v1", started.model, started), job.book.say)
+    sender = ToServer(generator, f"{started.url}/v1", started.model, started)
+    return Target(contender, job.scope, sender, job.book.say, place.nvml_index)
 
 
 def _ask(job: Job, targets: list[Target]) -> None:
@@ -194,7 +204,7 @@ def _measure_starts(job: Job, contender: Contender, place: Place, generator: Gen
                     start.QUESTION.name, case, contender.name, {"ready_s": server.ready_s}, start.QUESTION.told
                 )
                 sender = ToServer(generator, f"{server.url}/v1", server.model, server)
-                target = Target(contender, job.scope, sender, job.book.say)
+                target = Target(contender, job.scope, sender, job.book.say, place.nvml_index)
                 for burst_case in (burst.FIRST, burst.SECOND):
                     named = replace(burst_case, name=f"{burst_case.name}, {case}")
                     _measured(job, burst.QUESTION, named, target)

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
 
 from benchmarks.contenders import Contender
 from benchmarks.generator import Generator
+from benchmarks.gpu_busy import watching
 from benchmarks.load import Answer, Load
 from benchmarks.servers import Server
 from benchmarks.worker import Worker
@@ -50,13 +51,22 @@ class Sender(Protocol):
 
 
 class Target:
-    """One contender while it is measured. `say` tells of the progress of a long measurement."""
+    """One contender while it is measured. `say` tells of the progress of a long measurement; `gpu` is NVML's index of the one
+    that it works on, where that is watched."""
 
-    def __init__(self, contender: Contender, scope: Scope, sender: Sender, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        contender: Contender,
+        scope: Scope,
+        sender: Sender,
+        say: Callable[[str], None],
+        gpu: int | None = None,
+    ) -> None:
         self.contender = contender
         self.scope = scope
         self.say = say
         self._sender = sender
+        self._gpu = gpu
         self._next = 0
         self._question = 0
         self._last: dict[tuple[Workload, int], tuple[int, int]] = {}
@@ -96,15 +106,18 @@ class Target:
     def _send(self, workload: Workload, first: int, count: int, clients: int | None, per_s: float = math.inf) -> Load:
         if not self.contender.serves and clients != 1:
             raise NotServedError
-        return self._sender.send(
-            workload,
-            first=first,
-            count=count,
-            tokens=self.scope.tokens,
-            clients=clients,
-            per_s=per_s,
-            question=self._question,
-        )
+        with watching(self._gpu) as watch:
+            load = self._sender.send(
+                workload,
+                first=first,
+                count=count,
+                tokens=self.scope.tokens,
+                clients=clients,
+                per_s=per_s,
+                question=self._question,
+            )
+        # Before the load its pictures were drawn.
+        return replace(load, gpu_busy=watch.share(load.seconds))
 
     def _count(self, workload: Workload, clients: int) -> int:
         """Many clients: as many waves for each contender, whether it takes 16 at a time or 64, so that filling and draining

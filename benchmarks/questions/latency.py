@@ -15,5 +15,8 @@ def cases(_scope: Scope) -> list[Case]:
 
 
 QUESTION = Question(
-    "latency", "one client, one picture of 1024×768", cases, told=("first_token_ms", "per_token_ms", "total_ms")
+    "latency",
+    "one client, one picture of 1024×768",
+    cases,
+    told=("first_token_ms", "per_token_ms", "total_ms", "gpu_busy"),
 )

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -21,8 +21,9 @@ _STOP_LIMIT_S = 60.0
 
 
 @contextlib.contextmanager
-def served(model: str, profile: str) -> Iterator[str]:
-    """The URL of a server of `model`, which may itself be a URL. Raises OnecardError where it does not become ready."""
+def served(model: str, profile: str, arguments: Sequence[str] = ()) -> Iterator[str]:
+    """The URL of a server of `model`, which may itself be a URL; `arguments` go to vLLM. Raises OnecardError where it does not
+    become ready."""
     if model.startswith(("http://", "https://")):
         yield model.rstrip("/").removesuffix("/v1")
         return
@@ -40,6 +41,8 @@ def served(model: str, profile: str) -> Iterator[str]:
             model,
             "--port",
             str(port),
+            "--",
+            *arguments,
         ]
         environment = os.environ | {"ONECARD_STATE_DIR": folder, "ONECARD_EXPORTER_PORT": "0"}
         for name in ("ONECARD_API_KEY", "ONECARD_API_KEYS_FILE"):

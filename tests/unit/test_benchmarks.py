@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks import contenders, cores, generator, guard_cost, pictures
+from benchmarks import contenders, cores, generator, gpu_busy, guard_cost, pictures
 from benchmarks.contenders import Contender, Setting
 from benchmarks.load import Answer, Load, medians, percentile
 from benchmarks.questions.goodput import highest_rate
@@ -341,3 +341,20 @@ def test_what_the_guard_costs_is_measured_of_requests_that_it_lets_through(
     monkeypatch.setattr("sys.argv", ["guard_cost"])
     guard_cost.main()
     assert capsys.readouterr().out.count("µs") == 2
+
+
+def test_how_busy_a_gpu_was_counts_the_load_and_not_the_drawing_before_it() -> None:
+    watch = gpu_busy.Watch()
+    assert watch.share(1.0) is None
+    watch.samples = [(float(second), 0.0) for second in range(10)] + [(10.0, 0.5), (11.0, 1.0), (12.0, 0.9)]
+    assert watch.share(2.0) == pytest.approx(0.8)
+    assert Load(1.0, 1, [Answer(0.1, 0.5, 8, 100)], gpu_busy=watch.share(2.0)).figures()["gpu_busy"] == 0.8
+    assert "gpu_busy" not in Load(1.0, 1, [Answer(0.1, 0.5, 8, 100)]).figures()
+
+
+def test_only_a_gpu_of_this_machine_is_watched() -> None:
+    assert gpu_busy.index_of("3") == 3
+    assert gpu_busy.index_behind("http://elsewhere:8000/v1") is None
+    with gpu_busy.watching(None) as watch:
+        pass
+    assert watch.share(1.0) is None
