@@ -34,6 +34,7 @@ from benchmarks.shapes import write_shape
 from serving.errors import OnecardError
 from serving.evaluate.serving import served
 from serving.hardware import detect
+from serving.prepare import prepare
 from serving.quantize.scheme import load_scheme
 
 SCHEMES = ("awq", "awq-head8", "w8a8", "fp8", "int8")  # the longest first
@@ -42,6 +43,8 @@ KERNELS: dict[str, dict[str, str]] = {
     "vllm's choice": {},
     "marlin": {"VLLM_DISABLED_KERNELS": "MacheteLinearKernel,CutlassW4A8LinearKernel"},
 }
+# Those whose speed is predicted.
+CARDS = ("rtx3060", "rtx4060ti", "rtx4090")
 _CLIENTS = "4,64"
 
 
@@ -242,9 +245,15 @@ def measured(serving: Serving, profile: str) -> dict[str, Any]:
         "weights_mb": _weights_mb(folder),
         "memory": status.get("measured"),
         "planned_mib": status["plan"]["memory_mib"],
-        "capacity": status["plan"]["capacity"],
+        "expected": _expected(folder),
         "speed": {f"{row['question']}, {row['case']}": row["medians"] for row in run["rows"]},
     }
+
+
+def _expected(folder: Path) -> dict[str, Any]:
+    """What the plan says of its speed on the cards that have no place here: a prediction, with its formula."""
+    plans = {card: prepare(card, str(folder)).plan for card in CARDS}
+    return {card: plan.expected.model_dump() for card, plan in plans.items() if plan.fits}
 
 
 def _weights_mb(folder: Path) -> float:
