@@ -27,7 +27,8 @@ class Answer:
 @dataclass(frozen=True)
 class Load:
     """`seconds` from the first request's sending to the last one's end; `generator_busy` is the share of one core that the
-    generator took, which is one process; `gpu_busy` the share of the time in which the GPU worked, where there is one here."""
+    generator took, which is one process; `gpu_busy` the share of the time in which the GPU worked, and `api_cpu_s` the CPU
+    seconds of the server's API, where either was watched (watch.py)."""
 
     seconds: float
     pictures_each: int
@@ -36,6 +37,7 @@ class Load:
     errors: list[str] = field(default_factory=list)
     generator_busy: float = 0.0
     gpu_busy: float | None = None
+    api_cpu_s: float | None = None
 
     def figures(self) -> Figures:
         """What is told of a load. Raises ValueError where nothing was answered."""
@@ -60,6 +62,8 @@ class Load:
         }
         if self.gpu_busy is not None:
             figures["gpu_busy"] = round(self.gpu_busy, 2)
+        if self.api_cpu_s is not None:
+            figures["api_cpu_ms"] = _ms(self.api_cpu_s / (len(self.answers) + self.failed), 2)
         if per_token:
             figures["per_token_ms"] = _ms(statistics.median(per_token), 3)
             figures["per_token_p99_ms"] = _ms(percentile(per_token, 99), 3)

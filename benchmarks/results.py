@@ -35,6 +35,7 @@ NAMES = {
     "ready_s": "ready s",
     "answer_tokens": "answer tokens",
     "gpu_busy": "GPU busy",
+    "api_cpu_ms": "ms of the API's CPU a request",
 }
 
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from benchmarks import gpu_busy, servers
+from benchmarks import servers, watch
 from benchmarks.contenders import Contender, Setting
 from benchmarks.generator import Generator
 from benchmarks.questions import Case, Question, burst, start
@@ -35,7 +35,7 @@ class Place:
     @cached_property
     def nvml_index(self) -> int | None:
         """Which GPU is watched; None where there is none."""
-        return gpu_busy.index_of(self.gpu)
+        return watch.index_of(self.gpu)
 
     def server_cores(self, contender: Contender) -> tuple[int, ...]:
         """Those of the place that are not the generator's: as many as the contender is held to, or all."""
@@ -81,7 +81,7 @@ def run_all(job: Job, contenders: Sequence[Contender], places: Sequence[Place], 
 def ask_url(job: Job, contender: Contender, url: str, model: str, generator: Generator) -> None:
     """The same questions to a server that somebody else has started."""
     job.book.started(contender.name, Facts(title=contender.title, command=url))
-    gpu = gpu_busy.index_behind(url)
+    gpu = watch.index_behind(url)
     _ask(job, [Target(contender, job.scope, ToServer(generator, url, model), job.book.say, gpu)])
 
 

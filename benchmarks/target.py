@@ -9,9 +9,9 @@ from typing import Protocol
 
 from benchmarks.contenders import Contender
 from benchmarks.generator import Generator
-from benchmarks.gpu_busy import watching
 from benchmarks.load import Answer, Load
 from benchmarks.servers import Server
+from benchmarks.watch import watching
 from benchmarks.worker import Worker
 from benchmarks.workload import Workload
 
@@ -35,7 +35,9 @@ class NotServedError(Exception):
 
 
 class Sender(Protocol):
-    """How requests reach what is measured."""
+    """How requests reach what is measured. `server_pid` is its first process, where this machine runs it as a server."""
+
+    server_pid: int | None
 
     def send(
         self,
@@ -106,7 +108,7 @@ class Target:
     def _send(self, workload: Workload, first: int, count: int, clients: int | None, per_s: float = math.inf) -> Load:
         if not self.contender.serves and clients != 1:
             raise NotServedError
-        with watching(self._gpu) as watch:
+        with watching(self._gpu, self._sender.server_pid) as watch:
             load = self._sender.send(
                 workload,
                 first=first,
@@ -117,7 +119,7 @@ class Target:
                 question=self._question,
             )
         # Before the load its pictures were drawn.
-        return replace(load, gpu_busy=watch.share(load.seconds))
+        return replace(load, gpu_busy=watch.gpu_busy(load.seconds), api_cpu_s=watch.api_cpu_s(load.seconds))
 
     def _count(self, workload: Workload, clients: int) -> int:
         """Many clients: as many waves for each contender, whether it takes 16 at a time or 64, so that filling and draining
@@ -136,6 +138,7 @@ class ToServer:
 
     def __init__(self, generator: Generator, url: str, model: str, server: Server | None = None) -> None:
         self._generator, self.url, self.model, self._server = generator, url, model, server
+        self.server_pid = server.process.pid if server else None
 
     def send(
         self,
@@ -170,6 +173,8 @@ class ToServer:
 class ToTransformers:
     """Requests to the model in a process of its own (generate.py), one after the other. Nothing is seen of an answer
     before it is complete: its first token is as late as its last."""
+
+    server_pid: int | None = None
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker

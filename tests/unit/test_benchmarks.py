@@ -4,16 +4,19 @@ import dataclasses
 import io
 import json
 import math
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks import contenders, cores, generator, gpu_busy, guard_cost, pictures
+from benchmarks import contenders, cores, generator, guard_cost, pictures, watch
 from benchmarks.contenders import Contender, Setting
 from benchmarks.load import Answer, Load, medians, percentile
 from benchmarks.questions.goodput import highest_rate
@@ -229,6 +232,8 @@ def test_a_variant_that_nobody_described_is_refused(setting: Setting, name: str)
 class Recording:
     """Notes what is sent and answers as a server does that needs half a second."""
 
+    server_pid: int | None = None
+
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
 
@@ -344,17 +349,36 @@ def test_what_the_guard_costs_is_measured_of_requests_that_it_lets_through(
 
 
 def test_how_busy_a_gpu_was_counts_the_load_and_not_the_drawing_before_it() -> None:
-    watch = gpu_busy.Watch()
-    assert watch.share(1.0) is None
-    watch.samples = [(float(second), 0.0) for second in range(10)] + [(10.0, 0.5), (11.0, 1.0), (12.0, 0.9)]
-    assert watch.share(2.0) == pytest.approx(0.8)
-    assert Load(1.0, 1, [Answer(0.1, 0.5, 8, 100)], gpu_busy=watch.share(2.0)).figures()["gpu_busy"] == 0.8
+    seen = watch.Watch()
+    assert seen.gpu_busy(1.0) is None
+    seen.gpu = [(float(second), 0.0) for second in range(10)] + [(10.0, 0.5), (11.0, 1.0), (12.0, 0.9)]
+    assert seen.gpu_busy(2.0) == pytest.approx(0.8)
+    assert Load(1.0, 1, [Answer(0.1, 0.5, 8, 100)], gpu_busy=seen.gpu_busy(2.0)).figures()["gpu_busy"] == 0.8
     assert "gpu_busy" not in Load(1.0, 1, [Answer(0.1, 0.5, 8, 100)]).figures()
 
 
 def test_only_a_gpu_of_this_machine_is_watched() -> None:
-    assert gpu_busy.index_of("3") == 3
-    assert gpu_busy.index_behind("http://elsewhere:8000/v1") is None
-    with gpu_busy.watching(None) as watch:
+    assert watch.index_of("3") == 3
+    assert watch.index_behind("http://elsewhere:8000/v1") is None
+    with watch.watching(None, None) as seen:
         pass
-    assert watch.share(1.0) is None
+    assert (seen.gpu_busy(1.0), seen.api_cpu_s(1.0)) == (None, None)
+
+
+@pytest.mark.parametrize(("title", "counted"), [("python", True), ("VLLM::EngineCore", False)])
+def test_the_apis_cpu_is_that_of_its_processes_and_not_of_the_engine(title: str, counted: bool) -> None:
+    busy = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
+    start = f"import subprocess, sys; subprocess.Popen([sys.argv[1], '-c', {busy!r}], executable=sys.executable).wait()"
+    with subprocess.Popen([sys.executable, "-c", start, title]) as server:
+        try:
+            while not (below := psutil.Process(server.pid).children()) or not sum(below[0].cpu_times()[:2]):
+                time.sleep(0.05)
+            with watch.watching(None, server.pid) as seen:
+                before = sum(below[0].cpu_times()[:2])
+                while sum(below[0].cpu_times()[:2]) < before + 0.3:
+                    time.sleep(0.05)
+        finally:
+            server.kill()
+    spent = seen.api_cpu_s(math.inf)
+    assert spent is not None
+    assert (spent > 0) == counted
