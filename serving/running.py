@@ -27,8 +27,9 @@ def fetch_status(port: int, key: str | None = None, timeout_s: float = 10) -> di
     key = key or os.environ.get("ONECARD_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        # A proxy has no business with loopback.
-        reply = httpx.get(url, headers=headers, timeout=timeout_s, trust_env=False)
+        # A proxy has no business with loopback, and there is no TLS there: reading all the certificates that nobody is asked
+        # for takes 25 ms of CPU each time, and the exporter asks every second.
+        reply = httpx.get(url, headers=headers, timeout=timeout_s, trust_env=False, verify=False)  # noqa: S501
         reply.raise_for_status()
         status = reply.json()
     except httpx.HTTPStatusError as error:

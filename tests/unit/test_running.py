@@ -66,6 +66,17 @@ def test_the_status_of_a_starting_server(launch: Launch) -> None:
     assert third == "requests: 0 running, 0 waiting; restarts: 0"
 
 
+def test_asking_for_the_status_reads_no_certificates(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exporter asks every second, on loopback without TLS: the certificates alone were 3% of a core."""
+
+    def load(*_: object, **__: object) -> None:
+        raise AssertionError("the certificates are read")
+
+    monkeypatch.setattr("ssl.SSLContext.load_verify_locations", load)
+    with listening(waiting_room(launch)) as port:
+        assert fetch_status(port)["state"] == "starting"
+
+
 def test_the_status_of_a_ready_server_has_no_step(launch: Launch) -> None:
     text = describe_status(status_body(launch, state="ready", queue={"running": 2, "waiting": 1}))
     assert text.splitlines()[1] == "requests: 2 running, 1 waiting; restarts: 0"
