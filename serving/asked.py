@@ -32,6 +32,7 @@ class Asked:
     where nothing was asked."""
 
     args: dict[str, Any]
+    gpu_memory_utilization: float | None
     max_image_pixels: int | None
     max_images_per_request: int | None
     kv_bytes_per_value: int
@@ -76,6 +77,7 @@ def read_asked(args: dict[str, Any]) -> Asked:
         raise UsageError(f"--kv-cache-dtype {kv_dtype}: the plan knows {', '.join(_KV_BYTES)}.")
     return Asked(
         args=args,
+        gpu_memory_utilization=_fraction(args.get("gpu_memory_utilization")),
         max_image_pixels=_pixels(args.get("mm_processor_kwargs")),
         max_images_per_request=_images(args.get("limit_mm_per_prompt")),
         kv_bytes_per_value=_KV_BYTES[kv_dtype],
@@ -88,6 +90,14 @@ def _check_budgets(compilation: Any) -> None:
     given = compilation.get("encoder_cudagraph_token_budgets") if isinstance(compilation, dict) else None
     for budget in given if isinstance(given, list) else ():
         count("encoder_cudagraph_token_budgets", budget)
+
+
+def _fraction(given: Any) -> float | None:
+    if given is None:
+        return None
+    if not isinstance(given, float | int) or isinstance(given, bool) or not 0 < given <= 1:
+        raise UsageError(f"--gpu-memory-utilization is {given!r}, and it is a share of the card's memory, as in 0.9.")
+    return float(given)
 
 
 def _pixels(given: Any) -> int | None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import Any
 
 from serving.errors import UsageError
@@ -81,7 +82,7 @@ def split_unknown(args: dict[str, Any], known_flags: Iterable[str]) -> tuple[dic
 def count(name: str, value: Any) -> int:
     """A whole number above 0, in vLLM's notation too: 16k is 16,000 and 16K is 16,384. Raises UsageError."""
     if isinstance(value, str) and (found := _COUNT.fullmatch(value)):
-        value = int(float(found[1]) * _UNITS[found[2]])
+        value = int(Decimal(found[1]) * _UNITS[found[2]])
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         flag = "--" + name.replace("_", "-")
         raise UsageError(f"{flag} is {value!r}, and the plan needs a whole number above 0, as in `{flag} 8192`.")

@@ -97,8 +97,7 @@ class Subject:
         if self.profile.gpu is None:
             total = self.gpu_memory_mib or self.hardware.ram_mib
             return PlannedGpu(name="CPU", total_mib=total, usable_mib=total)
-        fraction = asked.args.get("gpu_memory_utilization")
-        return planned_gpu(self.profile.gpu, self._card, self.gpu_memory_mib, fraction)
+        return planned_gpu(self.profile.gpu, self._card, self.gpu_memory_mib, asked.gpu_memory_utilization)
 
     @property
     def _card(self) -> Gpu | None:

@@ -39,14 +39,14 @@ def auto_profile(profiles: dict[str, Profile], hardware: Hardware) -> tuple[str,
     return "auto", like.model_copy(update={"title": card.name, "aliases": (), "gpu": facts})
 
 
-def planned_gpu(facts: GpuFacts, card: Gpu | None, told_mib: int | None, fraction: object) -> PlannedGpu:
+def planned_gpu(facts: GpuFacts, card: Gpu | None, told_mib: int | None, fraction: float | None) -> PlannedGpu:
     """How much of a card there is to plan with. `card` is the GPU that is present, None where none is; `told_mib` and
     `fraction` are the memory and the share that the user names, if any."""
     total = told_mib or facts.memory_mib
     if card is not None and told_mib is None and facts.can_be(card.total_mib):
         total = card.total_mib
     usable, taken, here = max(0, total - facts.reserved_mib), 0, card if card and card.holds(total) else None
-    if isinstance(fraction, float | int) and not isinstance(fraction, bool):
+    if fraction is not None:
         # vLLM takes it of the card that is present, which may be a larger one.
         usable = min(usable, int((here.total_mib if here else total) * fraction))
     if here:
