@@ -42,11 +42,15 @@ class Asked:
         value = self.args.get(name)
         return value if isinstance(value, int) else None
 
+    def object(self, name: str) -> dict[str, Any]:
+        """An argument that is a JSON object, as far as it was given."""
+        given = self.args.get(name)
+        return given if isinstance(given, dict) else {}
+
     @property
     def compilation(self) -> dict[str, Any]:
         """vLLM's `compilation_config`, as far as it was given."""
-        given = self.args.get("compilation_config")
-        return given if isinstance(given, dict) else {}
+        return self.object("compilation_config")
 
 
 def read_asked(args: dict[str, Any]) -> Asked:
@@ -72,6 +76,8 @@ def read_asked(args: dict[str, Any]) -> Asked:
             "checkpoint that it is quantized and takes the fast one."
         )
     _check_budgets(args.get("compilation_config"))
+    if "limit_mm_per_prompt" in args:
+        args["limit_mm_per_prompt"] = _object("limit_mm_per_prompt", args["limit_mm_per_prompt"])
     kv_dtype = str(args.get("kv_cache_dtype", "auto"))
     if kv_dtype not in _KV_BYTES:
         raise UsageError(f"--kv-cache-dtype {kv_dtype}: the plan knows {', '.join(_KV_BYTES)}.")
@@ -79,7 +85,7 @@ def read_asked(args: dict[str, Any]) -> Asked:
         args=args,
         gpu_memory_utilization=_fraction(args.get("gpu_memory_utilization")),
         max_image_pixels=_pixels(args.get("mm_processor_kwargs")),
-        max_images_per_request=_images(args.get("limit_mm_per_prompt")),
+        max_images_per_request=_images(args.get("limit_mm_per_prompt", {})),
         kv_bytes_per_value=_KV_BYTES[kv_dtype],
         enforce_eager=args.get("enforce_eager") is True,
     )
@@ -121,13 +127,12 @@ def _pixels(given: Any) -> int | None:
     return pixels[1]
 
 
-def _images(given: Any) -> int | None:
-    if given is None:
-        return None
-    given = _object("limit_mm_per_prompt", given)
+def _images(given: dict[str, Any]) -> int | None:
     if given.get("video") or given.get("audio"):
         raise UsageError("--limit-mm-per-prompt: nothing is planned for video and audio, only for `image`.")
-    images = given.get("image", 1)
+    if "image" not in given:
+        return None
+    images = given["image"]
     images = images.get("count", 1) if isinstance(images, dict) else images
     if not isinstance(images, int) or isinstance(images, bool) or not 0 <= images <= 1000:
         raise UsageError(f"--limit-mm-per-prompt: `image` is {images!r}, and the plan needs a number from 0 to 1,000.")

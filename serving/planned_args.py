@@ -16,6 +16,9 @@ from serving.profile import Limits, Model, Profile
 # More are a second batch; vLLM takes no more than the smallest budget has tokens.
 _PICTURES_OF_A_GRAPH = 16
 
+# What the plan makes one value of: what was asked for, and its own choice of the rest.
+COMPLETED = ("compilation_config", "limit_mm_per_prompt")
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -56,8 +59,9 @@ def planned_args(
         args["kv_cache_memory_bytes"] = chosen.memory.kv_cache * MIB
     if profile.device == "cuda":
         args |= _of_a_gpu(profile, chosen)
-    compilation = args.get("compilation_config", {}) | asked.compilation
-    return args | asked.args | ({"compilation_config": compilation} if compilation else {})
+    # Of these a part may have been asked for, and what is left out would be vLLM's own choice: of videos a thousand.
+    whole = {name: args.get(name, {}) | asked.object(name) for name in COMPLETED}
+    return args | asked.args | {name: value for name, value in whole.items() if value}
 
 
 def _of_the_model(model: Model, context: int) -> dict[str, Any]:

@@ -182,6 +182,15 @@ def test_what_the_user_says_of_compilation_is_added_to_the_plans(parser: Argumen
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_who_bounds_the_pictures_does_not_open_the_door_to_videos(parser: ArgumentParser, tmp_path: Path) -> None:
+    two = parsed(parser, launch_of(tmp_path, "--limit-mm-per-prompt", '{"image": 2}'))
+    assert two.limit_mm_per_prompt == {"image": 2, "video": 0}
+    none = launch_of(tmp_path, "--limit-mm-per-prompt", '{"audio": 0}')
+    assert parsed(parser, none).limit_mm_per_prompt == {"image": 4, "video": 0, "audio": 0}
+    assert none.plan.limits.max_images_per_request == 4
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_mistyped_argument_of_vllm_names_the_near_one(parser: ArgumentParser, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no argument --max-model-length. Did you mean --max-model-len\?"):
         parsed(parser, launch_of(tmp_path, "--max-model-length", "8192"))
