@@ -16,8 +16,10 @@ from serving.profile import Limits, Model, Profile
 # More are a second batch; vLLM takes no more than the smallest budget has tokens.
 _PICTURES_OF_A_GRAPH = 16
 
-# What the plan makes one value of: what was asked for, and its own choice of the rest.
-COMPLETED = ("compilation_config", "limit_mm_per_prompt")
+# Objects of which the plan makes one: what was asked for, and its own choice of the rest.
+_COMPLETED = ("compilation_config", "limit_mm_per_prompt")
+# Arguments whose planned value holds although they were asked for, since what was asked for is in it.
+PLANNED_WITH = frozenset({*_COMPLETED, "gpu_memory_utilization"})
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,12 @@ def planned_args(
     if profile.device == "cuda":
         args |= _of_a_gpu(profile, chosen)
     # Of these a part may have been asked for, and what is left out would be vLLM's own choice: of videos a thousand.
-    whole = {name: args.get(name, {}) | asked.object(name) for name in COMPLETED}
-    return args | asked.args | {name: value for name, value in whole.items() if value}
+    whole = {name: args.get(name, {}) | asked.object(name) for name in _COMPLETED}
+    every = args | asked.args | {name: value for name, value in whole.items() if value}
+    if chosen.predicted and "gpu_memory_utilization" in args:
+        # The share that was asked for is planned within; vLLM would want to find all of it free.
+        every["gpu_memory_utilization"] = args["gpu_memory_utilization"]
+    return every
 
 
 def _of_the_model(model: Model, context: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from serving.errors import EngineArgsError, NotInstalledError, OnecardError, Usa
 from serving.guard.connection import Connection
 from serving.hardware import in_wsl
 from serving.launch import SUPERVISOR_KEY, Launch, current_launch
-from serving.planned_args import COMPLETED
+from serving.planned_args import PLANNED_WITH
 from serving.plugin import die_with_parent
 
 logger = logging.getLogger("vllm.onecard")
@@ -105,7 +105,7 @@ def _argv(launch: Launch, known_flags: dict[str, Any]) -> list[str]:
     ours, _ = split_unknown(_FIXED | backstop | {"host": launch.host, "port": launch.port}, known_flags)
     _check_user_argv(launch.user_argv, known_flags)
     # Of two values of one argument vLLM reads the last.
-    given = from_argv(launch.user_argv).keys() - set(COMPLETED)
+    given = from_argv(launch.user_argv).keys() - PLANNED_WITH
     defaults, _ = split_unknown(_DEFAULTS, known_flags)
     left = {name: value for name, value in (defaults | planned).items() if name not in given}
     return [*launch.user_argv, *to_argv(left), *to_argv(ours)]

@@ -54,6 +54,14 @@ def test_a_fraction_that_the_user_gives_is_one_of_the_card_that_is_present_too()
     assert plan_of(user_args=share).gpu.usable_mib == 983
 
 
+def test_a_share_that_the_user_gives_need_not_be_free_as_a_whole() -> None:
+    """vLLM refuses to start where less than `gpu_memory_utilization` of the card is free: a browser is enough for that."""
+    card = with_card("NVIDIA GeForce RTX 3060", 12_288, used_mib=1_500)
+    plan = plan_of(hardware=card, user_args={"gpu_memory_utilization": 0.95})
+    assert plan.fits
+    assert plan.engine_args["gpu_memory_utilization"] * 12_288 < 12_288 - 1_500
+
+
 @pytest.mark.parametrize(
     ("card", "total_mib", "profile"),
     [
