@@ -7,6 +7,7 @@ from serving.advice import Step, steps
 from serving.plan import Plan
 from serving.planner import Subject
 from serving.profile import load_models, load_profiles
+from serving.verdict import QUESTION_TOKENS
 from serving.video import EXAMPLE_PIXELS, Frames
 
 _BAR = 44
@@ -67,7 +68,7 @@ def _choices(plan: Plan) -> list[str]:
     kv += f"conversations of {capacity.max_model_len:,}"
     if capacity.image_tokens:
         photo = capacity.image_tokens * min(_PHOTO_PIXELS, limits.max_image_pixels) // limits.max_image_pixels
-        kv += f", or {capacity.kv_tokens // (photo + 256)} questions about a 1024×768 photo at once"
+        kv += f", or {capacity.kv_tokens // (photo + QUESTION_TOKENS)} questions about a 1024×768 photo at once"
     together = plan.tensor_parallel_size
     lines = [f"This on each of {together} cards, which share one server."] if together > 1 else []
     if plan.servers > 1:

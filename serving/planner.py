@@ -9,7 +9,7 @@ from typing import Any
 
 from serving import memory
 from serving.adapters import Adapter, planned_slots
-from serving.architecture import QWEN3_VL, Shape, read_shape
+from serving.architecture import QWEN3_VL, Shape, Vision, read_shape
 from serving.asked import Asked, read_asked
 from serving.checkpoint import Checkpoint
 from serving.errors import UsageError
@@ -22,12 +22,14 @@ from serving.policy import Settings, concessions, cudagraph_sizes, encoder_budge
 from serving.present import planned_gpu
 from serving.profile import Model, Profile, Video
 from serving.verdict import (
+    QUESTION_TOKENS,
     check_adapters,
     check_context,
     conceded,
     cost_of_sharing,
     exchanges,
     expected,
+    pixels_within,
     reason_against,
 )
 from serving.video import Frames
@@ -112,16 +114,18 @@ class Subject:
     def _choose(self, asked: Asked, shape: Shape, weights: Weights, gpu: PlannedGpu) -> Plan:
         """The first of the policy's concessions with which a conversation of the wished length fits; else the last of
         them, with a shorter one."""
-        limits = self._limits(asked)
         context = asked.number("max_model_len") or min(self.profile.context, shape.text.max_positions)
+        wished_for = self._limits(asked)
+        limits = self._within(context, wished_for, asked, shape.vision)
         wish, fixed = self._wish(asked, limits, shape)
         draft = self._draft(asked, shape, weights, gpu, wish)
         for settings in concessions(wish, fixed):
             if draft.kv_tokens >= context:
                 break
             draft = self._draft(asked, shape, weights, gpu, settings)
-        given_up = conceded(wish, draft.settings)
-        if asked.number("max_model_len") is None and _SHORTEST_CONTEXT <= draft.kv_tokens < context:
+        given_up = conceded(replace(wish, max_image_pixels=wished_for.max_image_pixels), draft.settings)
+        shortest = max(_SHORTEST_CONTEXT, draft.image_tokens + QUESTION_TOKENS)
+        if asked.number("max_model_len") is None and shortest <= draft.kv_tokens // 1024 * 1024 < context:
             shorter = draft.kv_tokens // 1024 * 1024
             given_up = (*given_up, f"conversations of {shorter:,} instead of {context:,} tokens")
             context = shorter
@@ -146,6 +150,15 @@ class Subject:
             max_images_per_request=limits.max_images_per_request if images is None else images,
             max_body_mib=limits.max_body_mib,
         )
+
+    def _within(self, context: int, limits: PlannedLimits, asked: Asked, vision: Vision) -> PlannedLimits:
+        """The limits with pictures that a conversation of so many tokens holds. Raises UsageError where it holds none, or not
+        the one that the user wants."""
+        if not limits.max_images_per_request:
+            return limits
+        least = asked.max_image_pixels or min(limits.max_image_pixels, self.checkpoint.min_pixels)
+        pixels = pixels_within(context, limits.max_image_pixels, vision, least=least)
+        return limits.model_copy(update={"max_image_pixels": pixels})
 
     def _with_video(
         self, video: Video, asked: Asked, limits: PlannedLimits, shape: Shape, context: int, kv_tokens: int

@@ -6,7 +6,7 @@ What would fit instead is `advice.py`'s question, how a plan is told as a whole 
 from collections.abc import Sequence
 
 from serving.adapters import Adapter
-from serving.architecture import Shape, Text
+from serving.architecture import Shape, Text, Vision
 from serving.asked import Asked
 from serving.errors import UsageError
 from serving.onecards import among
@@ -20,24 +20,31 @@ _DECODE_EFFICIENCY = 0.7
 # host's memory, and what one PCIe 4.0 slot of eight lanes moves. Assumed, not measured.
 _EXCHANGE_S = 25e-6
 _PCIE_BYTES_S = 12e9
+# What a question about a picture takes beside it: its words, the chat template's, and an answer.
+QUESTION_TOKENS = 256
 # Layers into which the hidden state goes as it is.
 _FROM_HIDDEN = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 
 
 def check_context(asked: Asked, shape: Shape) -> None:
-    """Raises UsageError for a context beyond the model's, or one that the largest picture does not fit into."""
+    """Raises UsageError for a context beyond the model's."""
     context = asked.number("max_model_len")
     longest = shape.text.max_positions
     if context is not None and context > longest:
         raise UsageError(f"--max-model-len {context:,} is more than the {longest:,} tokens that the model knows.")
-    if context is None or asked.max_image_pixels is None:
-        return
-    tokens = asked.max_image_pixels // shape.vision.pixels_per_token
-    if tokens >= context:
+
+
+def pixels_within(context: int, pixels: int, vision: Vision, *, least: int) -> int:
+    """At most so many pixels of a picture that it fits a conversation of `context` tokens with a question about it. Raises
+    UsageError where `least` are more than that."""
+    most = (context - QUESTION_TOKENS) * vision.pixels_per_token
+    if most < least:
         raise UsageError(
-            f"A picture of {asked.max_image_pixels:,} pixels is {tokens:,} tokens, and a conversation has {context:,}: "
-            "choose smaller pictures or a larger --max-model-len."
+            f"A picture of {least:,} pixels is {least // vision.pixels_per_token:,} tokens, and a conversation has "
+            f"{context:,}, of which a question takes some {QUESTION_TOKENS}: choose smaller pictures or a larger "
+            "--max-model-len, or no pictures (--limit-mm-per-prompt '{\"image\": 0}')."
         )
+    return min(pixels, most)
 
 
 def check_adapters(adapters: Sequence[Adapter], shape: Shape, model: Model) -> None:

@@ -119,7 +119,7 @@ _MEMORY = st.integers(1, 100_000)
 _WEIGHTS = st.none() | st.integers(1, 40_000 * MIB)
 _USER = st.fixed_dictionaries(
     {},
-    optional={"max_model_len": st.integers(1, 262_144), "kv_cache_memory_bytes": st.integers(1, 50_000 * MIB)},
+    optional={"max_model_len": st.integers(512, 262_144), "kv_cache_memory_bytes": st.integers(1, 50_000 * MIB)},
 )
 # Given by the user, nothing is conceded, so that one number can be followed.
 _FIXED = {"max_model_len": 4096, "max_num_seqs": 8, "max_num_batched_tokens": 2048}
@@ -194,7 +194,7 @@ def test_one_more_graph_of_the_encoder_never_needs_less_memory(budgets: set[int]
     assert more >= few
 
 
-@given(st.sampled_from(CARDS), _MEMORY, st.integers(1, 262_144))
+@given(st.sampled_from(CARDS), _MEMORY, st.integers(512, 262_144))
 def test_the_shorter_context_that_a_refusal_names_fits(card: str, mib: int, wanted: int) -> None:
     subject, user = subject_of(card, gpu_memory_mib=mib), {"max_model_len": wanted}
     plan = subject.plan(user)
@@ -300,6 +300,8 @@ def test_what_the_user_gives_wins_and_is_planned_with() -> None:
             {"max_model_len": 1024, "mm_processor_kwargs": {"size": {"shortest_edge": 65_536, "longest_edge": 2**22}}},
             "is 4,096 tokens, and a conversation has 1,024",
         ),
+        ({"mm_processor_kwargs": {"size": {"shortest_edge": 65_536, "longest_edge": 2**24}}}, "has 8,192, of which"),
+        ({"max_model_len": 128}, "choose smaller pictures or a larger --max-model-len, or no pictures"),
     ],
 )
 def test_arguments_that_make_no_sense_or_break_the_plan_are_refused(args: dict[str, Any], says: str) -> None:
@@ -339,6 +341,22 @@ def test_pictures_are_bounded_by_the_profile_and_by_the_models_processor() -> No
     size = {"size": {"shortest_edge": 50_176, "longest_edge": 1_048_576}}
     told = plan_of(checkpoint=replace(QWEN, max_pixels=50_176), user_args={"mm_processor_kwargs": size})
     assert (told.limits.max_image_pixels, told.capacity.image_tokens) == (1_048_576, 1024)
+
+
+def test_the_largest_picture_fits_a_conversation_with_a_question_about_it() -> None:
+    plan = plan_of(user_args={"max_model_len": 512})
+    assert (plan.capacity.image_tokens, plan.limits.max_image_pixels) == (256, 256 * 1024)
+    assert plan.engine_args["mm_processor_kwargs"]["size"]["longest_edge"] == 256 * 1024
+    assert "pictures of 262,144 instead of 1,228,800 pixels" in describe_plan(plan)
+    without = plan_of(user_args={"max_model_len": 128, "limit_mm_per_prompt": {"image": 0}})
+    assert without.fits
+
+
+def test_a_conversation_is_not_made_shorter_than_the_picture_that_the_user_wants() -> None:
+    large = {"mm_processor_kwargs": {"size": {"shortest_edge": 65_536, "longest_edge": 4096 * 1024}}}
+    for mib in range(6_000, 9_000, 100):
+        plan = plan_of(gpu_memory_mib=mib, user_args=large)
+        assert not plan.fits or plan.capacity.max_model_len > plan.capacity.image_tokens
 
 
 def test_the_recommended_sampling_reaches_vllm_as_vllm_takes_it() -> None:
