@@ -14,6 +14,8 @@ _COUNTS = frozenset(
     | {"tensor_parallel_size"}
 )
 _KV_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
+# Methods of speculation that draft from the text alone.
+_WITHOUT_WEIGHTS = ("ngram", "suffix")
 # Numbers that are surely a slip of the finger, and would only fail much later.
 _LARGEST = {
     "max_model_len": 10**7,
@@ -74,6 +76,14 @@ def read_asked(args: dict[str, Any]) -> Asked:
         raise UsageError(
             f"--quantization {args['quantization']} would force vLLM's slow kernel. Leave it out: vLLM sees from the "
             "checkpoint that it is quantized and takes the fast one."
+        )
+    if str(args.get("dtype")) in ("float32", "float"):
+        raise UsageError(f"--dtype {args['dtype']}: 16 bits are planned for weights and activations. Leave it out.")
+    method = _object("speculative_config", args.get("speculative_config", {})).get("method")
+    if args.get("speculative_config") and method not in _WITHOUT_WEIGHTS:
+        raise UsageError(
+            f"--speculative-config: nothing is planned for the weights of a draft model ({method!r}). Methods without any are "
+            f"{' and '.join(_WITHOUT_WEIGHTS)}."
         )
     _check_budgets(args.get("compilation_config"))
     if "limit_mm_per_prompt" in args:

@@ -14,7 +14,10 @@ REQUIRED = frozenset(
     | {"kv_cache_memory_bytes", "gpu_memory_utilization", "tensor_parallel_size"}
     | {"enable_lora", "lora_modules", "max_loras", "max_lora_rank", "lora_target_modules"}
 )
-# What onecard decides itself, or must not stand in a plan that others can read; and where it belongs.
+_SPECULATION = "write --speculative-config with the `method` in it"
+_GRAPHS = "write --compilation-config '{\"cudagraph_capture_sizes\": [1, 2, 4]}', which is planned with"
+# What onecard decides itself, what must not stand in a plan that others can read, and what would go past the plan; and where
+# it belongs.
 _NOT_AFTER_THE_DASHES = {
     "model": "it is onecard's own --model",
     "host": "it is onecard's own --host",
@@ -23,6 +26,16 @@ _NOT_AFTER_THE_DASHES = {
     "hf_token": "the hub's token comes from HF_TOKEN, where no process list shows it",
     "api_server_count": "guard and counters live in one API process",
     "middleware": "the guard is the middleware",
+    "ssl_certfile": "a proxy in front speaks TLS (docs/behind-a-proxy.md), for the time without a model too",
+    "worker_extension_cls": "onecard's own measures the memory",
+    "config": "a file of arguments would go past the plan; write them out",
+    "device_memory_utilization": "write --gpu-memory-utilization, which is the same",
+    "num_gpu_blocks_override": "the KV cache is planned in bytes, by --kv-cache-memory-bytes",
+    "language_model_only": "write --limit-mm-per-prompt '{\"image\": 0}'",
+    "spec_method": _SPECULATION,
+    "spec_model": _SPECULATION,
+    "cudagraph_capture_sizes": _GRAPHS,
+    "max_cudagraph_capture_size": _GRAPHS,
 }
 _SHORT_FLAG = re.compile(r"-[A-Za-z]")
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)([kmgtKMGT])")
@@ -57,7 +70,10 @@ def from_argv(argv: Sequence[str]) -> dict[str, Any]:
     for word in argv:
         if word.startswith("--") and word != "--":
             flag, has_value, value = word[2:].partition("=")
-            name = flag.replace("-", "_")
+            name, _, key = flag.replace("-", "_").partition(".")
+            if key:
+                whole = flag.partition(".")[0]
+                raise UsageError(f"--{flag}: give --{whole} as one JSON object, which the plan can read.")
             if name in _NOT_AFTER_THE_DASHES:
                 raise UsageError(f"--{flag} cannot follow `--`: {_NOT_AFTER_THE_DASHES[name]}.")
             if name.startswith("no_") and not has_value:

@@ -25,6 +25,7 @@ from serving.verdict import (
     QUESTION_TOKENS,
     check_adapters,
     check_context,
+    check_steps,
     conceded,
     cost_of_sharing,
     exchanges,
@@ -184,6 +185,7 @@ class Subject:
         # Of no other encoder have graphs been measured.
         capability = self._capability if shape and shape.architecture == QWEN3_VL else None
         wish = replace(wished(self.profile.policy, limits.max_image_pixels, capability), **given)
+        check_steps(wish)
         fixed = frozenset(given) | ({"max_image_pixels"} if asked.max_image_pixels else set())
         if (graphs := asked.compilation.get("cudagraph_mm_encoder")) is not None or asked.enforce_eager:
             return replace(wish, prompt_graphs=bool(graphs) and not asked.enforce_eager), fixed | {"prompt_graphs"}

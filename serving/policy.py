@@ -54,7 +54,8 @@ def concessions(settings: Settings, fixed: frozenset[str]) -> Iterator[Settings]
         settings = replace(settings, prompt_graphs=False)
         yield settings
     floors = {
-        "max_num_batched_tokens": _SMALLEST_BATCH,
+        # Each request that runs takes a token of a step.
+        "max_num_batched_tokens": max(_SMALLEST_BATCH, settings.max_num_seqs),
         "max_num_seqs": _FEWEST_SEQUENCES,
         "max_image_pixels": _SMALLEST_PIXELS,
     }

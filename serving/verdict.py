@@ -34,6 +34,16 @@ def check_context(asked: Asked, shape: Shape) -> None:
         raise UsageError(f"--max-model-len {context:,} is more than the {longest:,} tokens that the model knows.")
 
 
+def check_steps(settings: Settings) -> None:
+    """Raises UsageError for steps in which not every request that runs has a token; vLLM does not start with such."""
+    requests, tokens = settings.max_num_seqs, settings.max_num_batched_tokens
+    if requests > tokens:
+        raise UsageError(
+            f"{requests:,} requests at once need a token each of every step, and a step has {tokens:,}: choose a smaller "
+            "--max-num-seqs or a larger --max-num-batched-tokens."
+        )
+
+
 def pixels_within(context: int, pixels: int, vision: Vision, *, least: int) -> int:
     """At most so many pixels of a picture that it fits a conversation of `context` tokens with a question about it. Raises
     UsageError where `least` are more than that."""

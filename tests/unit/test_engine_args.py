@@ -85,6 +85,11 @@ def test_words_that_belong_to_no_flag_are_refused(argv: list[str]) -> None:
         from_argv(argv)
 
 
+def test_a_part_of_an_object_is_refused_since_the_plan_reads_it_whole() -> None:
+    with pytest.raises(UsageError, match="give --limit-mm-per-prompt as one JSON object"):
+        from_argv(["--limit-mm-per-prompt.image", "50"])
+
+
 def test_a_short_flag_is_no_value_of_the_flag_before_it() -> None:
     with pytest.raises(UsageError, match="long names"):
         from_argv(["--max-model-len", "8192", "-tp", "2"])
@@ -153,7 +158,13 @@ def test_the_plan_arrives_in_vllm_as_it_was_made(parser: ArgumentParser, tmp_pat
     assert (args.host, args.port) == ("127.0.0.1", 8000)
 
 
-@pytest.mark.parametrize("argument", ["--port", "--host=0.0.0.0", "--api-key", "--middleware=other.Guard"])
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--port", "--host=0.0.0.0", "--api-key", "--middleware=other.Guard", "--config", "--num-gpu-blocks-override=9",
+        "--device-memory-utilization", "--cudagraph-capture-sizes", "--worker-extension-cls=a.B", "--ssl-certfile=a",
+    ],
+)  # fmt: skip
 def test_what_is_onecards_own_to_decide_is_refused_after_the_dashes(argument: str) -> None:
     with pytest.raises(UsageError, match="cannot follow `--`"):
         from_argv([argument])

@@ -240,6 +240,12 @@ def test_a_small_card_gives_way_in_words_and_not_where_the_user_decided() -> Non
     assert (fixed.engine_args["max_num_batched_tokens"], fixed.capacity.max_num_seqs) == (2048, 16)
 
 
+def test_steps_do_not_become_too_short_for_the_requests_that_the_user_wants_at_once() -> None:
+    for mib in range(6_000, 12_000, 500):
+        plan = plan_of("rtx4060ti", user_args={"max_num_seqs": 2000}, gpu_memory_mib=mib)
+        assert plan.engine_args["max_num_batched_tokens"] >= 2000
+
+
 def test_one_step_in_each_direction_is_a_plan_of_its_own() -> None:
     subject = subject_of("rtx3060", AWQ, model="qwen3-vl-2b-awq")
     found = {step.flag: step.plan for step in steps(subject, subject.plan(), {})}
@@ -287,6 +293,11 @@ def test_what_the_user_gives_wins_and_is_planned_with() -> None:
         ({"gpu_memory_utilization": float("inf")}, "--gpu-memory-utilization is inf"),
         ({"max_num_seqs": 10**6}, "far beyond what any card holds"),
         ({"max_model_len": 300_000}, "more than the 262,144 tokens that the model knows"),
+        ({"max_num_seqs": 4096}, "4,096 requests at once need a token each of every step, and a step has 2,048"),
+        ({"max_num_batched_tokens": 16}, "and a step has 16"),
+        ({"dtype": "float32"}, "16 bits are planned"),
+        ({"speculative_config": {"method": "eagle3", "model": "a/b"}}, r"weights of a draft model \('eagle3'\)"),
+        ({"speculative_config": '{"model": "a/b"}'}, "weights of a draft model"),
         ({"pipeline_parallel_size": 2}, "several cards for one server"),
         ({"tensor_parallel_size": 3}, "cannot be split over 3 cards"),
         ({"quantization": "awq"}, "slow kernel"),
