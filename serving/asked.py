@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from serving.engine_args import count, names
+from serving.engine_args import check_own, count, names
 from serving.errors import UsageError
 
 _COUNTS = frozenset(
@@ -58,6 +58,8 @@ class Asked:
 def read_asked(args: dict[str, Any]) -> Asked:
     """Raises UsageError for a value that makes no sense, and for an argument that would break the plan."""
     args = dict(args)
+    for name in args:
+        check_own(name)
     for name in _COUNTS.intersection(args):
         args[name] = count(name, args[name])
         if args[name] > _LARGEST[name]:

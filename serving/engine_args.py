@@ -18,7 +18,7 @@ _SPECULATION = "write --speculative-config with the `method` in it"
 _GRAPHS = "write --compilation-config '{\"cudagraph_capture_sizes\": [1, 2, 4]}', which is planned with"
 # What onecard decides itself, what must not stand in a plan that others can read, and what would go past the plan; and where
 # it belongs.
-_NOT_AFTER_THE_DASHES = {
+_NOT_FOR_VLLM = {
     "model": "it is onecard's own --model",
     "host": "it is onecard's own --host",
     "port": "it is onecard's own --port",
@@ -74,8 +74,7 @@ def from_argv(argv: Sequence[str]) -> dict[str, Any]:
             if key:
                 whole = flag.partition(".")[0]
                 raise UsageError(f"--{flag}: give --{whole} as one JSON object, which the plan can read.")
-            if name in _NOT_AFTER_THE_DASHES:
-                raise UsageError(f"--{flag} cannot follow `--`: {_NOT_AFTER_THE_DASHES[name]}.")
+            check_own(name)
             if name.startswith("no_") and not has_value:
                 values, given[name[3:]] = None, False
             else:
@@ -87,6 +86,12 @@ def from_argv(argv: Sequence[str]) -> dict[str, Any]:
         else:
             values.append(_value(word))
     return {name: _unwrapped(values) for name, values in given.items()}
+
+
+def check_own(name: str) -> None:
+    """Raises UsageError for an argument of vLLM's that nobody but onecard gives."""
+    if why := _NOT_FOR_VLLM.get(name):
+        raise UsageError(f"--{name.replace('_', '-')} is not for vLLM: {why}.")
 
 
 def split_unknown(args: dict[str, Any], known_flags: Iterable[str]) -> tuple[dict[str, Any], list[str]]:

@@ -64,7 +64,7 @@ def prepare(
     found = found or hardware.detect()
     name, profile = chosen_profile(profile_name, found)
     chosen = choose(found, cards, on_gpu=profile.gpu is not None)
-    found = serving(found, chosen)
+    found, given = serving(found, chosen), profile.engine_args | from_argv(user_argv)
     resolved = resolve_model(model_name or profile.model)
     subject = Subject(
         profile_name=name,
@@ -75,10 +75,9 @@ def prepare(
         hardware=found,
         gpu_memory_mib=gpu_memory_mib,
         constants=constants_of(found.gpus[0].name if found.gpus else None),
-        adapters=read_adapters(from_argv(user_argv).get("lora_modules") or profile.lora_modules),
+        adapters=read_adapters(given.get("lora_modules") or profile.lora_modules),
     )
-    asked = read_asked(from_argv(user_argv)).number("tensor_parallel_size")
-    size = asked or _fewest_together(subject, user_argv, len(chosen.servers))
+    size = read_asked(given).number("tensor_parallel_size") or _fewest_together(subject, user_argv, len(chosen.servers))
     return _planned(replace(subject, tensor_parallel_size=size), resolved, user_argv, chosen.together(size))
 
 
@@ -123,7 +122,7 @@ def make_launch(
     _check_plan(prepared)
     guard = guard or GuardSettings()
     _check_exposure(host, api_keys_file)
-    check_unsafe(os.environ, from_argv(prepared.user_argv), allowed=guard.unsafe)
+    check_unsafe(os.environ, prepared.plan.engine_args, allowed=guard.unsafe)
     if importlib.util.find_spec("vllm") is None:
         raise NotInstalledError("vLLM is not installed in this environment. `make setup` installs the right one.")
     run_dir = make_run_dir(port)
@@ -171,7 +170,7 @@ def _check_plan(prepared: Prepared) -> None:
             f"The NVIDIA driver is {subject.hardware.driver_version}, and vLLM needs {MIN_DRIVER} or newer "
             "(it is built for CUDA 13). Update the driver, or take PROFILE=cpu."
         )
-    dummy = from_argv(prepared.user_argv).get("load_format") == "dummy"
+    dummy = plan.engine_args.get("load_format") == "dummy"
     if folder is not None and not subject.checkpoint.tensors and not dummy:
         raise CheckpointError(
             f"{folder} holds no weights (no *.safetensors). Download the model whole; or, to measure speed and memory with "

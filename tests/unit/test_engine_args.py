@@ -166,7 +166,7 @@ def test_the_plan_arrives_in_vllm_as_it_was_made(parser: ArgumentParser, tmp_pat
     ],
 )  # fmt: skip
 def test_what_is_onecards_own_to_decide_is_refused_after_the_dashes(argument: str) -> None:
-    with pytest.raises(UsageError, match="cannot follow `--`"):
+    with pytest.raises(UsageError, match="is not for vLLM"):
         from_argv([argument])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from serving.errors import CheckpointError, DoesNotFitError, UsageError
+from serving.errors import CheckpointError, DoesNotFitError, HardwareError, UsageError
 from serving.profile import configs_dir
 from serving.several import make_launches, prepare_each
 from tests.conftest import free_port
@@ -47,6 +47,28 @@ def test_without_a_list_there_is_one(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text(yaml.safe_dump(profile | {"models": [str(copied(tmp_path / "twin"))]}))
     assert len(prepare_each(str(mine), None, None, gpu_memory_mib=8192)) == 2
+
+
+def with_engine_args(file: Path, **args: object) -> str:
+    profile = yaml.safe_load((configs_dir() / "profiles" / "cpu.yaml").read_text())
+    file.write_text(yaml.safe_dump(profile | {"engine_args": profile["engine_args"] | args}))
+    return str(file)
+
+
+def test_what_a_profile_gives_to_vllm_is_held_to_the_same_as_what_follows_the_dashes(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    for own in ("model", "api_key", "api_server_count", "middleware"):
+        with pytest.raises(UsageError, match="is not for vLLM"):
+            prepare_each(with_engine_args(mine, **{own: "x"}), None, None, gpu_memory_mib=8192)
+    (foreign_code,) = prepare_each(with_engine_args(mine, trust_remote_code=True), None, None, gpu_memory_mib=8192)
+    with pytest.raises(UsageError, match="--trust-remote-code runs Python that comes with the model"):
+        make_launches([foreign_code], **options())
+    with pytest.raises(HardwareError, match="--tensor-parallel-size 2: so many cards"):
+        prepare_each(with_engine_args(mine, tensor_parallel_size=2), None, None, gpu_memory_mib=8192)
+    empty = tmp_path / "empty"
+    shutil.copytree(DEMO, empty, ignore=shutil.ignore_patterns("*.safetensors"))
+    dummy = prepare_each(with_engine_args(mine, load_format="dummy"), str(empty), None, gpu_memory_mib=8192)
+    assert make_launches(dummy, **options())
 
 
 def test_what_a_name_could_mean_twice_is_refused(tmp_path: Path) -> None:
