@@ -28,7 +28,12 @@ _PHOTO_PIXELS = 1024 * 768
 
 
 def describe_plan(plan: Plan) -> str:
-    """The memory as a picture and a table, then a sentence for each choice."""
+    """The memory, then a sentence for each choice, or why it does not fit."""
+    return "\n".join((describe_memory(plan), *(_choices(plan) if plan.fits else [why_not(plan)])))
+
+
+def describe_memory(plan: Plan) -> str:
+    """The memory as a picture and a table."""
     memory = plan.memory_mib
     lines = [
         f"{plan.model} ({plan.precision}) on {plan.gpu.name}, profile {plan.profile}: "
@@ -38,7 +43,7 @@ def describe_plan(plan: Plan) -> str:
         mib = getattr(memory, key)
         share = round(_BAR * mib / max(1, plan.gpu.usable_mib, memory.total))
         lines.append(f"  {title:<15}{mib:>8,} MiB  {'█' * share or '▏'}")
-    return "\n".join([*lines, *(_choices(plan) if plan.fits else [why_not(plan)])])
+    return "\n".join(lines)
 
 
 def why_not(plan: Plan) -> str:

@@ -35,10 +35,14 @@ def prepare_each(
 
 
 def make_launches(prepared: list[Prepared], **options: Any) -> list[Launch]:
-    """`make_launch` for each, once all are known to fit: what is refused is refused before the first download.
+    """`make_launch` for each, once all are known to be served: what is refused is refused before the first download. Raises as
+    `check_each` does."""
+    check_each(prepared)
+    return [make_launch(each, **options) for each in prepared]
 
-    Raises DoesNotFitError, and UsageError where a request's `model` could mean two of them.
-    """
+
+def check_each(prepared: list[Prepared]) -> None:
+    """Raises DoesNotFitError, and UsageError where a request's `model` could mean two of them."""
     seen: dict[str, str] = {}
     for each in prepared:
         plan = each.plan
@@ -51,7 +55,6 @@ def make_launches(prepared: list[Prepared], **options: Any) -> list[Launch]:
                     "folder is served under its own."
                 )
             seen[name] = plan.model
-    return [make_launch(each, **options) for each in prepared]
 
 
 def plan_each_again(prepared: list[Prepared], launch: Launch, found: Hardware) -> Plan | None:

@@ -1,5 +1,6 @@
 """The command `onecard serve`: its flags, and the way from them to a running supervisor."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -71,20 +72,23 @@ def serve(
     from functools import partial
 
     from serving import durations
-    from serving.describe import describe_plan
+    from serving.describe import describe_memory, describe_plan
     from serving.engine_args import to_argv
     from serving.prepare import open_socket
-    from serving.several import make_launches, plan_each_again, prepare_each
+    from serving.several import check_each, make_launches, plan_each_again, prepare_each
 
     argv = tuple(vllm_arguments or ())
     prepared = prepare_each(profile, model, models, gpu_memory_mib=gpu_memory_mib, user_argv=argv, cards=cards)
     for each in prepared:
-        typer.echo(describe_plan(each.plan), err=not dry_run)
-        if dry_run:
-            typer.echo("vllm serve " + " ".join(to_argv(each.plan.engine_args)))
+        # Why one does not fit is the refusal's to say.
+        typer.echo(describe_plan(each.plan) if each.plan.fits else describe_memory(each.plan), err=not dry_run)
+        if dry_run and each.plan.fits:
+            place = str(each.resolved.folder or each.resolved.model.source.hub)
+            typer.echo(shlex.join(["vllm", "serve", place, *to_argv(each.plan.engine_args)]))
     if unused := ", ".join(f"GPU {gpu.index} ({gpu.name})" for gpu in prepared[0].cards.unused):
         typer.echo(f"Not used, since unlike the first: {unused}.", err=not dry_run)
     if dry_run:
+        check_each(prepared)
         return
     from serving.advisories import open_here
     from serving.guard.settings import GuardSettings

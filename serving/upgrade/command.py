@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from serving.errors import OnecardError, UsageError
+from serving.errors import DoesNotFitError, OnecardError, UsageError
 from serving.setup.command import interruptible
 from serving.setup.environment import Stamp, own_packages_only
 from serving.setup.pip import Screen, stop
@@ -91,7 +91,8 @@ def _check(release: Path, profile: str, service: Service | None, screen: Screen)
         environment = own_packages_only() | service.environment
         command = as_user(service.user, [str(onecard), "serve", "--dry-run", *service.arguments])
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
+        # What does not fit now may do so once the service has given its memory back: the restart shows it.
+        if done.returncode not in (0, DoesNotFitError.exit_code):
             raise OnecardError(f"The new version does not take the service's settings: {done.stderr.strip()}")
     makes_room = service is not None and service.active and Stamp.read(release / ".venv").variant == "gpu"
     if makes_room:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -154,10 +155,21 @@ def test_a_dry_run_prints_the_plan_and_vllms_arguments_and_starts_nothing(
 ) -> None:
     done = onecard(environment, "serve", *CPU_16_GB, "--dry-run", "--", "--seed", "7")
     assert (done.returncode, done.stderr) == (0, "")
-    last = done.stdout.splitlines()[-1]
-    assert last.startswith("vllm serve --served-model-name onecard-demo demo ")
-    assert "--seed 7" in last
+    words = shlex.split(done.stdout.splitlines()[-1])
+    assert words[:2] == ["vllm", "serve"]
+    assert (Path(words[2]) / "config.json").is_file()
+    # As a shell takes it: JSON is one word.
+    assert json.loads(words[words.index("--limit-mm-per-prompt") + 1]) == {"image": 4, "video": 0}
+    assert "--seed 7" in " ".join(words)
     assert not (tmp_path / "state").exists()
+
+
+def test_what_does_not_fit_is_refused_once_and_dry_too(environment: dict[str, str]) -> None:
+    for dry in ([], ["--dry-run"]):
+        done = onecard(environment, "serve", "--profile", "cpu", "--gpu-memory-mib", "100", *dry)
+        assert done.returncode == 3
+        assert (done.stdout + done.stderr).count("does not fit") == 1
+        assert "vllm serve" not in done.stdout
 
 
 def test_the_profiles_in_words_and_as_json(environment: dict[str, str]) -> None:

@@ -175,6 +175,15 @@ def test_the_service_is_started_with_the_new_version(installation: Installation,
     assert question[:5] == ["serve", "--profile", "cpu", "--model", "demo"]
 
 
+def test_a_service_that_holds_the_memory_is_no_reason_not_to_upgrade_it(
+    installation: Installation, systemd: Path
+) -> None:
+    (installation.prefix / "taken").touch()
+    code, said = installation.run("--to", str(installation.wheel), path=systemd)
+    (installation.prefix / "taken").unlink()
+    assert code == 0, said
+
+
 def test_a_service_that_does_not_start_runs_the_old_version_again(installation: Installation, systemd: Path) -> None:
     (installation.prefix / "broken").touch()
     code, said = installation.run("--to", str(installation.wheel), path=systemd)

@@ -1,6 +1,7 @@
 """`onecard serve` of a small onecard: answers every question as the file `behaviour` of its installation says.
 
-That is a sentence, or `die` (it ends at once), `starting` (it is never ready), `refuse` (it takes no settings).
+That is a sentence, or `die` (it ends at once), `starting` (it is never ready), `refuse` (it takes no settings). With a file
+`taken` beside it, nothing fits the memory that is free.
 """
 
 import argparse
@@ -22,7 +23,8 @@ def main() -> None:
     with (prefix / "started").open("a") as started:
         started.write(f"{os.getpid()} {' '.join(sys.argv[1:])}\n")
     if dry_run:
-        sys.exit("onecard: unknown key `colour`." if behaviour == "refuse" else 0)
+        does_not_fit = 3 if (prefix / "taken").exists() else 0
+        sys.exit("onecard: unknown key `colour`." if behaviour == "refuse" else does_not_fit)
     if behaviour == "die":
         sys.exit("onecard: this version does not start.")
 
