@@ -8,6 +8,8 @@ import typer
 
 from serving.commands.flags import CardsOption, MemoryOption, ModelOption, PortOption, ProfileOption, VllmArguments
 
+_A_DAY_S = 86_400
+
 
 def serve(
     profile: ProfileOption = "auto",
@@ -42,11 +44,18 @@ def serve(
     ] = None,
     drain_seconds: Annotated[
         float,
-        typer.Option(min=0, envvar="ONECARD_DRAIN_SECONDS", help="What running answers get to finish at the end."),
+        typer.Option(
+            min=0, max=_A_DAY_S, envvar="ONECARD_DRAIN_SECONDS", help="What running answers get to finish at the end."
+        ),
     ] = 30.0,
     hang_seconds: Annotated[
         float,
-        typer.Option(min=5, envvar="ONECARD_HANG_SECONDS", help="An engine that is stuck for this long is restarted."),
+        typer.Option(
+            min=5,
+            max=_A_DAY_S,
+            envvar="ONECARD_HANG_SECONDS",
+            help="An engine that is stuck for this long is restarted.",
+        ),
     ] = 90.0,
     idle_unload: Annotated[
         str | None,
@@ -74,9 +83,20 @@ def serve(
     from serving import durations
     from serving.describe import describe_memory, describe_plan
     from serving.engine_args import to_argv
+    from serving.guard.settings import GuardSettings
     from serving.prepare import open_socket
     from serving.several import check_each, make_launches, plan_each_again, prepare_each
 
+    guard = GuardSettings(
+        allowed_hosts=tuple(name.lower() for name in allow_host or ()),
+        allowed_origins=tuple(origin.lower().rstrip("/") for origin in allow_origin or ()),
+        drain_s=drain_seconds,
+        hang_timeout_s=hang_seconds,
+        idle_unload_s=durations.seconds(idle_unload) if idle_unload else None,
+        wake_deadline_s=durations.seconds(wake_deadline),
+        min_stay_s=durations.seconds(min_stay),
+        unsafe=unsafe,
+    )
     argv = tuple(vllm_arguments or ())
     prepared = prepare_each(profile, model, models, gpu_memory_mib=gpu_memory_mib, user_argv=argv, cards=cards)
     for each in prepared:
@@ -91,22 +111,11 @@ def serve(
         check_each(prepared)
         return
     from serving.advisories import open_here
-    from serving.guard.settings import GuardSettings
 
     if known := ", ".join(each.name for each in open_here()):
         typer.echo(
             f"Warning: what is installed here is open to {known}. `onecard doctor` says how to mend it.", err=True
         )
-    guard = GuardSettings(
-        allowed_hosts=tuple(name.lower() for name in allow_host or ()),
-        allowed_origins=tuple(origin.lower().rstrip("/") for origin in allow_origin or ()),
-        drain_s=drain_seconds,
-        hang_timeout_s=hang_seconds,
-        idle_unload_s=durations.seconds(idle_unload) if idle_unload else None,
-        wake_deadline_s=durations.seconds(wake_deadline),
-        min_stay_s=durations.seconds(min_stay),
-        unsafe=unsafe,
-    )
     launches = make_launches(
         prepared,
         host=host,
