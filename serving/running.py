@@ -23,7 +23,7 @@ def fetch_status(port: int, key: str | None = None, timeout_s: float = 10) -> di
 
     Raises NotRunningError when nobody, or somebody else, answers there.
     """
-    url = f"http://127.0.0.1:{port}/onecard/status"
+    url = f"{server_url(port)}/onecard/status"
     key = key or os.environ.get("ONECARD_API_KEY")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
@@ -43,6 +43,15 @@ def fetch_status(port: int, key: str | None = None, timeout_s: float = 10) -> di
     if not isinstance(status, dict) or not {"state", "plan", "queue"} <= status.keys():
         raise NotRunningError(f"Something answers on port {port}, but it is not onecard ({url}).")
     return status
+
+
+def server_url(port: int) -> str:
+    """Where the server on that port of this machine is reached: on the address that it was told to listen on, else on
+    loopback."""
+    with contextlib.suppress(NotRunningError):
+        if isinstance(url := supervisor_facts(port).get("url"), str):
+            return url
+    return f"http://127.0.0.1:{port}"
 
 
 def describe_status(status: dict[str, Any]) -> str:

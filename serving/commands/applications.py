@@ -35,9 +35,9 @@ def product(
     from clients.apps.cli import print_product
     from clients.apps.products_table import run_table
     from serving.outcome import tell_outcome
-    from serving.running import client_errors
+    from serving.running import client_errors, server_url
 
-    server = url or f"http://127.0.0.1:{port}"
+    server = url or server_url(port)
     table = Path(sources[0]) if len(sources) == 1 and sources[0].lower().endswith(".csv") else None
     if table:
         if out is None or name or category:
@@ -74,9 +74,9 @@ def exercises(
     from clients.apps.book import run_book
     from clients.apps.cli import print_exercises
     from serving.outcome import tell_outcome
-    from serving.running import client_errors
+    from serving.running import client_errors, server_url
 
-    server = url or f"http://127.0.0.1:{port}"
+    server = url or server_url(port)
     if out is None:
         with client_errors(server):
             print_exercises(pages, server, count, topic, language, as_json)
@@ -99,9 +99,9 @@ def support(
     if len(screenshots) < 2:
         raise UsageError("Name a screenshot and the message: onecard support screen.png 'I cannot log in.'")
     from clients.apps.cli import print_support
-    from serving.running import client_errors
+    from serving.running import client_errors, server_url
 
-    server = url or f"http://127.0.0.1:{port}"
+    server = url or server_url(port)
     with client_errors(server):
         print_support(screenshots[:-1], server, screenshots[-1], language, as_json)
 

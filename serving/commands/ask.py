@@ -28,9 +28,9 @@ def ask(
         raise UsageError("Name a picture and a question: onecard ask photo.jpg 'What is in the picture?'")
     from clients.cli import Options
     from clients.cli import ask as ask_command
-    from serving.running import client_errors
+    from serving.running import client_errors, server_url
 
-    server = url or f"http://127.0.0.1:{port}"
+    server = url or server_url(port)
     with client_errors(server):
         ask_command(images[:-1], images[-1], server, Options(max_tokens, system, schema, as_json, follow))
 
@@ -55,9 +55,9 @@ def batch(
     """Ask about every picture of a folder or table. Interrupted, the same command goes on where it was."""
     from clients.batch.run import Asked, run_batch
     from serving.outcome import tell_outcome
-    from serving.running import client_errors
+    from serving.running import client_errors, server_url
 
-    server = url or f"http://127.0.0.1:{port}"
+    server = url or server_url(port)
     with client_errors(server):
         done = run_batch(source, out, server, Asked(prompt, system, schema, max_tokens, concurrency))
     tell_outcome(done, out)

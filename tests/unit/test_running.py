@@ -139,6 +139,20 @@ def process(folder: Path, *words: str, setup: str = "") -> Iterator[subprocess.P
             started.kill()
 
 
+def test_a_server_on_another_address_than_loopbacks_first_is_found_by_its_own_word(
+    folder: Path, launch: Launch
+) -> None:
+    elsewhere = "127.0.0.2"
+    with (
+        process(folder, "onecard", "serve") as server,
+        listening(waiting_room(launch), host=elsewhere) as port,
+    ):
+        with pytest.raises(NotRunningError):
+            fetch_status(port)
+        write_json(make_run_dir(port) / "server.json", {"pid": server.pid, "url": f"http://{elsewhere}:{port}"})
+        assert fetch_status(port)["state"] == "starting"
+
+
 def test_stop_ends_the_server_and_waits_for_it(folder: Path) -> None:
     slow = "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), sys.exit()))"
     with process(folder, "onecard", "serve", setup=slow) as server:
