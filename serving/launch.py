@@ -4,15 +4,17 @@ The supervisor writes it into the run directory and names it in the environment;
 (API, engine, workers) can read it there.
 """
 
+import contextlib
 import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from serving import notify
+from serving.errors import DiskFullError
 from serving.guard.settings import GuardSettings
 from serving.plan import Plan
-from serving.state_dir import card_dir
+from serving.state_dir import card_dir, write_text
 
 ENVIRONMENT_KEY = "ONECARD_LAUNCH"
 SUPERVISOR_KEY = "ONECARD_SUPERVISOR_PID"
@@ -104,12 +106,17 @@ class Launch(BaseModel):
         quick enough as they are, and cost minutes of a first start and half a minute of the first log probabilities."""
         return not (self.plan.gpu.name == "CPU" and self.plan.engine_args.get("enforce_eager"))
 
-    def write(self) -> Path:
-        """Writes `launch.json` into the run directory, readable by its owner only."""
-        file = self.run_dir / "launch.json"
-        file.write_text(self.model_dump_json(indent=1), encoding="utf-8")
-        file.chmod(0o600)
-        return file
+    def write(self, otherwise: Path | None = None) -> Path:
+        """Writes `launch.json` into the run directory, or where its disk is full into the folder `otherwise`; readable by its
+        owner only. Raises DiskFullError where it can be written nowhere."""
+        for folder in (self.run_dir, otherwise):
+            if folder:
+                with contextlib.suppress(OSError):
+                    file = folder / "launch.json"
+                    write_text(file, self.model_dump_json(indent=1))
+                    file.chmod(0o600)
+                    return file
+        raise DiskFullError(f"{self.run_dir / 'launch.json'} cannot be written. Is the disk full? Free some of it.")
 
 
 def current_launch() -> Launch | None:

@@ -3,6 +3,7 @@
 Owns the facts and their words; what happens next is the supervisor's to decide.
 """
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass, field
@@ -151,8 +152,10 @@ class Situation:
         return models_body(self.launch, loaded=self.state == "ready")
 
     def note(self) -> None:
-        """Leaves word for the commands, which have no key: they find the process here, and see what it came to."""
+        """Leaves word for the commands, which have no key: they find the process here, and see what it came to. A full disk
+        costs them that and nobody else anything."""
         launch = self.launch
         facts = {"pid": os.getpid(), "url": launch.url, "started_at": self.started_at, "drain_s": launch.guard.drain_s}
         facts |= {"state": self.state, "at": time.time(), "why": self.lead.taken}
-        write_json(launch.home / "server.json", facts | {"wake_deadline_s": launch.guard.wake_deadline_s})
+        with contextlib.suppress(OSError):
+            write_json(launch.home / "server.json", facts | {"wake_deadline_s": launch.guard.wake_deadline_s})

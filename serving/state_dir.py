@@ -70,8 +70,13 @@ def log_file(port: int, card: int = 0) -> Path:
 
 def write_json(file: Path, value: Any) -> None:
     """Replaces the file as a whole, so that a reader never sees half of it."""
+    write_text(file, json.dumps(value, indent=1))
+
+
+def write_text(file: Path, text: str) -> None:
+    """The same for any text."""
     temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(file)
 
 

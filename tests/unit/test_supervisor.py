@@ -210,6 +210,22 @@ def test_a_server_that_dies_is_started_again_and_the_port_never_closes(tmp_path:
         assert running.ask().status_code == 200
 
 
+def test_a_full_disk_is_no_reason_not_to_start_again(tmp_path: Path) -> None:
+    with supervised(tmp_path) as running:
+        running.until(200)
+        home = tmp_path / str(running.port)
+        for name in ("launch.json", "launch.tmp", "server.tmp", "timings.tmp"):
+            (home / name).unlink(missing_ok=True)
+            (home / name).symlink_to("/dev/full")
+        running.server().kill()
+        running.until(503)
+        running.until(200)
+        assert running.restarts() == 1
+        running.process.terminate()
+        assert running.ends() == 0
+        assert "Traceback" not in running.output.read_text()
+
+
 def test_who_asks_again_during_a_restart_is_held_until_it_is_ready(tmp_path: Path) -> None:
     with supervised(tmp_path) as running:
         running.until(200)
