@@ -7,7 +7,7 @@ import typer
 
 from serving.commands import applications
 from serving.commands.ask import ask, batch
-from serving.commands.machine import doctor, pull, upgrade
+from serving.commands.machine import doctor, pull, report, upgrade
 from serving.commands.planning import plan, profiles
 from serving.commands.quantize import evaluate, quantize, requantize_head
 from serving.commands.running import exporter, logs, sleep, status, stop, wake
@@ -29,6 +29,7 @@ app.command()(plan)
 app.command()(pull)
 app.command()(profiles)
 app.command()(doctor)
+app.command()(report)
 app.command()(status)
 app.command()(stop)
 app.command()(sleep)

@@ -1,4 +1,4 @@
-"""The commands `onecard pull`, `doctor` and `upgrade`: what this machine has, and what it is given."""
+"""The commands `onecard pull`, `doctor`, `report` and `upgrade`: what this machine has, and what it is given."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from serving.commands.flags import JsonOption, PortOption, ProfileOption, VllmArguments
+from serving.commands.printing import print_json
 from serving.errors import UsageError
 
 
@@ -40,6 +41,16 @@ def doctor(
     typer.echo(checks_json(checks) if as_json else as_text(checks))
     if any(check.state == "broken" for check in checks):
         raise typer.Exit(1)
+
+
+def report(
+    profile: ProfileOption = "auto",
+    port: PortOption = 8000,
+) -> None:
+    """Print what is known of the server and its machine as one JSON object to share: no path, address or key is in it."""
+    from serving.report import make_report
+
+    print_json(make_report(profile, port))
 
 
 def upgrade(

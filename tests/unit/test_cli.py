@@ -19,6 +19,7 @@ COMMANDS = (
     "plan",
     "profiles",
     "doctor",
+    "report",
     "status",
     "stop",
     "sleep",
