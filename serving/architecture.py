@@ -15,6 +15,8 @@ QWEN2_5_VL = "Qwen2_5_VLForConditionalGeneration"
 QWEN3_VL = "Qwen3VLForConditionalGeneration"
 QWEN3_5 = "Qwen3_5ForConditionalGeneration"
 KNOWN = (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_5)
+# No model has more of anything.
+_LARGEST_NUMBER = 10**9
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,8 @@ def read_shape(architecture: str, config: dict[str, Any]) -> Shape | None:
 
     Raises CheckpointError naming the key where the config lacks one that the plan needs.
     """
-    text = {key: value for key, value in config.items() if not isinstance(value, dict)} | config.get("text_config", {})
-    vision = config["vision_config"]
+    top = {key: value for key, value in config.items() if not isinstance(value, dict)}
+    text, vision = top | _section(config, "text_config"), _section(config, "vision_config")
     # The vision-language class decides at the top level, as vLLM reads it.
     tied = bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)))
     match architecture:
@@ -175,7 +177,10 @@ def _qwen3_5_text(text: dict[str, Any], tied: bool) -> Text:
     d, heads, kv_heads, size = _attention_sizes(text)
     layers = _need(text, "num_hidden_layers")
     kinds = text.get("layer_types")
-    full = kinds.count("full_attention") if kinds else layers // int(text.get("full_attention_interval", 4))
+    if isinstance(kinds, list):
+        full = kinds.count("full_attention")
+    else:
+        full = layers // _need({"full_attention_interval": 4} | text, "full_attention_interval")
     key_heads, value_heads = _need(text, "linear_num_key_heads"), _need(text, "linear_num_value_heads")
     key_dim, value_dim = _need(text, "linear_key_head_dim"), _need(text, "linear_value_head_dim")
     kernel = _need(text, "linear_conv_kernel_dim")
@@ -221,7 +226,10 @@ def _text(
 def _qwen2_vision(vision: dict[str, Any]) -> Vision:
     """Qwen2-VL calls the width `embed_dim`; its `hidden_size` is the language model's."""
     h, out = _need(vision, "embed_dim"), _need(vision, "hidden_size")
-    inner = int(h * float(vision.get("mlp_ratio", 4)))
+    ratio = vision.get("mlp_ratio", 4)
+    if not isinstance(ratio, int | float) or not 0 < ratio < h:
+        raise CheckpointError(f"config.json has no usable `mlp_ratio` ({ratio!r}): the memory plan needs it.")
+    inner = int(h * ratio)
     block = Parameters(4 * h * h + 2 * h * inner, 4 * h + inner + h + 4 * h)
     return _vision(vision, h, inner, out, block, gated=False, merger_norm=2 * h)
 
@@ -255,7 +263,8 @@ def _vision(
     depth, patch, merge = (_need(vision, key) for key in ("depth", "patch_size", "spatial_merge_size"))
     frames = _need(vision, "temporal_patch_size")
     merged = h * merge**2
-    deepstack = len(vision.get("deepstack_visual_indexes") or ())
+    indexes = vision.get("deepstack_visual_indexes")
+    deepstack = len(indexes) if isinstance(indexes, list) else 0
     mergers = 1 + deepstack
     linear = depth * block.linear + mergers * (merged * merged + merged * out)
     other = depth * block.other + mergers * (merged + out) + merger_norm + deepstack * 2 * merged + table
@@ -281,8 +290,15 @@ def _attention_sizes(text: dict[str, Any]) -> tuple[int, int, int, int]:
     return d, heads, kv_heads, _need(text, "head_dim") if "head_dim" in text else d // heads
 
 
+def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    section = config.get(name, {})
+    if not isinstance(section, dict):
+        raise CheckpointError(f"config.json is broken: its `{name}` is no object ({section!r}).")
+    return section
+
+
 def _need(config: dict[str, Any], key: str) -> int:
     value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST_NUMBER:
         raise CheckpointError(f"config.json has no usable `{key}` ({value!r}): the memory plan needs it.")
     return value

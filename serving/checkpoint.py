@@ -77,7 +77,7 @@ def _pixels(files: Files) -> tuple[int, int]:
     if not isinstance(size, dict) or not {"shortest_edge", "longest_edge"} <= size.keys():
         size = {"shortest_edge": processor.get("min_pixels"), "longest_edge": processor.get("max_pixels")}
     smallest, largest = size["shortest_edge"], size["longest_edge"]
-    if not (isinstance(smallest, int) and isinstance(largest, int) and 0 < smallest <= largest):
+    if not (isinstance(smallest, int) and isinstance(largest, int) and 0 < smallest <= largest and largest >= 1024):
         raise CheckpointError(
             f"{files.where}/preprocessor_config.json has no usable `size` (pixels as shortest_edge and longest_edge)."
         )

@@ -62,12 +62,13 @@ def quantization_of(config: Mapping[str, Any]) -> Quantization | None:
         raise CheckpointError("config.json is broken: its `quantization_config` is no object.")
     method = quantized.get("quant_method")
     kept = quantized.get("modules_to_not_convert") or quantized.get("ignore") or []
+    if not isinstance(kept, list):
+        raise CheckpointError(f"config.json is broken: what its quantization leaves out is no list ({kept!r}).")
     vision = not any("visual" in str(name) for name in kept)
     match method:
         case "awq" | "gptq":
             bits = _bits(quantized, "bits")
-            group = quantized.get("group_size", 128)
-            scales = (_SCALE_BITS + bits) / group if isinstance(group, int) and group > 0 else 0.0
+            scales = _per_weight(_SCALE_BITS + bits, quantized.get("group_size", 128))
             return Quantization(f"{method} W{bits}", bits + scales, vision, quantized.get("lm_head") is True)
         case "compressed-tensors":
             return _compressed(quantized, kept, vision)
@@ -106,7 +107,12 @@ def _is_head(targets: Any) -> bool:
 def _with_scales(scheme: Mapping[str, Any]) -> float:
     bits = _bits(scheme, "num_bits")
     size = scheme.get("group_size") if scheme.get("strategy") == "group" else None
-    return bits + ((_SCALE_BITS + (0 if scheme.get("symmetric", True) else bits)) / size if size else 0.0)
+    return bits + _per_weight(_SCALE_BITS + (0 if scheme.get("symmetric", True) else bits), size)
+
+
+def _per_weight(group_bits: int, group_size: Any) -> float:
+    """A weight's share of what its group has once; nothing to speak of where the group is a whole row (-1, or none)."""
+    return group_bits / group_size if isinstance(group_size, int) and group_size > 0 else 0.0
 
 
 def _bits(scheme: Mapping[str, Any], key: str) -> int:
@@ -156,4 +162,4 @@ def _from_headers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> W
 def _known(config: Mapping[str, Any]) -> bool:
     """With headers the sizes are known, whatever the method is called."""
     quantized = config.get("quantization_config")
-    return not quantized or (isinstance(quantized, dict) and quantized.get("quant_method") in _METHODS)
+    return not isinstance(quantized, dict) or quantized.get("quant_method") in _METHODS

@@ -147,8 +147,12 @@ def test_a_missing_json_file_is_named(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "size", [None, {}, {"height": 224, "width": 224}, {"shortest_edge": "1", "longest_edge": 2}, {"shortest_edge": 0}]
-)
+    "size",
+    [
+        None, {}, {"height": 224, "width": 224}, {"shortest_edge": "1", "longest_edge": 2}, {"shortest_edge": 0},
+        {"shortest_edge": 1, "longest_edge": 1},
+    ],
+)  # fmt: skip
 def test_a_processor_without_pixel_bounds_is_refused(folder: Path, size: Any) -> None:
     (folder / "preprocessor_config.json").write_text(json.dumps({"size": size}))
     assert "shortest_edge" in refusal(folder)

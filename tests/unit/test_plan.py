@@ -1,5 +1,6 @@
 """The plan: what holds for every card and model, and the figures of Qwen3-VL-2B and of the built-in model."""
 
+import contextlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from serving import memory
 from serving.advice import nearest, steps
-from serving.architecture import read_shape
+from serving.architecture import KNOWN, read_shape
 from serving.checkpoint import Checkpoint, read_checkpoint
 from serving.describe import describe_plan, describe_steps
 from serving.errors import CheckpointError, UsageError
@@ -402,6 +403,41 @@ def test_a_config_without_what_the_plan_needs_is_refused_by_the_key(section: str
         rest = {name: value for name, value in QWEN.config[section].items() if name != key}
         with pytest.raises(CheckpointError, match=f"no usable `{key}`"):
             plan_of(checkpoint=replace(QWEN, config=QWEN.config | {section: rest}))
+
+
+_SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.just(10**400)
+_ANYTHING = st.recursive(
+    _SCALARS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner)
+)
+_QUANTIZATION = st.fixed_dictionaries(
+    {"quant_method": st.sampled_from(["awq", "gptq", "compressed-tensors", "fp8", "bitsandbytes", "other"])},
+    optional={"bits": _ANYTHING, "group_size": _ANYTHING, "ignore": _ANYTHING, "lm_head": _ANYTHING}
+    | {
+        "config_groups": st.fixed_dictionaries(
+            {"a": st.fixed_dictionaries({"targets": _ANYTHING, "weights": _ANYTHING})}
+        )
+    },
+)
+
+
+@given(st.data(), st.sampled_from(["", "text_config", "vision_config"]), st.booleans())
+def test_whatever_stands_in_a_config_it_is_planned_or_refused_in_words(data: Any, section: str, weighed: bool) -> None:
+    """What a stranger's model says of itself, and what --hf-overrides make of it."""
+    name = data.draw(st.sampled_from(SHAPES))
+    checkpoint, model = shape(name), MODELS[name]
+    inner = checkpoint.config.get(section, {}) if section else checkpoint.config
+    key = data.draw(
+        st.sampled_from([*inner, "quantization_config", "mlp_ratio", "layer_types", "full_attention_interval"])
+    )
+    changed = {key: data.draw((_QUANTIZATION if key == "quantization_config" else _ANYTHING) | _ANYTHING)}
+    if weighed:
+        checkpoint = replace(checkpoint, tensors=weighing(2**30).tensors)
+    subject = replace(subject_of(checkpoint=checkpoint), model=model)
+    architecture = data.draw(st.sampled_from(KNOWN))
+    for each in (subject, replace(subject, checkpoint=replace(checkpoint, architecture=architecture))):
+        with contextlib.suppress(CheckpointError, UsageError):
+            plan = each.plan({"hf_overrides": {section: changed} if section else changed})
+            assert describe_plan(plan)
 
 
 def test_a_config_that_the_user_overrides_is_planned_as_vllm_will_read_it() -> None:
