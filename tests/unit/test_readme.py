@@ -20,6 +20,7 @@ from serving.guard.routes import ROUTES
 
 ROOT = Path(__file__).parents[2]
 READMES = ("README.md", "README.zh-CN.md")
+GUIDES = sorted(file.relative_to(ROOT).as_posix() for file in (ROOT / "docs").rglob("*.md"))
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 TARGETS = set(re.findall(r"^([a-z][\w-]*):", MAKEFILE, re.MULTILINE))
@@ -74,7 +75,8 @@ def check(words: list[str], *, whole: bool) -> None:
                 command.make_context(arguments[0], arguments[1:])
             else:
                 known = {flag for option in command.params for flag in option.opts} | {"--help"}
-                own = itertools.takewhile(lambda word: word != "--", arguments[1:])  # the rest is vLLM's
+                # The rest is vLLM's, or the next program's.
+                own = itertools.takewhile(lambda word: word not in ("--", "|"), arguments[1:])
                 assert {word for word in own if word.startswith("-")} <= known, words
         case "python" if arguments[0] == "-m":
             assert importlib.util.find_spec(arguments[1]), words
@@ -94,6 +96,15 @@ def test_commands_in_running_text_exist(text: str) -> None:
     assert set(COMMANDS) <= {words[1] for words in commands if words[0] == "onecard"}
     for words in commands:
         check(words, whole=False)
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_the_commands_of_the_guides_exist(guide: str) -> None:
+    """The runbooks above all: who follows one has no time for a command that is not there."""
+    text = (ROOT / guide).read_text("utf-8")
+    for words in (*inline_commands(text), *shell_commands(text)):
+        if Path(words[0]).name in ("onecard", "make"):
+            check(words, whole=False)
 
 
 @pytest.mark.parametrize(
