@@ -4,6 +4,7 @@ It needs neither vLLM nor torch. Everything is read beside the scrapes, so that 
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -20,6 +21,8 @@ from serving.metrics.sampled import Sampled
 from serving.metrics.status import StatusCollector
 from serving.metrics.watch import Watch
 from serving.notify import child_environment
+
+_ENDS_WITHIN_S = 2.0
 
 
 def run_exporter(server_port: int, host: str, port: int) -> None:
@@ -77,3 +80,13 @@ async def start_child(server_port: int, log: Path) -> asyncio.subprocess.Process
             env=child_environment(os.environ),
             start_new_session=True,
         )
+
+
+async def end_child(exporter: asyncio.subprocess.Process) -> None:
+    """Ends it; one that hangs, as in a driver that has died, is killed, and left to the kernel where even that takes long."""
+    for end in (exporter.terminate, exporter.kill):
+        with contextlib.suppress(ProcessLookupError):
+            end()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(exporter.wait(), _ENDS_WITHIN_S)
+            return

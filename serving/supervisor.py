@@ -112,9 +112,8 @@ class Supervisor:
             await self._waiting.clear()
             for task in beside:
                 task.cancel()
-            if companion and companion.returncode is None:
-                companion.terminate()
-                await companion.wait()
+            if companion:
+                await exporter.end_child(companion)
             self.listening.close()
             for lane in self._lanes:
                 lane.close()

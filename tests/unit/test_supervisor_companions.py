@@ -46,3 +46,16 @@ def test_the_exporter_comes_and_goes_with_the_server(tmp_path: Path, monkeypatch
         running.process.send_signal(signal.SIGTERM)
         assert running.ends() == 0
         assert not exporter.is_running()
+
+
+def test_an_exporter_that_hangs_does_not_keep_the_server_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does that asks a driver which has died."""
+    monkeypatch.setenv("ONECARD_EXPORTER_PORT", str(free_port()))
+    with supervised(tmp_path) as running:
+        running.until(200)
+        (exporter,) = [c for c in psutil.Process(running.process.pid).children() if "exporter" in c.cmdline()]
+        exporter.suspend()
+        running.process.send_signal(signal.SIGTERM)
+        assert running.ends() == 0
