@@ -136,9 +136,12 @@ def _model(profile: Profile) -> Check:
 
 
 def _disk() -> Check:
-    folder = state_dir()
-    while not folder.exists():
+    folder = state_dir().absolute()
+    while not os.path.exists(folder):
         folder = folder.parent
+    if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        mend = f"sudo chown -R {os.getuid()} {folder}, or set ONECARD_STATE_DIR to a folder of your own"
+        return Check("disk", "broken", f"logs and notes go to {state_dir()}, and {folder} cannot be written to", mend)
     free = shutil.disk_usage(folder).free / 1e9
     if free < _DISK_GB:
         return Check("disk", "broken", f"{free:.1f} GB free in {folder}", f"free at least {_DISK_GB} GB")

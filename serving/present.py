@@ -1,10 +1,10 @@
 """The card that is here: which profile is its own, how much of it there is to plan with, and whether what is planned can start
 on it."""
 
-from serving.errors import HardwareError
+from serving.errors import ConfigError, HardwareError
 from serving.hardware import Gpu, Hardware
 from serving.plan import Plan, PlannedGpu
-from serving.profile import GpuFacts, Profile, load_profile, load_profiles
+from serving.profile import GpuFacts, Profile, configs_dir, load_profile, load_profiles
 
 # vLLM's kernels need Turing or newer.
 _OLDEST_CAPABILITY = (7, 5)
@@ -17,14 +17,20 @@ def chosen_profile(name: str, hardware: Hardware) -> tuple[str, Profile]:
 
 def auto_profile(profiles: dict[str, Profile], hardware: Hardware) -> tuple[str, Profile]:
     """The profile of the first GPU: the one that names it, with its memory; else `auto`, made of what NVML says of the card
-    and of the limits of the largest known card that is no larger. `cpu` where there is no GPU."""
-    if not hardware.gpus:
-        return "cpu", profiles["cpu"]
-    card = hardware.gpus[0]
+    and of the limits of the largest known card that is no larger. `cpu` where there is no GPU. Raises ConfigError where a
+    folder of somebody's own has no such profile."""
     by_size = sorted(
         ((name, profile, profile.gpu) for name, profile in profiles.items() if profile.gpu is not None),
         key=lambda each: each[2].memory_mib,
     )
+    if not (by_size if hardware.gpus else "cpu" in profiles):
+        needed = "profile of a GPU" if hardware.gpus else "cpu.yaml"
+        raise ConfigError(
+            f"{configs_dir() / 'profiles'} holds no {needed}, which `auto` needs here: name one with --profile."
+        )
+    if not hardware.gpus:
+        return "cpu", profiles["cpu"]
+    card = hardware.gpus[0]
     for name, profile, facts in by_size:
         if card.name in facts.names and facts.can_be(card.total_mib):
             return name, profile

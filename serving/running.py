@@ -151,10 +151,16 @@ def stop_server(port: int) -> float:
 def log_lines(port: int, count: int, *, follow: bool, card: int = 0) -> Iterator[str]:
     """The last `count` lines of the log of that card's server, and, with `follow`, what is added, without end."""
     file = log_file(port, card)
-    if not file.is_file():
+    try:
+        log = file.open(encoding="utf-8", errors="replace")
+    except FileNotFoundError as error:
         of = f"card {card} of port {port}" if card else f"port {port}"
-        raise NotRunningError(f"There is no log for {of} ({file}). Was a server started there?")
-    with file.open(encoding="utf-8", errors="replace") as stream:
+        raise NotRunningError(f"There is no log for {of} ({file}). Was a server started there?") from error
+    except OSError as error:
+        raise NotRunningError(
+            f"{file} cannot be read: {error.strerror}. Does the server run as another user?"
+        ) from error
+    with log as stream:
         yield from stream.readlines()[-count:] if count else []
         while follow:
             if line := stream.readline():

@@ -139,6 +139,16 @@ def test_proxies_that_would_swallow_loopback_are_noted(
     assert ("no_proxy=localhost,127.0.0.1" in check.mend) == (state == "note")
 
 
+def test_a_state_folder_that_cannot_be_written_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ONECARD_STATE_DIR", str(tmp_path / "file"))
+    assert (found("disk").state, "ONECARD_STATE_DIR" in found("disk").mend) == ("broken", True)
+    monkeypatch.setenv(
+        "ONECARD_STATE_DIR", str(tmp_path / ("x" * 300))
+    )  # a name that is too long is no reason to crash
+    assert found("disk")
+
+
 def test_the_disk_is_that_of_the_state_folder_even_before_it_is_there(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.describe import describe_plan
-from serving.errors import HardwareError
+from serving.errors import ConfigError, HardwareError
 from serving.hardware import driver_too_old, visible
 from serving.present import auto_profile, check_hardware
 from tests.unit.test_plan import CARDS, NO_GPU, PROFILES, plan_of, subject_of, with_card
@@ -98,6 +98,13 @@ def test_auto_plans_for_a_card_that_no_profile_names(card: str, total_mib: int, 
 
 def test_auto_serves_the_demo_without_a_gpu() -> None:
     assert auto_profile(PROFILES, NO_GPU) == ("cpu", PROFILES["cpu"])
+
+
+def test_auto_without_the_profile_that_it_needs_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"holds no cpu\.yaml"):
+        auto_profile({}, NO_GPU)
+    with pytest.raises(ConfigError, match="holds no profile of a GPU"):
+        auto_profile({"cpu": PROFILES["cpu"]}, with_card("NVIDIA GeForce RTX 3060", 12_288))
 
 
 def test_a_card_that_is_smaller_or_older_than_planned_for_is_refused_before_anything_is_loaded() -> None:

@@ -192,6 +192,12 @@ def test_stop_without_a_server_is_refused(content: str) -> None:
 # --- logs ---
 
 
+def test_a_log_that_cannot_be_read_is_said_so() -> None:
+    (make_run_dir(8000) / "server.log").mkdir()
+    with pytest.raises(NotRunningError, match=r"server\.log cannot be read: Is a directory"):
+        list(log_lines(8000, 1, follow=False))
+
+
 def test_the_last_lines_of_the_log() -> None:
     (make_run_dir(8000) / "server.log").write_bytes(b"one\ntwo\xff\nthree\n")
     assert list(log_lines(8000, 2, follow=False)) == ["two\ufffd\n", "three\n"]
