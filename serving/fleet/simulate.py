@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 
 from serving.fleet.cards import Service
 
+# A client that was refused asks again after this: at once, it would never be done.
+_REFUSED_PAUSE_S = 0.2
+
 
 @dataclass
 class Request:
@@ -107,22 +110,43 @@ def simulate_closed(
     services: Sequence[Service], clients: int, each: int, length: Callable[[], int], *, seed: int = 0
 ) -> Outcome:
     """So many clients, each of which asks again when it has been answered, `each` times."""
-    simulation = _Simulation(services, seed)
     left = [each - 1] * clients
+
+    def more(client: int, _now: float) -> bool:
+        left[client] -= 1
+        return left[client] >= 0
+
+    return _closed(services, clients, more, length, seed)
+
+
+def simulate_until(
+    services: Sequence[Service], clients: int, seconds: float, length: Callable[[], int], *, seed: int = 0
+) -> Outcome:
+    """So many clients, each of which asks again when it has been answered, for so long; what runs then is answered."""
+    return _closed(services, clients, lambda _, now: now < seconds, length, seed)
+
+
+def _closed(
+    services: Sequence[Service],
+    clients: int,
+    more: Callable[[int, float], bool],
+    length: Callable[[], int],
+    seed: int,
+) -> Outcome:
+    """`more` says whether that client asks again, now that it has been answered or refused."""
     owners: dict[int, int] = {}
 
     def again(done: Request, now: float) -> Request | None:
         client = owners.pop(id(done))
-        if not left[client]:
+        if not more(client, now):
             return None
-        left[client] -= 1
-        following = Request(now, length())
+        following = Request(now + _REFUSED_PAUSE_S * done.refused, length())
         owners[id(following)] = client
         return following
 
     first = [Request(0.0, length()) for _ in range(clients)]
     owners.update((id(request), client) for client, request in enumerate(first))
-    return simulation.run(iter(first), 0.0, again)
+    return _Simulation(services, seed).run(iter(first), 0.0, again)
 
 
 class _Simulation:
