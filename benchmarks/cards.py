@@ -1,9 +1,10 @@
 """What a second card is worth: `python -m benchmarks.cards -o cards.json --cards 1,2 -- --profile rtx3060`.
 
-What follows `--` is given to `onecard serve`. For each number of cards a server is started, and so many clients a card ask it
-about pictures that are all different, over connections that are kept alive: throughput, latency, and what each card answered.
-Then, where there is more than one, the engine of the last card is killed under the same load: what is lost, what the others
-answer meanwhile, and when it is back.
+What follows `--` is given to `onecard serve`. For each number of cards a server is started, and clients ask it about pictures
+that are all different, over connections that are kept alive. In turn, so that a drift of the machine meets all of them: as many
+clients a card as it takes (`full`), one client (`alone`), a quarter of the many (`quarter`), and people who ask by chance, six
+tenths as often as it could answer (`arrivals`). Then, where there is more than one card, the engine of the last is killed under
+the full load. `python -m benchmarks.cards_check cards.json` compares the simulation with that.
 """
 
 import argparse
@@ -16,8 +17,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,130 +25,114 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.cards_load import Clients
+from benchmarks.cards_kill import kill_one
+from benchmarks.cards_load import Asked, Clients, poisson
 from benchmarks.cards_table import as_table
-from benchmarks.fleet_load import Generator, Timed
+from benchmarks.fleet_load import Generator
+from benchmarks.load import Figures, medians
 from benchmarks.results import new_run
 from benchmarks.say import say
 from benchmarks.served import key_header, serving, until
 from benchmarks.workload import pixels
-from serving import launch
 from serving.errors import OnecardError
 
 ROUTE = "/v1/chat/completions"
+# Of the answers a second under full load, how many are asked for by chance.
+_ARRIVE = 0.6
+_TOLD_OF_A_LOG = 3000
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Measures each number of cards, prints the tables, and writes the JSON after each. Exit code 1 when a server does not
-    start, or does not come back."""
+    """Measures each number of cards, prints the tables, and writes the JSON after each round. Exit code 1 when a server does
+    not start, or does not come back; what was measured before is kept."""
     settings = _parser().parse_args(words)
     told: dict[str, Any] = {}
-    for cards in settings.cards:
-        say(f"onecard serve --cards {cards} …")
-        with tempfile.TemporaryDirectory() as folder:
-            os.environ["ONECARD_STATE_DIR"] = folder
+    for place, cards in enumerate(settings.cards):
+        _say(f"onecard serve --cards {cards} …")
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            os.environ["ONECARD_STATE_DIR"] = name
             try:
-                with serving(["--cards", str(cards), *settings.serve], Path(folder)) as served:
-                    found = measure(served.port, served.pid, cards, settings, Path(folder))
-            except (OnecardError, RuntimeError, ValueError) as error:
-                sys.stderr.write(f"{error}\n")
+                with serving(["--cards", str(cards), *settings.serve], folder) as served:
+                    _say(f"The first card is ready after {served.ready_s:.0f} s.")
+                    for found, plan in measure(served.port, served.pid, cards, settings, folder):
+                        told = told or _about(found["model"], plan, settings, words)
+                        told["cores_shared"] |= plan["gpu"]["name"] == "CPU" and cards > 1
+                        told["cards"][place:] = [found]
+                        if settings.out:
+                            settings.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+            except (OnecardError, RuntimeError, ValueError, OSError, httpx.HTTPError, psutil.Error) as error:
+                sys.stderr.write(f"{_ends_of_logs(folder)}{error}\n")
                 return 1
-        told = told or _about(found["model"], settings, words)
-        told["cores_shared"] |= found.pop("on_cpu") and cards > 1
-        told["cards"].append(found)
-        if settings.out:
-            settings.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     say(as_table(told))
     return 1 if any("gave_up" in each for each in told["cards"]) else 0
 
 
-def measure(port: int, supervisor: int, cards: int, settings: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """What a server with so many cards came to; `supervisor` is its process id. Raises RuntimeError when they are not ready
-    in time or the clients cannot ask, and ValueError when nothing is answered."""
+def measure(
+    port: int, supervisor: int, cards: int, settings: argparse.Namespace, folder: Path
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """What a server with so many cards comes to, told again after each round and after the kill, and its plan; `supervisor` is
+    its process id. Raises RuntimeError when they are not ready in time or the clients cannot ask, and ValueError when nothing
+    is answered."""
     began = time.monotonic()
-    status = until(port, f"{cards} cards ready", lambda found: _ready(found, cards))
-    say(f"{cards} ready; the last of them {time.monotonic() - began:.0f} s after the first.")
-    model, tokens = status["models"][0], settings.answer_tokens
-    count = cards * (settings.clients or status["plan"]["capacity"]["max_num_seqs"])
+    status = until(port, f"{cards} cards ready", lambda found: _ready(found, cards), settings.limit)
+    _say(f"{cards} ready; the last of them {time.monotonic() - began:.0f} s after the first.")
+    model, plan, tokens = status["models"][0], status["plan"], settings.answer_tokens
+    count = cards * (settings.clients or plan["capacity"]["max_num_seqs"])
     url = f"http://127.0.0.1:{port}"
     # There are fewer processes of clients than clients: nobody else has that picture.
     prompt_tokens = asyncio.run(_prompt_tokens(Generator([url], model, settings.picture, first=count)))
+    found: dict[str, Any] = {"cards": cards, "model": model, "prompt_tokens": prompt_tokens, "by_card": [0] * cards}
+    found["loads"] = _loads(count, settings.seconds / settings.rounds)
     with contextlib.closing(Clients(url, model, settings.picture, count, folder)) as clients:
-        clients.ask(tokens, seconds=settings.seconds / 3, stop=folder / "never")
-        before = answered_by_card(port)
-        asked = clients.ask(tokens, seconds=settings.seconds, stop=folder / "never")
-        after = answered_by_card(port)
-        found = {
-            "cards": cards,
-            "model": model,
-            "on_cpu": status["plan"]["gpu"]["name"] == "CPU",
-            "clients": count,
-            "figures": asked.load(tokens, prompt_tokens).figures(),
-            "by_card": [after[card] - before[card] for card in range(cards)],
-        }
-        say(f"{found['figures']['requests_per_s']:g} requests/s, by card {found['by_card']}")
+        clients.ask(tokens, seconds=settings.seconds / 3)
+        _say("Warm.")
+        for number in range(settings.rounds):
+            _one_round(port, clients, found, tokens, number)
+            yield found, plan
         if cards > 1:
+            pause_s, limit_s = settings.seconds / 3, settings.limit
             try:
-                found["killed"] = kill_one(port, supervisor, cards - 1, clients, settings, folder)
-            except RuntimeError as error:  # what was measured before is kept
+                found["killed"] = kill_one(port, supervisor, cards - 1, clients, tokens, pause_s, limit_s, folder)
+            except (RuntimeError, psutil.Error) as error:  # what was measured before is kept
                 found["gave_up"] = str(error)
-    return found
+            yield found, plan
 
 
-def kill_one(
-    port: int, supervisor: int, card: int, clients: Clients, settings: argparse.Namespace, folder: Path
-) -> dict[str, Any]:
-    """The engine of that card is killed in the middle of the load, which goes on until that card answers again."""
-    stop = folder / "stop"
-    with ThreadPoolExecutor(1) as threads:
-        loaded = threads.submit(clients.ask, settings.answer_tokens, stop=stop)
-        try:
-            until(port, "requests on every card", lambda found: all(each["requests"] for each in found["cards"]))
-            time.sleep(settings.seconds / 3)
-            engine = engine_of(supervisor, card)
-            had = until(port, "the status", lambda _: True)["cards"][card]
-            engine.kill()
-            killed = time.perf_counter()
-            say(f"{engine.pid}, the engine of card {card}, was killed with {had['requests']} requests on that card …")
-            until(port, f"card {card} ready again", lambda found: _returned(found["cards"][card], had["restarts"]))
-            returned = time.perf_counter()
-            say(f"… and is ready again after {returned - killed:.0f} s.")
-            until(port, f"requests on card {card} again", lambda found: found["cards"][card]["requests"] > 0)
-            time.sleep(settings.seconds / 3)
-        finally:
-            stop.touch()
-        asked = loaded.result()
-    return {"card": card, "running_there": had["requests"]} | aftermath(asked.requests, killed, returned)
+def _one_round(port: int, clients: Clients, found: dict[str, Any], tokens: int, number: int) -> None:
+    """Every load once. The rate of the arrivals follows from the first full load."""
+    loads = found["loads"]
+    for name, load in loads.items():
+        before = answered_by_card(port)
+        told = _ask(clients, load, tokens, number).load(tokens, found["prompt_tokens"]).figures()
+        if name == "full":
+            after = answered_by_card(port)
+            found["by_card"] = [had + after[card] - before[card] for card, had in enumerate(found["by_card"])]
+            loads["arrivals"].setdefault("per_s", round(_ARRIVE * told["requests_per_s"], 3))
+        load["rounds"].append(told)
+        load["figures"] = _together(load["rounds"])
+        _say(f"Round {number + 1}, {name}: {told['requests_per_s']:g} requests/s, each {told['total_ms']:.0f} ms.")
 
 
-def aftermath(requests: Sequence[Timed], killed: float, returned: float) -> dict[str, Any]:
-    """What the clients saw of a kill. A request that failed had been sent `before` it or `after` it; only one that was sent
-    before can have been running there."""
-    failed = [each for each in requests if each.failed]
-    meanwhile = sum(not each.failed and killed < each.end <= returned for each in requests)
+def _loads(count: int, seconds: float) -> dict[str, dict[str, Any]]:
+    """What is asked in a round, for so many seconds; the others than the first are short ones."""
     return {
-        "requests": len(requests),
-        "failed_sent_before": sum(each.at <= killed for each in failed),
-        "failed_sent_after": sum(each.at > killed for each in failed),
-        "failures": dict(Counter(each.failed.partition(":")[0] for each in failed)),
-        "examples": sorted({each.failed for each in failed})[:3],
-        "last_failure_s": round(max((each.end - killed for each in failed), default=0.0), 2),
-        "ready_again_s": round(returned - killed, 1),
-        "answered_meanwhile": meanwhile,
-        "meanwhile_per_s": round(meanwhile / (returned - killed), 3),
+        "full": {"clients": count, "seconds": seconds, "rounds": []},
+        "alone": {"clients": 1, "seconds": 0.4 * seconds, "rounds": []},
+        "quarter": {"clients": max(2, count // 4), "seconds": 0.4 * seconds, "rounds": []},
+        "arrivals": {"seconds": 0.5 * seconds, "rounds": []},
     }
 
 
-def engine_of(supervisor: int, card: int) -> psutil.Process:
-    """The engine's process of that card: below the server whose launch is that card's. Where the engine has no process of its
-    own, the server. Raises RuntimeError when there is none."""
-    for server in psutil.Process(supervisor).children():
-        with contextlib.suppress(psutil.Error, OSError, KeyError):
-            of = json.loads(Path(server.environ()[launch.ENVIRONMENT_KEY]).read_text(encoding="utf-8"))
-            if of["card"] == card:
-                below = server.children(recursive=True)
-                return next((each for each in below if "EngineCore" in " ".join(each.cmdline())), server)
-    raise RuntimeError(f"no process serves card {card}")
+def _ask(clients: Clients, load: dict[str, Any], tokens: int, number: int) -> Asked:
+    if "clients" in load:
+        return clients.ask(tokens, clients=load["clients"], seconds=load["seconds"])
+    return clients.ask_at(tokens, poisson(load["per_s"], load["seconds"], number))
+
+
+def _together(rounds: Sequence[Figures]) -> Figures:
+    """Medians; requests that failed are all counted."""
+    return medians(rounds) | {name: sum(each[name] for each in rounds) for name in ("requests", "failed")}
 
 
 def answered_by_card(port: int) -> Counter[int]:
@@ -180,20 +164,30 @@ async def _prompt_tokens(generator: Generator) -> int:
 
 
 def _ready(status: dict[str, Any], cards: int) -> bool:
+    if lost := [each for each in status["cards"] if each["state"] == "lost"]:
+        raise RuntimeError(f"card {lost[0]['card']} was given up: {lost[0]['why']}")
     states = [each["state"] for each in status["cards"]] or [status["state"]]
     return states == ["ready"] * cards
 
 
-def _returned(card: dict[str, Any], restarts: int) -> bool:
-    if card["state"] == "lost":
-        raise RuntimeError(f"card {card['card']} was given up: {card['why']}")
-    return bool(card["restarts"] > restarts and card["state"] == "ready")
+def _say(what: str) -> None:
+    """With the time of day: a run on a machine that is lent has so many minutes, and its log shows where they went."""
+    say(f"{time.strftime('%H:%M:%S')} {what}")
 
 
-def _about(model: str, settings: argparse.Namespace, words: Sequence[str] | None) -> dict[str, Any]:
+def _ends_of_logs(folder: Path) -> str:
+    """The folder goes when the run ends, and with it what the servers said."""
+    files = sorted(folder.rglob("*.log"))
+    return "".join(f"{each.name}:\n{each.read_text(errors='replace')[-_TOLD_OF_A_LOG:]}\n" for each in files)
+
+
+def _about(
+    model: str, plan: dict[str, Any], settings: argparse.Namespace, words: Sequence[str] | None
+) -> dict[str, Any]:
     run = new_run(model, {}).model_dump(include={"date", "versions", "machine", "model"})
     return run | {
         "command": shlex.join(["python", "-m", "benchmarks.cards", *(sys.argv[1:] if words is None else words)]),
+        "plan": plan,
         "seconds": settings.seconds,
         "answer_tokens": settings.answer_tokens,
         "picture": settings.picture,
@@ -214,7 +208,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--clients", type=int, help="for each card; as many as the plan runs at once where it is not said"
     )
-    parser.add_argument("--seconds", type=float, default=30.0, help="of load; a third of it first, to warm up")
+    parser.add_argument(
+        "--seconds", type=float, default=18.0, help="of full load in all rounds; a third of it first, to warm up"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--limit", type=float, default=240.0, help="seconds for further cards, and for one that is killed"
+    )
     parser.add_argument("--answer-tokens", type=int, default=128)
     parser.add_argument("--picture", type=pixels, default=(1024, 768), metavar="WxH")
     parser.add_argument("serve", nargs="*", metavar="-- SERVE ARGUMENTS", help="for `onecard serve`")

@@ -20,6 +20,10 @@ _PICTURES_EACH = 1_000_000
 # Of the end of a stream, where an error would stand.
 _TAIL_BYTES = 4096
 _REFUSED_PAUSE_S = 0.2
+# A stream that says nothing for so long has been forgotten.
+_SILENCE_S = 120.0
+# A picture is drawn so long before it is sent: it takes 10 ms of a core.
+_DRAWN_BEFORE_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Generator:
         self._running = [0] * len(urls)
         self._rng = random.Random(0)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-        self._client = httpx.AsyncClient(timeout=600, trust_env=False, limits=limits, headers=key_header())
+        self._client = httpx.AsyncClient(timeout=_SILENCE_S, trust_env=False, limits=limits, headers=key_header())
 
     def bodies(self, count: int, tokens: int, answers: int = 1) -> Iterator[dict[str, Any]]:
         """Requests for answers of exactly so many tokens."""
@@ -103,15 +107,12 @@ class Generator:
         """So many clients, each of which asks again until it is over, whether it was answered or not. Nothing is tried twice.
         Seconds of `time.perf_counter`, which all processes of a machine share."""
 
-        def another() -> dict[str, Any]:
-            return next(self.bodies(1, tokens))
-
         async def client() -> list[Timed]:
             asked = []
-            body = await asyncio.to_thread(another)
+            body = await asyncio.to_thread(self._another, tokens)
             while not over():
                 # Drawn while the answer is waited for.
-                following = asyncio.create_task(asyncio.to_thread(another))
+                following = asyncio.create_task(asyncio.to_thread(self._another, tokens))
                 asked.append(await self._ask(body, 0.0))
                 body = await following
                 if asked[-1].failed:
@@ -119,6 +120,20 @@ class Generator:
             return asked
 
         return [one for some in await asyncio.gather(*(client() for _ in range(clients))) for one in some]
+
+    async def at(self, moments: Sequence[float], tokens: int) -> list[Timed]:
+        """A request at each of those seconds of `time.perf_counter`, whether others have been answered or not."""
+
+        async def later(moment: float) -> Timed:
+            await asyncio.sleep(moment - _DRAWN_BEFORE_S - time.perf_counter())
+            body = await asyncio.to_thread(self._another, tokens)
+            await asyncio.sleep(moment - time.perf_counter())
+            return await self._ask(body, 0.0)
+
+        return list(await asyncio.gather(*map(later, moments)))
+
+    def _another(self, tokens: int) -> dict[str, Any]:
+        return next(self.bodies(1, tokens))
 
     async def _ask(self, body: dict[str, Any], began: float) -> Timed:
         few = self._rng.sample(range(len(self._urls)), min(2, len(self._urls)))

@@ -51,7 +51,11 @@ def serving(arguments: Sequence[str], folder: Path) -> Iterator[Served]:
         yield Served(port, time.monotonic() - began, process.pid)
     finally:
         process.terminate()
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def until(port: int, what: str, holds: Callable[[dict[str, Any]], bool], limit_s: float = LIMIT_S) -> dict[str, Any]:

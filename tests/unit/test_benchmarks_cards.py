@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from benchmarks import cards, cards_table
+from benchmarks import cards, cards_kill, cards_table
 from benchmarks.fleet_load import Timed, fault_of
 from tests.unit.test_cards import two
+from tests.unit.test_supervisor import LONG_S
 
 FIGURES = {
     "requests_per_s": 40.0,
     "tokens_per_s": 5120.0,
+    "total_ms": 1700.0,
     "first_token_ms": 300.0,
     "first_token_p99_ms": 900.0,
     "per_token_ms": 8.0,
@@ -39,11 +41,10 @@ TOLD: dict[str, Any] = {
     "seconds": 30.0,
     "cores_shared": False,
     "cards": [
-        {"cards": 1, "clients": 64, "figures": FIGURES, "by_card": [1200]},
+        {"cards": 1, "loads": {"full": {"clients": 64, "figures": FIGURES}}, "by_card": [1200]},
         {
             "cards": 2,
-            "clients": 128,
-            "figures": FIGURES | {"requests_per_s": 76.4},
+            "loads": {"full": {"clients": 128, "figures": FIGURES | {"requests_per_s": 76.4}}},
             "by_card": [1150, 1142],
             "killed": KILLED,
         },
@@ -79,7 +80,7 @@ def test_what_a_kill_cost_is_told_by_when_a_request_was_sent_and_ended() -> None
         Timed(at=12.0, first=12.5, end=20.0),
         Timed(at=20.0, first=20.5, end=21.0),
     ]
-    told = cards.aftermath(requests, killed=10.0, returned=20.0)
+    told = cards_kill.aftermath(requests, killed=10.0, returned=20.0)
     assert (told["failed_sent_before"], told["failed_sent_after"]) == (1, 1)
     assert (told["answered_meanwhile"], told["meanwhile_per_s"], told["ready_again_s"]) == (2, 0.2, 10.0)
     assert (told["failures"], told["last_failure_s"]) == ({"503": 1, "ReadError": 1}, 2.0)
@@ -98,8 +99,8 @@ def test_the_tables_compare_with_the_first_number_of_cards(tmp_path: Path) -> No
 
 def test_one_cpu_and_a_card_that_did_not_return_are_said() -> None:
     told = TOLD | {"machine": {"cpu": "a Xeon"}, "cores_shared": True}
-    told["cards"] = [TOLD["cards"][0], {**TOLD["cards"][1], "gave_up": "card 1 was given up"}]
-    told["cards"][1]["figures"] = FIGURES | {"generator_busy": 0.9}
+    busy = {"full": {"clients": 128, "figures": FIGURES | {"generator_busy": 0.9}}}
+    told["cards"] = [TOLD["cards"][0], {**TOLD["cards"][1], "loads": busy, "gave_up": "card 1 was given up"}]
     text = cards_table.as_table(told)
     assert text.startswith("a Xeon, vLLM 0.26.0")
     assert "shared the cores of one CPU" in text
@@ -108,15 +109,20 @@ def test_one_cpu_and_a_card_that_did_not_return_are_said() -> None:
 
 
 def test_two_stand_ins_are_measured_and_one_that_is_killed_returns(tmp_path: Path) -> None:
-    settings = argparse.Namespace(clients=2, seconds=1.0, answer_tokens=5, picture=(64, 48))
+    settings = argparse.Namespace(clients=2, seconds=1.5, rounds=2, limit=LONG_S, answer_tokens=5, picture=(64, 48))
     with two(tmp_path) as running:
-        found = cards.measure(running.port, running.process.pid, 2, settings, tmp_path)
-    figures, killed = found["figures"], found["killed"]
-    assert (found["clients"], figures["failed"], figures["answer_tokens"]) == (4, 0, 5)
+        *_, (found, plan) = cards.measure(running.port, running.process.pid, 2, settings, tmp_path)
+    loads, killed = found["loads"], found["killed"]
+    figures = loads["full"]["figures"]
+    assert (loads["full"]["clients"], figures["failed"], figures["answer_tokens"]) == (4, 0, 5)
+    assert {name: len(load["rounds"]) for name, load in loads.items()} == dict.fromkeys(
+        ("full", "alone", "quarter", "arrivals"), 2
+    )
+    assert plan["capacity"]["max_num_seqs"] > 0
     assert sum(found["by_card"]) == figures["requests"]
     assert min(found["by_card"]) > 0
     # What ran there, and what had been accepted there and not yet been read.
-    assert killed["failed_sent_before"] + killed["failed_sent_after"] <= found["clients"]
+    assert killed["failed_sent_before"] + killed["failed_sent_after"] <= loads["full"]["clients"]
     assert killed["answered_meanwhile"] > 0
     told = TOLD | {"cards": [found]}
     assert "| 2 | 4 |" in cards_table.as_table(told)
