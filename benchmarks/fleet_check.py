@@ -6,7 +6,7 @@ rounds.
 
     step(1)    from one answer at a time: its seconds a token after the first
     step(n)    from one request for n answers
-    prompt     from requests of one token, four at a time: the seconds that each adds, without its token
+    prompt     so that the simulation answers requests of one token, four at a time, as fast as the server did
     delay      what is left of one request's first token: it passes beside the engine's work
 """
 
@@ -24,38 +24,42 @@ from typing import Any
 
 import httpx
 
-from benchmarks.fleet_load import Generator, Timed
+from benchmarks.fleet_load import FailedError, Generator, Timed
 from benchmarks.load import percentile
 from benchmarks.results import RESULTS, new_run
 from benchmarks.workload import pixels
+from serving.fleet.calibrate import Alone, fit_prompt
 from serving.fleet.cards import Measured, Service, from_measured
 from serving.fleet.simulate import Outcome, Request, open_arrivals, simulate_closed, simulate_open
 from serving.plan import Plan
 
-_TOGETHER = 4
+# Requests of one token: so many at a time, so often.
+_TOGETHER, _EACH = 4, 4
 _TIMES = ("delay_s", "prompt_s", "step_s", "sequence_s")
 # What is compared, and within which share it should be.
 _COMPARED = ("requests_per_s", "answer_p50_s", "answer_p90_s", "first_token_p50_s")
 WITHIN = 0.15
 
 
-async def measure_service(generator: Generator, tokens: int, prompt_tokens: int, answers: int) -> Measured:
-    """The service times of one server, with one client. Medians, so that one disturbed request does not count."""
-    alone = await generator.closed(1, 5, tokens)
+async def measure_service(
+    generator: Generator, tokens: int, prompt_tokens: int, answers: int, serve: Callable[[Measured], list[Service]]
+) -> Measured:
+    """The service times of each of equal servers, which `serve` makes of them, with one client and with a few. Medians, so
+    that one disturbed request does not count. Raises ValueError where no times give what was measured."""
+    alone = await generator.closed(1, 8, tokens)
     several = await generator.closed(1, 3, tokens, answers)
-    prompts = await generator.closed(_TOGETHER, 4, 1)
+    prompts = await generator.closed(_TOGETHER, _EACH, 1)
     one, many = _per_token(alone, tokens), _per_token(several, tokens)
+    seen = Alone(statistics.median(timed.first - timed.at for timed in alone), one)
     sequence_s = max(0.0, (many - one) / (answers - 1))
-    step_s = max(1e-6, one - sequence_s)
-    each = max(timed.end for timed in prompts) / len(prompts)
-    prompt_s = max(1e-6, each - step_s / _TOGETHER - sequence_s)
-    first = statistics.median(timed.first - timed.at for timed in alone)
-    return Measured(
-        delay_s=max(0.0, first - prompt_s - one),
-        prompt_s=prompt_s,
-        prompt_tokens=prompt_tokens,
-        step_s=step_s,
-        sequence_s=sequence_s,
+
+    def prompts_per_s(times: Measured) -> float:
+        return figures(simulate_closed(serve(times), _TOGETHER, _EACH, lambda: 1).requests)["requests_per_s"]
+
+    return fit_prompt(
+        lambda prompt_s: seen.times(prompt_s, sequence_s, prompt_tokens),
+        prompts_per_s,
+        figures(prompts)["requests_per_s"],
     )
 
 
@@ -85,7 +89,7 @@ async def one_round(
         return [from_measured(plan, measured, tokens, "this run")] * servers
 
     async def service() -> Measured:
-        return await measure_service(generator, tokens, prompt_tokens, settings.answers)
+        return await measure_service(generator, tokens, prompt_tokens, settings.answers, serve)
 
     async def compare(case: str, measured: Sequence[Timed], simulate: Callable[[list[Service]], Outcome]) -> None:
         found.append(await service())
@@ -198,7 +202,11 @@ def main() -> int:
     parser.add_argument("--answers", type=int, default=4, help="asked for at once, for the cost of a batch")
     parser.add_argument("--picture", type=pixels, default=(320, 240), metavar="WxH")
     parser.add_argument("--out", type=Path, default=RESULTS / "fleet.json")
-    return asyncio.run(_run(parser.parse_args()))
+    try:
+        return asyncio.run(_run(parser.parse_args()))
+    except (FailedError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
 
 
 if __name__ == "__main__":

@@ -52,8 +52,11 @@ def fit(alone: Alone, seen: Seen, prompt_tokens: int, simulate: Callable[[Measur
     step do not let clients wait as long as they did, they add nothing. Raises ValueError as `fit_prompt` does."""
 
     def prompt_for(sequence_s: float) -> Measured:
-        return fit_prompt(lambda prompt_s: alone.times(prompt_s, sequence_s, prompt_tokens),
-                          lambda times: simulate(times).per_s, seen.per_s)  # fmt: skip
+        return fit_prompt(
+            lambda prompt_s: alone.times(prompt_s, sequence_s, prompt_tokens),
+            lambda times: simulate(times).per_s,
+            seen.per_s,
+        )
 
     def waits_longer(sequence_s: float) -> float:
         """The more an answer takes of each step, the less is left for prompts, and the sooner first tokens come."""
