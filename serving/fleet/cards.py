@@ -37,7 +37,7 @@ _HOST_S = 0.010
 
 
 class Measured(BaseModel):
-    """Seconds that `benchmarks.fleet_check` found on one server with one client. `delay_s` passes beside the engine's work; a
+    """Seconds that `benchmarks.fleet_check` or `cards_check` found (calibrate.py). `delay_s` passes beside the engine's work; a
     prompt takes `prompt_s` of the engine, a step `step_s` and `sequence_s` for each answer in it."""
 
     model_config = ConfigDict(frozen=True)

@@ -20,7 +20,8 @@ class Cards(_Strict):
     count: int = Field(ge=1, description="how many of these cards there are")
     per_machine: int = Field(default=1, ge=1, description="so many of them fail together")
     measured: Path | None = Field(
-        default=None, description="a JSON of benchmarks.fleet_check made on this card, in place of the derived times"
+        default=None,
+        description="a JSON of benchmarks.fleet_check or cards_check made on this card, in place of the derived times",
     )
 
 
@@ -82,11 +83,11 @@ def read_fleet(path: Path) -> Fleet:
 
 
 def read_measured(path: Path) -> Measured:
-    """The service times in a result of benchmarks.fleet_check. Raises ConfigError."""
+    """The service times in a result of benchmarks.fleet_check or cards_check. Raises ConfigError."""
     try:
         return MeasuredFile.model_validate_json(path.read_text(encoding="utf-8")).service
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is no result of benchmarks.fleet_check: {error}") from error
+        raise ConfigError(f"{path} is no result of benchmarks.fleet_check or cards_check: {error}") from error
 
 
 class MeasuredFile(BaseModel):
