@@ -19,11 +19,12 @@ import cv2
 from benchmarks import worker
 from benchmarks.fleet_load import Generator, Timed
 from benchmarks.load import Answer, Load
+from benchmarks.pictures import jpeg
 from benchmarks.workload import pixels
 from serving.fleet.simulate import open_arrivals
 
-# A Xeon core draws 1024×768 pictures for 70 answers a second that come in 32 pieces each, or for 40 in 128 pieces. Sixteen
-# clients of an H200 get ten answers a second: a fifth of a core.
+# A Xeon core is enough for 72 answers a second about pictures of 1024×768 that come in 32 pieces each, or 47 in 128 pieces.
+# Sixteen clients of an H200 get ten a second: a fifth of a core.
 _CLIENTS_EACH = 16
 # From the order to the first arrival, so that no process of clients has it late.
 _AHEAD_S = 1.0
@@ -38,15 +39,17 @@ class Asked:
     busy: float = 0.0
 
     def load(self, tokens: int, prompt_tokens: int) -> Load:
-        """The figures' material; each answer has so many tokens."""
+        """The figures' material; each answer has so many tokens. Raises ValueError where nobody asked."""
+        if not self.requests:
+            raise ValueError("nobody asked anything: the load was over before it began")
         answers = [
             Answer(each.first - each.at, each.end - each.at, tokens, prompt_tokens, each.gaps)
             for each in self.requests
             if not each.failed
         ]
         errors = [each.failed for each in self.requests if each.failed]
-        ends, begins = (max(each.end for each in self.requests), min(each.at for each in self.requests))
-        return Load(ends - begins, 1, answers, len(errors), sorted(set(errors))[:3], self.busy)
+        seconds = max(each.end for each in self.requests) - min(each.at for each in self.requests)
+        return Load(seconds, 1, answers, len(errors), sorted(set(errors))[:3], self.busy)
 
 
 def poisson(per_s: float, seconds: float, seed: int) -> list[float]:
@@ -55,7 +58,8 @@ def poisson(per_s: float, seconds: float, seed: int) -> list[float]:
 
 
 class Clients:
-    """At most so many clients with connections that are kept alive. What goes wrong in their processes is in `folder`."""
+    """At most so many clients with connections that are kept alive. What goes wrong in their processes is in `folder`. Raises
+    WorkerError where they do not start."""
 
     def __init__(self, url: str, model: str, picture: tuple[int, int], count: int, folder: Path) -> None:
         width, height = picture
@@ -71,6 +75,7 @@ class Clients:
             )
             for place in range(-(-count // _CLIENTS_EACH))
         ]
+        self.ask(1, clients=0)  # returns when all have started: it takes them seconds
 
     def ask(
         self, tokens: int, *, clients: int | None = None, seconds: float = math.inf, stop: Path | None = None
@@ -102,13 +107,14 @@ class Clients:
         with ThreadPoolExecutor(len(tasks)) as threads:
             told = list(threads.map(lambda each, task: each.ask(task), self._workers, tasks))
         requests = [Timed(**fields) for each in told for fields in each["requests"]]
-        return Asked(requests, max(each["busy"] for each in told))
+        return Asked(requests, max((each["busy"] for each in told if each["requests"]), default=0.0))
 
 
 def main(words: Sequence[str]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Returns what runs one load. The connections outlast it, since all run in one event loop."""
     url, model, picture, first = words
     cv2.setNumThreads(1)  # the processes together are as many as the cores have to spare
+    jpeg(0, *pixels(picture))  # makes what all pictures are cut from, once, before many threads want it
     generator = Generator([url], model, pixels(picture), int(first))
     runner = asyncio.Runner()
 
