@@ -3,7 +3,6 @@
 It becomes a chat request and goes on down the stack, so that there is one way to an answer.
 """
 
-import asyncio
 import base64
 import time
 from typing import Any
@@ -18,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.guard import in_process
-from serving.guard.body import replay, whole_body
+from serving.guard.body import ClientLeftError, replay, whole_body
 from serving.guard.respond import refuse
 
 DEFAULT_QUESTION = "描述这张图片"
@@ -40,15 +39,11 @@ class Ask:
             reason = "The form cannot be read: it breaks off before its closing boundary."
             await refuse(400, reason, param="image")(scope, receive, send)
             return
-        answering = asyncio.ensure_future(self._answer(Request(scope, replay(body, receive))))
-        leaving = asyncio.ensure_future(receive())  # the body has been read: what comes now is that the client is gone
         try:
-            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():
-                await answering.result()(scope, receive, send)
-        finally:
-            leaving.cancel()
-            answering.cancel()
+            answer = await self._answer(Request(scope, replay(body, receive)))
+        except ClientLeftError:
+            return
+        await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
         began = time.monotonic()
@@ -62,20 +57,20 @@ class Ask:
         except (MultiPartException, HTTPException) as error:  # the latter where an application is in the scope
             reason = error.message if isinstance(error, MultiPartException) else error.detail
             return refuse(400, f"The form cannot be read: {reason}", param="image")
-        reply = await self._chat(request.scope, url, question)
+        reply = await self._chat(request, url, question)
         if reply.status_code != 200:
-            return Response(reply.content, reply.status_code, media_type="application/json")
+            return Response(reply.content, reply.status_code, dict(reply.headers))  # when to ask again is in them
         answer = reply.json()["choices"][0]["message"]["content"]
         seconds = round(time.monotonic() - began, 3)
         return JSONResponse({"response": answer, "time_taken": seconds, "success": True})
 
-    async def _chat(self, scope: Scope, url: str, question: str) -> httpx.Response:
+    async def _chat(self, request: Request, url: str, question: str) -> httpx.Response:
         content: list[dict[str, Any]] = [
             {"type": "image_url", "image_url": {"url": url}},
             {"type": "text", "text": question},
         ]
         body = {"model": self._model, "messages": [{"role": "user", "content": content}]}
-        async with in_process.client(self.app, scope) as client:
+        async with in_process.client(self.app, request.scope, request.receive) as client:
             return await client.post("/v1/chat/completions", json=body)
 
 

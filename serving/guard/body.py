@@ -72,9 +72,13 @@ def declared_length(scope: Scope) -> int:
 
 
 async def whole_body(receive: Receive) -> bytes:
-    """The body that `Body` left as one message."""
-    message = await receive()
-    return bytes(message.get("body", b""))
+    """The body that `Body` left as one message; of a request from inside this process an empty one follows it."""
+    body: bytes = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            return body
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
