@@ -184,6 +184,7 @@ def test_a_request_has_one_host(headers: list[tuple[bytes, bytes]]) -> None:
     [
         ("http://evil.example", 403), ("null", 403), ("https://localhost.evil.example", 403), ("http://localhost:3000", 403),
         ("http://localhost", 200), ("https://localhost", 200), ("https://app.example", 200), ("HTTPS://APP.example", 200),
+        ("http://[localhost", 403), ("http://[::1", 403), ("localhost", 403),
     ],
 )  # fmt: skip
 def test_a_web_page_of_another_origin_is_refused(page: str, status: int) -> None:
