@@ -12,6 +12,8 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from serving.guard.admission import Admission, Capacity, Cost, Ticket
+from serving.guard.body import Body
+from serving.guard.early import Early
 from serving.guard.facts import Facts, facts
 from serving.guard.gate import Gate
 from serving.guard.keys import KeyRing
@@ -201,15 +203,16 @@ class Slow:
 
 
 class Client:
-    """One request as uvicorn hands it to an application; `leaves` ends it."""
+    """One request as uvicorn hands it to an application, its body on the way where it is None; `leaves` ends it."""
 
-    def __init__(self, key: str = "", kv: int = 60) -> None:
+    def __init__(self, key: str = "", kv: int = 60, body: bytes | None = b"{}") -> None:
         self.scope: Scope = {"type": "http", "method": "POST", "path": CHAT, "headers": []}
         facts(self.scope).key = key
         facts(self.scope).cost = Cost(kv)
         self.answers: list[Message] = []
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
-        self._messages.put_nowait({"type": "http.request", "body": b"{}", "more_body": False})
+        if body is not None:
+            self._messages.put_nowait({"type": "http.request", "body": body, "more_body": False})
 
     def leaves(self) -> None:
         self._messages.put_nowait({"type": "http.disconnect"})
@@ -320,6 +323,26 @@ def test_the_bodies_that_are_held_are_bounded_whatever_they_declare() -> None:
         return statuses
 
     assert asyncio.run(run()) == [None] * 8 + [429] * 4
+
+
+def test_a_length_that_nobody_would_be_let_send_keeps_nobody_out() -> None:
+    """What comes of the body is taken in for a second, so that its client reads the refusal: the others need not wait."""
+
+    async def run() -> list[int | None]:
+        app = Early(Gate(Body(Slow(), 2**20), Admission(CAPACITY), 2**20))
+        liar, honest = Client(body=None), Client()
+        liar.scope["headers"] = [(b"content-length", str(2**40).encode())]
+        tasks = [liar.asks(app)]
+        await settle()
+        tasks.append(honest.asks(app))
+        await settle()
+        statuses = [liar.status, honest.status]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        return statuses
+
+    assert asyncio.run(run()) == [413, None]  # the second is being served
 
 
 # --- quotas ---
