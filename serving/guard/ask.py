@@ -4,14 +4,14 @@ It becomes a chat request and goes on down the stack, so that there is one way t
 """
 
 import base64
+import sys
 import time
 from typing import Any
 
 import httpx
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,6 +21,12 @@ from serving.guard.body import ClientLeftError, replay, whole_body
 from serving.guard.respond import refuse
 
 DEFAULT_QUESTION = "描述这张图片"
+
+
+class _Form(MultiPartParser):
+    """In memory, where the body is already: a picture needs no disk, which may be full, and is left on none."""
+
+    spool_max_size = sys.maxsize
 
 
 class Ask:
@@ -48,15 +54,12 @@ class Ask:
     async def _answer(self, request: Request) -> Response:
         began = time.monotonic()
         try:
-            # `Content` has seen that it is a form, and `Body` has bounded it. A question is small, and there is one picture.
-            async with request.form(max_files=1, max_fields=4) as form:
-                image, question = form.get("image"), form.get("question") or DEFAULT_QUESTION
-                if not isinstance(image, UploadFile) or not isinstance(question, str):
-                    return refuse(400, "The form needs a file `image`, and `question` as text.", param="image")
-                url = "data:;base64," + base64.b64encode(await image.read()).decode()
-        except (MultiPartException, HTTPException) as error:  # the latter where an application is in the scope
-            reason = error.message if isinstance(error, MultiPartException) else error.detail
-            return refuse(400, f"The form cannot be read: {reason}", param="image")
+            picture, question = await _read(request)
+        except MultiPartException as error:
+            return refuse(400, f"The form cannot be read: {error.message}", param="image")
+        except UnicodeError:
+            return refuse(400, "The question is no text in the charset that the form names.", param="question")
+        url = "data:;base64," + base64.b64encode(picture).decode()
         reply = await self._chat(request, url, question)
         if reply.status_code != 200:
             return Response(reply.content, reply.status_code, dict(reply.headers))  # when to ask again is in them
@@ -72,6 +75,20 @@ class Ask:
         body = {"model": self._model, "messages": [{"role": "user", "content": content}]}
         async with in_process.client(self.app, request.scope, request.receive) as client:
             return await client.post("/v1/chat/completions", json=body)
+
+
+async def _read(request: Request) -> tuple[bytes, str]:
+    """The picture and the question. Raises MultiPartException, and UnicodeError for a question that is no text."""
+    # `Content` has seen that it is a form, and `Body` has bounded it. A question is small, and there is one picture.
+    form = await _Form(request.headers, request.stream(), max_files=1, max_fields=4).parse()
+    try:
+        image, question = form.get("image"), form.get("question") or DEFAULT_QUESTION
+        if not isinstance(image, UploadFile) or not isinstance(question, str):
+            raise MultiPartException("It needs a file `image`, and `question` as text.")
+        question.encode()  # some charsets can write what no text of Unicode has
+        return await image.read(), question
+    finally:
+        await form.close()
 
 
 def _breaks_off(content_type: str, body: bytes) -> bool:

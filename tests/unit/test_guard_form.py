@@ -1,9 +1,13 @@
 """`POST /ask` where it meets the layers below: a question from a form waits, is refused and is given up as any other."""
 
 import asyncio
+import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -105,3 +109,35 @@ def test_who_leaves_ends_what_was_asked_in_the_queue_and_in_the_engine() -> None
 def test_a_form_that_is_refused_is_told_when_to_come_back() -> None:
     reply = request(Body(Ask(overloaded(7), "demo"), 2**20), "POST", "/ask", **FORM)
     assert (reply.status_code, reply.headers["retry-after"], error_of(reply)["code"]) == (429, "7", "overloaded")
+
+
+TEXT = b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+IMAGE = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n%s\r\n--x--\r\n'
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the question."""
+    (message,) = json.loads(await whole_body(receive))["messages"]
+    answer = {"message": {"content": message["content"][1]["text"]}}
+    await JSONResponse({"choices": [answer]})(scope, receive, send)
+
+
+def posted(charset: str, question: bytes, picture: bytes = b"x") -> httpx.Response:
+    headers = {"content-type": f"multipart/form-data; boundary=x; charset={charset}"}
+    form = TEXT % (b"question", question) + IMAGE % picture
+    return request(Body(Ask(echo, "demo"), 2**23), "POST", "/ask", content=form, headers=headers)
+
+
+@pytest.mark.parametrize(("charset", "question"), [("undefined", b"?"), ("unicode_escape", rb"\ud800")])
+def test_a_question_that_is_no_text_is_refused(charset: str, question: bytes) -> None:
+    reply = posted(charset, question)
+    assert (reply.status_code, error_of(reply)["param"]) == (400, "question")
+
+
+def test_a_question_in_another_charset_is_read() -> None:
+    assert posted("gbk", "几个圆形？".encode("gbk")).json()["response"] == "几个圆形？"
+
+
+def test_a_large_picture_needs_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+    assert posted("utf-8", b"?", picture=bytes(3 * 2**20)).status_code == 200
