@@ -1,6 +1,7 @@
 """What the clients decide without a server: what is sent of a picture, where boxes are, what a batch takes and refuses."""
 
 import base64
+import contextlib
 import io
 import json
 import subprocess
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from clients import PictureError, locate
@@ -38,9 +41,9 @@ def test_a_small_picture_is_sent_as_it_is_and_a_large_one_shrunk() -> None:
 def test_a_picture_is_sent_upright_and_on_white() -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
-    file = io.BytesIO()
-    drawing.blank(40, 20).save(file, "JPEG", exif=turned)
-    assert seen(data_url(file.getvalue())).size == (20, 40)
+    for kind in ("JPEG", "PNG", "WEBP"):
+        sent = seen(data_url(drawing.encoded(drawing.blank(40, 20), kind, exif=turned)))
+        assert (sent.size, sent.getexif()) == ((20, 40), {})
     assert seen(data_url(Image.new("RGBA", (4, 4), (0, 0, 0, 0)))).getpixel((1, 1)) == (255, 255, 255)
 
 
@@ -77,6 +80,27 @@ def test_heic_and_the_pages_of_a_pdf(tmp_path: Path) -> None:
 def test_what_is_no_picture_is_told(picture: Any, says: str) -> None:
     with pytest.raises(PictureError, match=says):
         data_url(picture)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("max_pixels", [None, 400])
+def test_broken_exif_is_no_reason_to_refuse(kind: str, max_pixels: int | None) -> None:
+    picture = drawing.encoded(drawing.blank(40, 20, "red"), kind, exif=b"Exif\0\0garbage of a phone")
+    assert seen(data_url(picture, max_pixels)).getpixel((10, 5))[0] > 250  # type: ignore[index]
+
+
+@given(
+    kind=st.sampled_from(["PNG", "GIF", "WEBP", "TIFF", "BMP"]),
+    holes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=5),
+)
+def test_of_a_broken_file_a_picture_is_made_or_its_name_told(kind: str, holes: list[tuple[float, int]]) -> None:
+    """Whatever Pillow's decoders trip over: one file must not end a batch."""
+    data = bytearray(drawing.encoded(drawing.blank(40, 20, "red"), kind))
+    for place, byte in holes:
+        data[int(place * len(data))] = byte
+    for max_pixels in (None, 400):
+        with contextlib.suppress(PictureError):
+            data_url(bytes(data), max_pixels)
 
 
 def test_limits_come_from_the_status_and_of_others_nothing_is_assumed() -> None:
