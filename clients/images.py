@@ -102,7 +102,10 @@ def decoded(data: bytes, name: str = "the picture", max_pixels: int | None = Non
         if max_pixels and image.format == "JPEG":  # the decoder halves at no cost; twice the size keeps the detail
             side = 2 * math.sqrt(max_pixels / (image.width * image.height))
             image.draft("RGB", (math.ceil(image.width * side), math.ceil(image.height * side)))
-        return _rgb(_shrunk(_upright(image, name), max_pixels))
+        upright = _upright(image, name)
+        if image.format == "PNG" and image.mode.startswith("I;16"):
+            upright = _eight_bits(upright)
+        return _rgb(_shrunk(upright, max_pixels))
 
 
 def _encoded(data: bytes, max_pixels: int | None, name: str) -> str:
@@ -136,6 +139,12 @@ def _written(image: Image.Image, *, lossy: bool) -> str:
     else:
         _rgb(image).save(buffer, "PNG", compress_level=1)
     return f"data:image/{'jpeg' if lossy else 'png'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits by its upper byte, as servers read it. Of a PNG, whose tones go from black to white by its
+    specification; a TIFF's go as far as a camera's sensor or a scanner counts."""
+    return image.convert("I").point(lambda tone: tone * (1 / 256)).convert("L")
 
 
 def _rgb(image: Image.Image) -> Image.Image:

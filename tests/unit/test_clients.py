@@ -47,6 +47,15 @@ def test_a_picture_is_sent_upright_and_on_white() -> None:
     assert seen(data_url(Image.new("RGBA", (4, 4), (0, 0, 0, 0)))).getpixel((1, 1)) == (255, 255, 255)
 
 
+def test_grey_of_sixteen_bits_keeps_its_tones() -> None:
+    tones = numpy.linspace(0, 65535, 64, dtype="uint16").reshape(1, 64).repeat(64, axis=0)
+    grey = Image.fromarray(tones)
+    sent = seen(data_url(drawing.encoded(grey), max_pixels=1024)).convert("L")
+    assert [sent.getpixel((x, 16)) for x in (0, 16, 31)] == pytest.approx([2, 131, 253], abs=3)
+    with pytest.raises(PictureError, match="no brightness range"):
+        data_url(drawing.encoded(grey, "TIFF"))
+
+
 def test_heic_and_the_pages_of_a_pdf(tmp_path: Path) -> None:
     import pillow_heif
 
