@@ -75,6 +75,16 @@ def test_heic_and_the_pages_of_a_pdf(tmp_path: Path) -> None:
         messages(str(tmp_path / "doc.pdf#page=3"), "What?", Limits())
 
 
+def test_a_page_that_is_broken_is_told(tmp_path: Path) -> None:
+    """The document opens: only whoever wants that page finds it missing."""
+    drawing.blank(200, 200).save(tmp_path / "doc.pdf")
+    whole = (tmp_path / "doc.pdf").read_bytes()
+    assert whole.count(b"/Type /Page\n") == 1
+    (tmp_path / "doc.pdf").write_bytes(whole.replace(b"/Type /Page\n", b"/Type /Rage\n"))
+    with pytest.raises(PictureError, match=r"doc\.pdf cannot be read as a PDF \(Failed to load page"):
+        messages(str(tmp_path / "doc.pdf#page=1"), "What?", Limits())
+
+
 @pytest.mark.parametrize(
     ("picture", "says"),
     [
