@@ -61,3 +61,16 @@ def test_a_name_that_is_not_utf8_is_of_the_batch(server: tuple[Answering, str], 
     else:
         assert json.loads(out.read_text("utf-8"))["id"] == os.fsdecode(b"caf\xe9.png")
     assert run_batch(folder, out, server[1], Asked(prompt="?")).before == 1
+
+
+def test_a_request_of_openais_format_is_sent_as_it_stands(server: tuple[Answering, str], tmp_path: Path) -> None:
+    """With what the server knows and the SDK does not; one that is no request fails alone."""
+    answering, url = server
+    said = [{"role": "user", "content": "?"}]
+    body = {"model": "gpt", "messages": said, "top_k": 5, "timeout": 1, "stream": True}
+    table = tmp_path / "in.jsonl"
+    lines = [{"custom_id": "whole", "body": body}, {"custom_id": "none", "body": {"prompt": "?"}}]
+    table.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    done = run_batch(table, tmp_path / "out.jsonl", url, Asked())
+    assert [name for name, _ in done.failures] == ["none"]
+    assert {"model": "m", "messages": said, "top_k": 5, "timeout": 1, "stream": False} in answering.asked
