@@ -122,6 +122,17 @@ def test_a_refusal_of_the_server_is_given_in_its_words(photo: str) -> None:
         asked(Chat(), photo)
 
 
+@pytest.mark.parametrize("listed", [[], None])
+def test_a_server_without_a_model_is_told(photo: str, listed: list[Any] | None) -> None:
+    async def models(_request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": listed})
+
+    chat = Chat(chunk("x"))
+    chat.app = Starlette(routes=[Route("/v1/models", models)])
+    with pytest.raises(OnecardError, match="serves no model"):
+        asked(chat, photo)
+
+
 def test_an_answer_that_breaks_off_is_said_to(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The server process was killed, or the engine under it."""
     with pytest.raises(OnecardError, match=r"The answer broke off \(peer closed"):
