@@ -9,12 +9,14 @@ from serving.guard.facts import SCOPE_KEY
 
 def client(app: ASGIApp, outer: Scope, leaving: Receive | None = None) -> httpx.AsyncClient:
     """A client of `app`. Of `outer`, the scope that came down to the caller, it hands on the application, in which
-    FastAPI's handlers look for themselves, and what the layers above know of the request.
+    FastAPI's handlers look for themselves, and what the layers above know of the request and are told of it.
 
     `leaving` is the caller's own `receive`, where somebody asks through it: the application hears there, as of every
     request, that its client has left, and ends what it does. What was asked then raises ClientLeftError.
     """
-    handed_on = {name: outer[name] for name in ("app", SCOPE_KEY) if name in outer}
+    # The state of the lifespan is every request's: nothing may be noted there of one.
+    names = ("app", "state", SCOPE_KEY) if outer["type"] == "http" else ("app",)
+    handed_on = {name: outer[name] for name in names if name in outer}
 
     async def within(scope: Scope, receive: Receive, send: Send) -> None:
         left = False
