@@ -3,8 +3,9 @@
 import httpx
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.guard import facts
 from serving.guard.body import ClientLeftError, replay, whole_body
-from serving.guard.facts import SCOPE_KEY
+from serving.metrics import request as notes
 
 
 def client(app: ASGIApp, outer: Scope, leaving: Receive | None = None) -> httpx.AsyncClient:
@@ -15,7 +16,7 @@ def client(app: ASGIApp, outer: Scope, leaving: Receive | None = None) -> httpx.
     request, that its client has left, and ends what it does. What was asked then raises ClientLeftError.
     """
     # The state of the lifespan is every request's: nothing may be noted there of one.
-    names = ("app", "state", SCOPE_KEY) if outer["type"] == "http" else ("app",)
+    names = ("app", "state", facts.SCOPE_KEY, notes.SCOPE_KEY) if outer["type"] == "http" else ("app",)
     handed_on = {name: outer[name] for name in names if name in outer}
 
     async def within(scope: Scope, receive: Receive, send: Send) -> None:
