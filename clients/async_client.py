@@ -14,7 +14,7 @@ from clients.conversation import AsyncConversation
 from clients.images import Picture, whole
 from clients.limits import Limits, limits_of
 from clients.messages import Pictures, messages
-from clients.request import STREAM_OPTIONS, Model, Request, parsed, piece_of, text_of
+from clients.request import STREAM_OPTIONS, Model, Request, first_of, parsed, piece_of, text_of
 from clients.task import Task, carry_out_async
 
 
@@ -40,7 +40,7 @@ class AsyncClient:
 
     async def model(self) -> str:
         if self._model is None:
-            self._model = (await self.openai.models.list()).data[0].id
+            self._model = first_of((await self.openai.models.list()).data)
         return self._model
 
     async def limits(self) -> Limits:

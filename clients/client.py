@@ -14,7 +14,7 @@ from clients.conversation import Conversation
 from clients.images import Picture, whole
 from clients.limits import Limits, limits_of
 from clients.messages import Pictures, messages
-from clients.request import STREAM_OPTIONS, Model, Request, parsed, piece_of, text_of
+from clients.request import STREAM_OPTIONS, Model, Request, first_of, parsed, piece_of, text_of
 from clients.task import Task, carry_out
 
 
@@ -45,7 +45,7 @@ class Client:
     @cached_property
     def model(self) -> str:
         """The name of the model that is asked: the first that the server serves, unless one was named."""
-        return self._named or self.openai.models.list().data[0].id
+        return self._named or first_of(self.openai.models.list().data)
 
     @cached_property
     def limits(self) -> Limits:

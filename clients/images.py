@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from clients.errors import PictureError
 
@@ -29,6 +29,16 @@ _SENT_AS_IT_IS = frozenset({"JPEG", "PNG", "WEBP"})
 _LOSSY = frozenset({"JPEG", "MPO", "WEBP", "HEIF", "AVIF"})
 _JPEG_QUALITY = 92
 _ORIENTATION = 0x0112
+# What the numbers mean (TIFF 6.0, tag 274).
+_TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # A telephone's 50 megapixels are read; a bomb is not.
 _MAX_PIXELS = 200_000_000
 _MAX_DOWNLOAD = 64 * 2**20
@@ -47,7 +57,7 @@ def data_url(picture: Picture, max_pixels: int | None = None) -> str:
     if isinstance(picture, bytes):
         return _encoded(picture, max_pixels, name="the picture")
     image = picture if isinstance(picture, Image.Image) else _from_array(picture)
-    return _written(_shrunk(ImageOps.exif_transpose(image), max_pixels), lossy=False)
+    return _written(_shrunk(_upright(image), max_pixels), lossy=False)
 
 
 def read(name: str | os.PathLike[str]) -> bytes:
@@ -82,7 +92,7 @@ def whole(picture: Picture) -> Image.Image:
         return decoded(read(picture), name=os.fspath(picture))
     if isinstance(picture, bytes):
         return decoded(picture)
-    return _rgb(ImageOps.exif_transpose(picture if isinstance(picture, Image.Image) else _from_array(picture)))
+    return _rgb(_upright(picture if isinstance(picture, Image.Image) else _from_array(picture)))
 
 
 def decoded(data: bytes, name: str = "the picture", max_pixels: int | None = None) -> Image.Image:
@@ -92,17 +102,34 @@ def decoded(data: bytes, name: str = "the picture", max_pixels: int | None = Non
         if max_pixels and image.format == "JPEG":  # the decoder halves at no cost; twice the size keeps the detail
             side = 2 * math.sqrt(max_pixels / (image.width * image.height))
             image.draft("RGB", (math.ceil(image.width * side), math.ceil(image.height * side)))
-        return _rgb(_shrunk(ImageOps.exif_transpose(image), max_pixels))
+        upright = _upright(image, name)
+        if image.format == "PNG" and image.mode.startswith("I;16"):
+            upright = _eight_bits(upright)
+        return _rgb(_shrunk(upright, max_pixels))
 
 
 def _encoded(data: bytes, max_pixels: int | None, name: str) -> str:
     image = opened(data, name)
     small = max_pixels is None or image.width * image.height <= max_pixels
-    if small and image.format in _SENT_AS_IT_IS and image.getexif().get(_ORIENTATION, 1) == 1:
-        with _picture_errors(name):
-            image.load()  # a truncated file is told here, with its name, not by the server
+    if small and image.format in _SENT_AS_IT_IS and _orientation(image, name) == 1:
         return f"data:{Image.MIME[image.format]};base64,{base64.b64encode(data).decode()}"
     return _written(decoded(data, name, max_pixels), lossy=image.format in _LOSSY)
+
+
+def _upright(image: Image.Image, name: str = "the picture") -> Image.Image:
+    turn = _TURNS.get(_orientation(image, name))
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image, name: str) -> object:
+    """EXIF's, where 1 is upright; broken EXIF is no reason to refuse a picture. Raises PictureError for one that cannot be
+    decoded: a truncated file is told here, with its name, not by the server."""
+    with _picture_errors(name):
+        image.load()
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # the EXIF parser raises as freely as the decoders
+        return 1
 
 
 def _written(image: Image.Image, *, lossy: bool) -> str:
@@ -112,6 +139,12 @@ def _written(image: Image.Image, *, lossy: bool) -> str:
     else:
         _rgb(image).save(buffer, "PNG", compress_level=1)
     return f"data:image/{'jpeg' if lossy else 'png'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits by its upper byte, as servers read it. Of a PNG, whose tones go from black to white by its
+    specification; a TIFF's go as far as a camera's sensor or a scanner counts."""
+    return image.convert("I").point(lambda tone: tone * (1 / 256)).convert("L")
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -154,11 +187,11 @@ def _picture_errors(name: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             yield
+    except PictureError:
+        raise
     except Image.DecompressionBombError as error:
         raise PictureError(f"{name} has more pixels than any camera's: it is not decoded.") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow raises each of them for broken files
-        if isinstance(error, PictureError):
-            raise
+    except Exception as error:  # decoders raise whatever their parsers trip over: OSError, SyntaxError, RuntimeError, …
         why = "no picture of a known kind" if isinstance(error, UnidentifiedImageError) else f"broken: {error}"
         raise PictureError(f"{name} cannot be read as a picture ({why}).") from error
 

@@ -57,10 +57,7 @@ def _document(name: str) -> Iterator[Any]:
         raise PictureError(f"{name} is a PDF: `pip install 'onecard[pdf]'` reads them.") from error
     data = Path(name).expanduser().read_bytes()
     try:
-        document = pypdfium2.PdfDocument(data)
-    except pypdfium2.PdfiumError as error:
+        with contextlib.closing(pypdfium2.PdfDocument(data)) as document:
+            yield document
+    except pypdfium2.PdfiumError as error:  # of the file, or of one of its pages
         raise PictureError(f"{name} cannot be read as a PDF ({error}).") from error
-    try:
-        yield document
-    finally:
-        document.close()

@@ -18,6 +18,13 @@ Request = dict[str, Any]
 STREAM_OPTIONS: ChatCompletionStreamOptionsParam = {"include_usage": True}
 
 
+def first_of(models: list[Any]) -> str:
+    """The name of the model that is asked where none was named. Raises AnswerError where there is none."""
+    if not models:  # as of a server of several that has none yet
+        raise AnswerError("The server serves no model: its list of them is empty.")
+    return str(models[0].id)
+
+
 def text_of(reply: ChatCompletion) -> str:
     return reply.choices[0].message.content or ""
 

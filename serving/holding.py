@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.guard.body import Body, declared_length, whole_body
+from serving.guard.body import Body, held_bytes, whole_body
 from serving.guard.content import Content
 from serving.guard.front import give_request
 from serving.guard.gate import overloaded
@@ -56,7 +56,7 @@ class Holding:
 
     def _bounded(self, app: ASGIApp) -> ASGIApp:
         async def bounded(scope: Scope, receive: Receive, send: Send) -> None:
-            size = declared_length(scope) or self._choice.max_body_bytes
+            size = held_bytes(scope, self._choice.max_body_bytes)
             if len(self._hold.places) >= self._hold.most or (self._bytes and self._bytes + size > self._most_bytes):
                 await overloaded(_FULL_RETRY_S)(scope, receive, send)
                 return

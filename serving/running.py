@@ -113,7 +113,11 @@ def client_errors(url: str) -> Iterator[None]:
         raise OnecardError(f"The server refused ({error.status_code}): {said}") from error
     except (openai.APIError, httpx.HTTPError) as error:  # in the middle of a stream
         raise _broke_off(error) from error
+    except BrokenPipeError:  # whoever reads the answer has enough of it (`| head`): the command ends quietly
+        raise
     except OSError as error:
+        if error.filename is None:  # it was open already: a disk that is full, above all
+            raise OnecardError(f"Reading or writing failed: {error.strerror or error}.") from error
         hint = " A folder is for `onecard batch`." if isinstance(error, IsADirectoryError) else ""
         raise UsageError(f"{error.filename} cannot be read: {error.strerror}.{hint}") from error
 

@@ -106,7 +106,8 @@ class Journal:
 
     def _append(self, record: dict[str, Any]) -> None:
         self._stream.seek(0, os.SEEK_END)
-        self._stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        # A file's name need not be UTF-8; what is not is written as JSON's own escape, and read again as the same name.
+        self._stream.write(json.dumps(record, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
         self._stream.flush()
         os.fsync(self._stream.fileno())
 

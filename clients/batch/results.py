@@ -33,9 +33,10 @@ def write_results(out: Path, batch: Batch, journal: Journal) -> None:
 
 @contextlib.contextmanager
 def in_place(out: Path, encoding: str = "utf-8") -> Iterator[IO[str]]:
-    """A file that is there at once when it is whole: who reads it never sees half of it."""
+    """A file that is there at once when it is whole: who reads it never sees half of it. Of the name of a file what is not
+    UTF-8 is escaped."""
     unfinished = out.with_name(out.name + ".unfinished")
-    with unfinished.open("w", encoding=encoding, newline="") as stream:
+    with unfinished.open("w", encoding=encoding, errors="backslashreplace", newline="") as stream:
         yield stream
         stream.flush()
         os.fsync(stream.fileno())

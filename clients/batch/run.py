@@ -170,7 +170,8 @@ class _Work:
         row = await asyncio.to_thread(self._batch.record, item) if item.line is not None else {}
         model = {"model": await self._client.model()}
         if self._batch.requests:
-            return {**row["body"], **model, "stream": False}
+            # Around `create`, which knows less than a server may take and has a meaning of its own for `timeout`.
+            return {**model, "messages": [], "extra_body": {**row["body"], **model, "stream": False}}
         picture = item.image if item.image is not None else picture_in(row)
         prompt = item.prompt or self._asked.prompt or ""
         messages = await self._client.messages(picture, prompt, self._asked.system)

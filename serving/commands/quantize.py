@@ -97,7 +97,8 @@ def evaluate(
     profile: ProfileOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Ask two checkpoints the same questions: exact match, agreement, drift, with paired statistics."""
+    """Ask two checkpoints the same questions: exact match, agreement, drift, with paired statistics. A running server with
+    keys gets the one in ONECARD_API_KEY."""
     from serving.errors import QualityError
     from serving.evaluate.command import Suite
     from serving.evaluate.command import evaluate as run

@@ -1,5 +1,6 @@
 """A server asked, and its answers kept: one JSON line each, so that an interruption loses none of them."""
 
+import contextlib
 import json
 import sys
 import time
@@ -11,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import openai
-from openai import DefaultHttpxClient, OpenAI
+from openai import OpenAI
 
+from clients.client import Client
+from clients.errors import AnswerError
 from serving.errors import NotRunningError, OnecardError
 from serving.evaluate.questions import Question
 
@@ -20,6 +23,7 @@ _AT_ONCE = 8
 _HELD = 64  # questions drawn ahead: pictures are large
 _LIKELIEST = 8  # tokens whose probabilities are compared
 _SAID_EVERY_S = 5.0
+_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -44,31 +48,58 @@ def read_journal(file: Path) -> dict[str, Answer]:
     return answers
 
 
-def ask_all(url: str, questions: Iterable[Question], count: int, journal: Path, title: str) -> dict[str, Answer]:
-    """The answers of the server at `url` (without /v1), those of the journal first. Raises OnecardError where it refuses."""
-    answers = read_journal(journal)
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    waiting = (question for question in questions if question.key not in answers)
-    progress = _Progress(title, count, len(answers))
-    http = DefaultHttpxClient(trust_env=False, timeout=300)
+def ask_all(url: str, questions: Iterable[Question], count: int, journal: Path | None, title: str) -> dict[str, Answer]:
+    """The answers of the server at `url`, those that `journal` has among them; its key is ONECARD_API_KEY. Raises
+    OnecardError where it refuses."""
+    known = read_journal(journal) if journal else {}
+    answers: dict[str, Answer] = {}
+    progress = _Progress(title, count)
+
+    def unanswered() -> Iterator[Question]:
+        for question in questions:
+            if question.key in known:
+                answers[question.key] = known[question.key]
+                progress.had_before()
+            else:
+                yield question
+
     try:
-        with (
-            OpenAI(base_url=f"{url}/v1", api_key="none", http_client=http) as client,
-            journal.open("a", encoding="utf-8") as out,
-            ThreadPoolExecutor(_AT_ONCE) as pool,
-        ):
-            model = client.models.list().data[0].id
-            for answer in _in_turn(pool, waiting, lambda question: _ask(client, model, question)):
+        with Client(url, timeout_s=_TIMEOUT_S) as client, _kept(journal) as keep, ThreadPoolExecutor(_AT_ONCE) as pool:
+            model = client.model
+            for answer in _in_turn(pool, unanswered(), lambda question: _ask(client.openai, model, question)):
                 answers[answer.key] = answer
-                out.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
-                out.flush()
+                keep(answer)
                 progress.one(answer.right)
     except openai.APIConnectionError as error:
-        raise NotRunningError(f"No server answers at {url} any more ({error}). The same command goes on.") from error
+        again = " The same command goes on." if journal else ""
+        raise NotRunningError(f"No server answers at {url} any more ({error}).{again}") from error
+    except openai.AuthenticationError as error:
+        raise OnecardError(f"{url} needs a key: set ONECARD_API_KEY to one that it knows.") from error
     except openai.APIStatusError as error:
         raise OnecardError(f"{url} does not say what it serves ({error.status_code}): {error.message}") from error
+    except AnswerError as error:
+        raise OnecardError(f"{url}: {error}") from error
     progress.end()
     return answers
+
+
+@contextlib.contextmanager
+def _kept(journal: Path | None) -> Iterator[Callable[[Answer], None]]:
+    """What keeps an answer in the journal, where there is one."""
+    if journal is None:
+        yield lambda _: None
+        return
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    cut_off = journal.is_file() and journal.read_bytes()[-1:] not in (b"", b"\n")
+    with journal.open("a", encoding="utf-8") as out:
+
+        def keep(answer: Answer) -> None:
+            out.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
+            out.flush()
+
+        if cut_off:  # by a kill: the next line must not become a part of it
+            out.write("\n")
+        yield keep
 
 
 def _in_turn(
@@ -92,6 +123,8 @@ def _ask(client: OpenAI, model: str, question: Question) -> Answer:
             top_logprobs=_LIKELIEST,
             **tools,
         )
+    except openai.AuthenticationError:
+        raise
     except openai.APIStatusError as error:
         raise OnecardError(
             f"{client.base_url} refused the question {question.key} ({error.status_code}): {error.message}"
@@ -106,10 +139,14 @@ def _ask(client: OpenAI, model: str, question: Question) -> Answer:
 class _Progress:
     """A line every few seconds: how many, how many right, and how long it will still take."""
 
-    def __init__(self, title: str, count: int, before: int) -> None:
-        self._title, self._count, self._done, self._before = title, count, before, before
-        self._right = 0
+    def __init__(self, title: str, count: int) -> None:
+        self._title, self._count = title, count
+        self._done = self._before = self._right = 0
         self._began = self._said = time.monotonic()
+
+    def had_before(self) -> None:
+        self._done += 1
+        self._before += 1
 
     def one(self, right: bool) -> None:
         self._done += 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from serving.evaluate.asking import Answer, ask_all, read_journal
 from serving.evaluate.compare import Comparison, compare
 from serving.evaluate.questions import Question, demo_questions, file_questions
-from serving.evaluate.serving import served
+from serving.evaluate.serving import is_url, served
 from serving.state_dir import state_dir
 
 
@@ -46,15 +46,14 @@ def evaluate(candidate: str, reference: str, suite: Suite, profile: str) -> Comp
 def answers_of(model: str, suite: Suite, profile: str, title: str) -> dict[str, Answer]:
     """All answers, those of an earlier run with them; `title` is what its progress is told under."""
     questions, count = suite.questions()
+    if is_url(model):  # another model may answer there the next time
+        return ask_all(model, questions, count, None, title)
     journal = journal_of(model, suite)
-    if model.startswith(("http://", "https://")):  # another model may answer there by now
-        journal.unlink(missing_ok=True)
     known = read_journal(journal)
     if suite.file is None and all(f"demo-{index}" in known for index in range(count)):
         return {key: answer for key, answer in known.items() if int(key.removeprefix("demo-")) < count}
     with served(model, profile) as url:
-        answers = ask_all(url, questions, count, journal, title)
-    return dict(list(answers.items())[:count]) if len(answers) > count else answers
+        return ask_all(url, questions, count, journal, title)
 
 
 def journal_of(model: str, suite: Suite) -> Path:

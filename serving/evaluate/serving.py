@@ -20,13 +20,15 @@ _START_LIMIT_S = 900.0
 _STOP_LIMIT_S = 60.0
 
 
+def is_url(model: str) -> bool:
+    """Whether it is a server already."""
+    return model.startswith(("http://", "https://"))
+
+
 @contextlib.contextmanager
 def served(model: str, profile: str, arguments: Sequence[str] = ()) -> Iterator[str]:
-    """The URL of a server of `model`, which may itself be a URL; `arguments` go to vLLM. Raises OnecardError where it does not
-    become ready."""
-    if model.startswith(("http://", "https://")):
-        yield model.rstrip("/").removesuffix("/v1")
-        return
+    """The URL of a server of `model`, made for it; `arguments` go to vLLM. Raises OnecardError where it does not become
+    ready."""
     with tempfile.TemporaryDirectory(prefix="onecard-evaluate-") as folder:
         port = _free_port()
         output = Path(folder) / "serve.out"

@@ -3,25 +3,30 @@
 It becomes a chat request and goes on down the stack, so that there is one way to an answer.
 """
 
-import asyncio
 import base64
+import sys
 import time
 from typing import Any
 
 import httpx
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.guard import in_process
-from serving.guard.body import replay, whole_body
+from serving.guard.body import ClientLeftError, replay, whole_body
 from serving.guard.respond import refuse
 
 DEFAULT_QUESTION = "描述这张图片"
+
+
+class _Form(MultiPartParser):
+    """In memory, where the body is already: a picture needs no disk, which may be full, and is left on none."""
+
+    spool_max_size = sys.maxsize
 
 
 class Ask:
@@ -40,43 +45,50 @@ class Ask:
             reason = "The form cannot be read: it breaks off before its closing boundary."
             await refuse(400, reason, param="image")(scope, receive, send)
             return
-        answering = asyncio.ensure_future(self._answer(Request(scope, replay(body, receive))))
-        leaving = asyncio.ensure_future(receive())  # the body has been read: what comes now is that the client is gone
         try:
-            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():
-                await answering.result()(scope, receive, send)
-        finally:
-            leaving.cancel()
-            answering.cancel()
+            answer = await self._answer(Request(scope, replay(body, receive)))
+        except ClientLeftError:
+            return
+        await answer(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
         began = time.monotonic()
         try:
-            # `Content` has seen that it is a form, and `Body` has bounded it. A question is small, and there is one picture.
-            async with request.form(max_files=1, max_fields=4) as form:
-                image, question = form.get("image"), form.get("question") or DEFAULT_QUESTION
-                if not isinstance(image, UploadFile) or not isinstance(question, str):
-                    return refuse(400, "The form needs a file `image`, and `question` as text.", param="image")
-                url = "data:;base64," + base64.b64encode(await image.read()).decode()
-        except (MultiPartException, HTTPException) as error:  # the latter where an application is in the scope
-            reason = error.message if isinstance(error, MultiPartException) else error.detail
-            return refuse(400, f"The form cannot be read: {reason}", param="image")
-        reply = await self._chat(request.scope, url, question)
+            picture, question = await _read(request)
+        except MultiPartException as error:
+            return refuse(400, f"The form cannot be read: {error.message}", param="image")
+        except UnicodeError:
+            return refuse(400, "The question is no text in the charset that the form names.", param="question")
+        url = "data:;base64," + base64.b64encode(picture).decode()
+        reply = await self._chat(request, url, question)
         if reply.status_code != 200:
-            return Response(reply.content, reply.status_code, media_type="application/json")
+            return Response(reply.content, reply.status_code, dict(reply.headers))  # when to ask again is in them
         answer = reply.json()["choices"][0]["message"]["content"]
         seconds = round(time.monotonic() - began, 3)
         return JSONResponse({"response": answer, "time_taken": seconds, "success": True})
 
-    async def _chat(self, scope: Scope, url: str, question: str) -> httpx.Response:
+    async def _chat(self, request: Request, url: str, question: str) -> httpx.Response:
         content: list[dict[str, Any]] = [
             {"type": "image_url", "image_url": {"url": url}},
             {"type": "text", "text": question},
         ]
         body = {"model": self._model, "messages": [{"role": "user", "content": content}]}
-        async with in_process.client(self.app, scope) as client:
+        async with in_process.client(self.app, request.scope, request.receive) as client:
             return await client.post("/v1/chat/completions", json=body)
+
+
+async def _read(request: Request) -> tuple[bytes, str]:
+    """The picture and the question. Raises MultiPartException, and UnicodeError for a question that is no text."""
+    # `Content` has seen that it is a form, and `Body` has bounded it. A question is small, and there is one picture.
+    form = await _Form(request.headers, request.stream(), max_files=1, max_fields=4).parse()
+    try:
+        image, question = form.get("image"), form.get("question") or DEFAULT_QUESTION
+        if not isinstance(image, UploadFile) or not isinstance(question, str):
+            raise MultiPartException("It needs a file `image`, and `question` as text.")
+        question.encode()  # some charsets can write what no text of Unicode has
+        return await image.read(), question
+    finally:
+        await form.close()
 
 
 def _breaks_off(content_type: str, body: bytes) -> bool:

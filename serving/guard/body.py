@@ -71,10 +71,19 @@ def declared_length(scope: Scope) -> int:
     return int(declared) if declared.isdigit() else 0
 
 
+def held_bytes(scope: Scope, max_bytes: int) -> int:
+    """What a request's body may come to in memory: what it declares, and never more than is read of it."""
+    return min(declared_length(scope) or max_bytes, max_bytes)
+
+
 async def whole_body(receive: Receive) -> bytes:
-    """The body that `Body` left as one message."""
-    message = await receive()
-    return bytes(message.get("body", b""))
+    """The body that `Body` left as one message; of a request from inside this process an empty one follows it."""
+    body: bytes = b""
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            return body
 
 
 def replay(body: bytes, receive: Receive) -> Receive:

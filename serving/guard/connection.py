@@ -45,6 +45,7 @@ class Connection(HttpToolsProtocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._in_head = False
         self._in_body = False
+        self._was_body = False
         self._head_bytes = 0
         self._head_too_large = False
         self._refused = False
@@ -68,9 +69,10 @@ class Connection(HttpToolsProtocol):
             return
         if not self._in_body:
             self._await_head()
+        self._was_body = False
         super().data_received(data)
-        if not self._in_body and self._head_timer:
-            # What the parser has not yet handed to a callback: a header without end, above all.
+        if not self._was_body and (self._in_body or self._head_timer):
+            # What the parser has not yet handed to a callback: a header without end, above all, before a body or after it.
             self._head_bytes += len(data)
             if self._head_bytes > 2 * MAX_HEAD_BYTES and not self._refused:
                 self._head_too_large = True
@@ -99,14 +101,24 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._in_body = True
+        self._head_bytes = 0
         self._cancel_head_timer()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._was_body = True
+        self._head_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_body = False
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
+        self._refused = True
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.close()  # nothing may be written between the bytes of an answer
+            return
         if self._head_too_large:
             status = 431
             msg = f"The request's head is too large: {MAX_HEADERS} headers and {MAX_HEAD_BYTES // 1024} KiB are taken."
@@ -119,7 +131,6 @@ class Connection(HttpToolsProtocol):
             + b"content-length: %d\r\n\r\n" % len(body)
             + body
         )
-        self._refused = True
         # Closed at once, with bytes still arriving, the kernel would reset the connection and the client lose the answer.
         self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)

@@ -1,4 +1,5 @@
-"""vLLM's engine client as the guard sees it: the one place that knows where vLLM keeps it."""
+"""vLLM as the guard sees it from outside its handlers: the one place that knows where vLLM keeps its engine's client, and what
+it notes of a request for whoever stands before it."""
 
 from typing import Any
 
@@ -9,3 +10,10 @@ def is_dead(scope: Scope) -> bool:
     """Whether the engine process behind this application has died. False where there is none, as in tests."""
     client: Any = getattr(getattr(scope.get("app"), "state", None), "engine_client", None)
     return client is not None and bool(client.errored) and not bool(client.is_running)
+
+
+def used_tokens(scope: Scope) -> int | None:
+    """Tokens of a request's prompts and answers together, by vLLM's own count; None before its answer is whole."""
+    noted: Any = scope.get("state", {}).get("request_metadata")
+    usage = getattr(noted, "final_usage_info", None)
+    return None if usage is None else int(usage.total_tokens)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.guard.admission import Admission, Cost
-from serving.guard.body import declared_length
+from serving.guard.body import held_bytes
 from serving.guard.facts import facts
 from serving.guard.respond import refuse
 from serving.guard.routes import ANSWERS
@@ -31,7 +31,7 @@ class Gate:
         if scope["type"] != "http" or scope["path"] not in ANSWERS:
             await self.app(scope, receive, send)
             return
-        size = declared_length(scope) or self._max_body_bytes
+        size = held_bytes(scope, self._max_body_bytes)
         no_room = self._held_bytes and self._held_bytes + size > _HELD_BODIES * self._max_body_bytes
         if no_room or (self._admission.full(facts(scope).key) and not self._elsewhere()):
             await overloaded(self._admission.retry_after(Cost(0)))(scope, receive, send)

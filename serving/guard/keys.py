@@ -65,9 +65,14 @@ def read_keys(file: Path | None) -> dict[str, Key]:
             line = line.partition(" #")[0]
             name, colon, rest = line.partition(":")  # a key may have colons of its own, a name has none
             if not colon:
-                name, rest = f"line-{number}", line
+                name, rest = "", line
             if words := rest.split():
-                keys[name.strip()] = Key(words[0].encode(), _quotas(file, number, words[1:]))
+                name = name.strip() or f"line-{number}"
+                if name in keys:
+                    raise ConfigError(
+                        f"{file}, line {number}: the name {name!r} stands twice. A second key needs one of its own."
+                    )
+                keys[name] = Key(words[0].encode(), _quotas(file, number, words[1:]))
         if not keys:
             raise ConfigError(f"The key file {file} holds no key. Write one a line, as in `alice:a-long-random-word`.")
     if single := os.environ.get("ONECARD_API_KEY"):

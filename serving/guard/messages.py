@@ -27,8 +27,9 @@ class PictureRules:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures of a request: their tokens in the prompt, and those that their URLs would take as texts."""
+    """The pictures of a request: how many, their tokens in the prompt, and those that their URLs would take as texts."""
 
+    count: int = 0
     tokens: int = 0
     as_texts: int = 0
 
@@ -67,7 +68,7 @@ def check_messages(request: dict[str, Any], rules: PictureRules) -> Pictures:
     tokens = (
         sum(rules.cost.tokens(data_url_pixels(url)) for url in data) + (len(urls) - len(data)) * rules.cost.unknown()
     )
-    return Pictures(tokens, sum(map(_estimate, urls)))
+    return Pictures(len(urls), tokens, sum(map(_estimate, urls)))
 
 
 def _part_urls(content: list[Any], number: int, rules: PictureRules) -> list[str]:

@@ -1,15 +1,15 @@
 """Each key's quotas: what is over them is 429 with the time of the reset; what is within carries `x-ratelimit-*`.
 
-Tokens are counted when the answer has been given, by vLLM's own usage where the answer has it.
+Tokens are counted when the answer has been given, by vLLM's own count; of one that was broken off, by what had come of it.
 """
 
 import asyncio
-import re
 import time
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.guard.engine import used_tokens
 from serving.guard.facts import facts
 from serving.guard.keys import KeyRing
 from serving.guard.respond import refuse
@@ -17,9 +17,6 @@ from serving.guard.routes import ANSWERS
 from serving.guard.usage import Standing, Usage
 
 _SAVE_EVERY_S = 5.0
-# Usage stands at an answer's end; what is before it is the answer itself.
-_TAIL_BYTES = 4096
-_TOTAL = re.compile(rb'(?<!\\)"total_tokens": ?(\d+)')
 
 
 class Quota:
@@ -60,18 +57,17 @@ class Quota:
         await self._metered(key, scope, receive, send)
 
     async def _metered(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
-        status, events, tail = 0, 0, b""
+        scope.setdefault("state", {})  # uvicorn's, in which vLLM notes what a request took
+        status, events = 0, 0
 
         async def answering(message: Message) -> None:
-            nonlocal status, events, tail
+            nonlocal status, events
             if message["type"] == "http.response.start":
                 status = message["status"]
                 standings = self._usage.standings(key, self._ring.quotas(key), time.time())
                 MutableHeaders(scope=message).update(_headers(standings))
             else:
-                body = message.get("body", b"")
-                events += body.count(b"data: ")
-                tail = (tail + body)[-_TAIL_BYTES:]
+                events += message.get("body", b"").count(b"data: ")
             await send(message)
 
         try:
@@ -80,19 +76,18 @@ class Quota:
             if facts(scope).given_away:  # it is counted where it is answered
                 self._usage.add(key, time.time(), requests=-1)
             if 200 <= status < 300:
-                self._usage.add(key, time.time(), tokens=self._tokens(scope, events, tail))
-
-    def _tokens(self, scope: Scope, events: int, tail: bytes) -> int:
-        """vLLM's count; for a stream without one, the estimate of the prompt and an event a token."""
-        if totals := _TOTAL.findall(tail):
-            return int(totals[-1])
-        cost = facts(scope).cost
-        return events + (cost.prompt_tokens if cost else 0)
+                self._usage.add(key, time.time(), tokens=_tokens(scope, events))
 
     async def _save(self) -> None:
         while True:
             await asyncio.sleep(_SAVE_EVERY_S)
             self._usage.save()
+
+
+def _tokens(scope: Scope, events: int) -> int:
+    """vLLM's count; for a stream that was broken off, the estimate of the prompt and an event a token."""
+    used, cost = used_tokens(scope), facts(scope).cost
+    return events + (cost.prompt_tokens if cost else 0) if used is None else used
 
 
 def _headers(standings: list[Standing]) -> dict[str, str]:

@@ -63,7 +63,6 @@ class Turn:
             await asyncio.wait(waiting, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             metrics.record_queued(-1)
-        if left.done():
-            return None
-        left.cancel()
-        return told.done() and told.result()
+            gone = left.done()
+            left.cancel()
+        return None if gone else told.done() and told.result()

@@ -22,6 +22,7 @@ from serving.guard.pictures import PictureCost
 from serving.guard.refusal import RefusalError
 from serving.guard.structured import check_structured
 from serving.launch import Launch
+from serving.metrics.request import notes_of
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -75,6 +76,7 @@ class Validation:
         prompts, pictures = 1, Pictures()
         if scope["path"] == CHAT:
             pictures = check_messages(request, self._pictures)
+            notes_of(scope).images = pictures.count
             prompt_tokens += pictures.tokens - pictures.as_texts
         else:
             prompts = check_prompt(request, self._vision_ids)

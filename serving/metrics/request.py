@@ -9,7 +9,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-_SCOPE_KEY = "onecard.request"
+SCOPE_KEY = "onecard.request"
 # vLLM writes `usage` and `finish_reason` near an answer's end, compact; inside a text the quotes would be escaped.
 _USAGE = re.compile(rb'"usage":\s*\{[^{}]*?"prompt_tokens":\s*(\d+)')
 _ANSWER_TOKENS = re.compile(rb'"completion_tokens":\s*(\d+)')
@@ -39,10 +39,10 @@ class RequestNotes:
 
 def attach(scope: MutableMapping[str, Any], notes: RequestNotes) -> MutableMapping[str, Any]:
     """The scope with the notes in it."""
-    return {**scope, _SCOPE_KEY: notes}
+    return {**scope, SCOPE_KEY: notes}
 
 
 def notes_of(scope: MutableMapping[str, Any]) -> RequestNotes:
     """The notes of this request; where nothing measures, some that nobody reads."""
-    notes = scope.get(_SCOPE_KEY)
+    notes = scope.get(SCOPE_KEY)
     return notes if isinstance(notes, RequestNotes) else RequestNotes("")

@@ -37,10 +37,14 @@ class Sampled(Generic[_Value]):
         return self._latest is not None and time.monotonic() - self._latest[1] < self._max_age_s
 
     def _run(self) -> None:
+        failed: type[Exception] | None = None
         while True:
             try:
                 self._latest = (self._read(), time.monotonic())
-            except Exception:  # the exporter is there for the day on which something else fails; it goes on
-                _logger.exception("%s could not be read", self._thread.name)
+                failed = None
+            except Exception as error:  # the exporter is there for the day on which something else fails; it goes on
+                if failed is not type(error):  # told once: a log that grows each second fills the disk
+                    _logger.exception("%s cannot be read", self._thread.name)
+                failed = type(error)
             self._first.set()
             time.sleep(self._interval_s)

@@ -1,6 +1,7 @@
 // A request as code to copy. Pictures are read from files of their names; a key from the environment, never shown.
 
-const MARK = "picture:";
+// Stands for a picture until it is written. Of Unicode's private use, so that no question begins with it.
+const MARK = "\ue000";
 
 /** `body` as code in `language`; `pictures` are those of its messages, in order. `keyed` where the server wants a key. */
 export function snippet(language, body, pictures, keyed) {

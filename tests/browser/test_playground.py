@@ -143,7 +143,7 @@ def test_the_code_asks_the_same(page: Page, language: str, tmp_path: Path) -> No
     if shutil.which(program) is None:
         pytest.skip(f"no {program} here")
     drop(page, RED_CIRCLE, "it's $HOME.png")
-    page.locator("#question").fill("What is in the picture? `$(id)` \\n")
+    page.locator("#question").fill("picture: What is in the picture? `$(id)` \\n")
     page.locator("details:has(#temperature) > summary").click()
     page.locator("#temperature").fill("0")
     page.locator("#code summary").click()

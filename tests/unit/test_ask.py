@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from clients.cli import Options, ask
 from serving.errors import NotRunningError, OnecardError, UsageError
 from serving.running import client_errors
 from tests import drawing
-from tests.conftest import free_port
+from tests.conftest import ONECARD, free_port
 from tests.listening import listening
 
 
@@ -122,6 +124,17 @@ def test_a_refusal_of_the_server_is_given_in_its_words(photo: str) -> None:
         asked(Chat(), photo)
 
 
+@pytest.mark.parametrize("listed", [[], None])
+def test_a_server_without_a_model_is_told(photo: str, listed: list[Any] | None) -> None:
+    async def models(_request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": listed})
+
+    chat = Chat(chunk("x"))
+    chat.app = Starlette(routes=[Route("/v1/models", models)])
+    with pytest.raises(OnecardError, match="serves no model"):
+        asked(chat, photo)
+
+
 def test_an_answer_that_breaks_off_is_said_to(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The server process was killed, or the engine under it."""
     with pytest.raises(OnecardError, match=r"The answer broke off \(peer closed"):
@@ -129,6 +142,17 @@ def test_an_answer_that_breaks_off_is_said_to(photo: str, capsys: pytest.Capture
     with pytest.raises(OnecardError, match=r"The answer broke off \(EngineCore"):
         asked(Chat(chunk("A red "), 'data: {"error": {"message": "EngineCore encountered an issue"}}\n\n'), photo)
     assert capsys.readouterr().out == "A red A red "
+
+
+def test_an_answer_that_cannot_be_written_is_told_and_one_that_is_enough_ends_quietly(photo: str) -> None:
+    with listening(Chat(*[chunk("word ")] * 3000, USAGE).app) as port:
+        command = f"{shlex.join(ONECARD)} ask {photo} 'What?' --port {port}"
+        full, enough = (
+            subprocess.run(["bash", "-o", "pipefail", "-c", f"{command} {to}"], capture_output=True, text=True)
+            for to in (">/dev/full", "| head -c 3")
+        )
+    assert (full.returncode, full.stderr) == (1, "onecard: Reading or writing failed: No space left on device.\n")
+    assert (enough.stdout, enough.stderr) == ("wor", "")
 
 
 def test_asking_nobody_or_with_a_picture_that_is_not_there(photo: str, tmp_path: Path) -> None:

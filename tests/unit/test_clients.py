@@ -1,6 +1,7 @@
 """What the clients decide without a server: what is sent of a picture, where boxes are, what a batch takes and refuses."""
 
 import base64
+import contextlib
 import io
 import json
 import subprocess
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from clients import PictureError, locate
@@ -38,10 +41,19 @@ def test_a_small_picture_is_sent_as_it_is_and_a_large_one_shrunk() -> None:
 def test_a_picture_is_sent_upright_and_on_white() -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
-    file = io.BytesIO()
-    drawing.blank(40, 20).save(file, "JPEG", exif=turned)
-    assert seen(data_url(file.getvalue())).size == (20, 40)
+    for kind in ("JPEG", "PNG", "WEBP"):
+        sent = seen(data_url(drawing.encoded(drawing.blank(40, 20), kind, exif=turned)))
+        assert (sent.size, sent.getexif()) == ((20, 40), {})
     assert seen(data_url(Image.new("RGBA", (4, 4), (0, 0, 0, 0)))).getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_grey_of_sixteen_bits_keeps_its_tones() -> None:
+    tones = numpy.linspace(0, 65535, 64, dtype="uint16").reshape(1, 64).repeat(64, axis=0)
+    grey = Image.fromarray(tones)
+    sent = seen(data_url(drawing.encoded(grey), max_pixels=1024)).convert("L")
+    assert [sent.getpixel((x, 16)) for x in (0, 16, 31)] == pytest.approx([2, 131, 253], abs=3)
+    with pytest.raises(PictureError, match="no brightness range"):
+        data_url(drawing.encoded(grey, "TIFF"))
 
 
 def test_heic_and_the_pages_of_a_pdf(tmp_path: Path) -> None:
@@ -63,6 +75,16 @@ def test_heic_and_the_pages_of_a_pdf(tmp_path: Path) -> None:
         messages(str(tmp_path / "doc.pdf#page=3"), "What?", Limits())
 
 
+def test_a_page_that_is_broken_is_told(tmp_path: Path) -> None:
+    """The document opens: only whoever wants that page finds it missing."""
+    drawing.blank(200, 200).save(tmp_path / "doc.pdf")
+    whole = (tmp_path / "doc.pdf").read_bytes()
+    assert whole.count(b"/Type /Page\n") == 1
+    (tmp_path / "doc.pdf").write_bytes(whole.replace(b"/Type /Page\n", b"/Type /Rage\n"))
+    with pytest.raises(PictureError, match=r"doc\.pdf cannot be read as a PDF \(Failed to load page"):
+        messages(str(tmp_path / "doc.pdf#page=1"), "What?", Limits())
+
+
 @pytest.mark.parametrize(
     ("picture", "says"),
     [
@@ -77,6 +99,27 @@ def test_heic_and_the_pages_of_a_pdf(tmp_path: Path) -> None:
 def test_what_is_no_picture_is_told(picture: Any, says: str) -> None:
     with pytest.raises(PictureError, match=says):
         data_url(picture)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("max_pixels", [None, 400])
+def test_broken_exif_is_no_reason_to_refuse(kind: str, max_pixels: int | None) -> None:
+    picture = drawing.encoded(drawing.blank(40, 20, "red"), kind, exif=b"Exif\0\0garbage of a phone")
+    assert seen(data_url(picture, max_pixels)).getpixel((10, 5))[0] > 250  # type: ignore[index]
+
+
+@given(
+    kind=st.sampled_from(["PNG", "GIF", "WEBP", "TIFF", "BMP"]),
+    holes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=5),
+)
+def test_of_a_broken_file_a_picture_is_made_or_its_name_told(kind: str, holes: list[tuple[float, int]]) -> None:
+    """Whatever Pillow's decoders trip over: one file must not end a batch."""
+    data = bytearray(drawing.encoded(drawing.blank(40, 20, "red"), kind))
+    for place, byte in holes:
+        data[int(place * len(data))] = byte
+    for max_pixels in (None, 400):
+        with contextlib.suppress(PictureError):
+            data_url(bytes(data), max_pixels)
 
 
 def test_limits_come_from_the_status_and_of_others_nothing_is_assumed() -> None:

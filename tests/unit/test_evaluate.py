@@ -8,13 +8,18 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
-from serving.errors import UsageError
-from serving.evaluate.asking import Answer, read_journal
-from serving.evaluate.command import Suite, journal_of
+from serving.errors import OnecardError, UsageError
+from serving.evaluate.asking import Answer, ask_all, read_journal
+from serving.evaluate.command import Suite, evaluate, journal_of
 from serving.evaluate.compare import compare
 from serving.evaluate.questions import demo_questions, file_questions
 from serving.evaluate.statistics import Z_95, bootstrap_interval, kl_divergence, mcnemar, score_interval
+from tests.listening import listening
 
 
 def answers(rights: str, text: str = "red") -> dict[str, Answer]:
@@ -109,6 +114,67 @@ def test_a_cut_off_journal_is_asked_again_from_there(tmp_path: Path) -> None:
     file.write_text(f"{line}\n{line[:30]}", encoding="utf-8")
     assert list(read_journal(file)) == ["demo-0"]
     assert read_journal(tmp_path / "none.jsonl") == {}
+
+
+class Served:
+    """A server that answers "red" to whoever has the key; how often it was asked is in `asked`."""
+
+    def __init__(self, key: str) -> None:
+        self.asked = 0
+        self._key = key
+        routes = [Route("/v1/models", self._models), Route("/v1/chat/completions", self._chat, methods=["POST"])]
+        self.app = Starlette(routes=routes)
+
+    def _refusal(self, request: Request) -> Response | None:
+        if request.headers["authorization"] == f"Bearer {self._key}":
+            return None
+        return JSONResponse({"error": {"message": "This server needs an API key."}}, 401)
+
+    async def _models(self, request: Request) -> Response:
+        listed = [{"id": "m", "object": "model", "created": 0, "owned_by": "x"}]
+        return self._refusal(request) or JSONResponse({"object": "list", "data": listed})
+
+    async def _chat(self, request: Request) -> Response:
+        self.asked += 1
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "red"}}
+        reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+        return self._refusal(request) or JSONResponse(reply)
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(json.dumps({"question": f"{n}?", "answer": "red"}) + "\n" for n in range(9)), "utf-8")
+    return Suite(file, 4)
+
+
+def test_running_servers_are_asked_with_the_key_of_the_environment(
+    suite: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONECARD_STATE_DIR", str(tmp_path / "state"))
+    server = Served("a-long-random-word")
+    with listening(server.app) as port:
+        url = f"http://127.0.0.1:{port}"
+        monkeypatch.delenv("ONECARD_API_KEY", raising=False)
+        with pytest.raises(OnecardError, match=f"{url}/v1 needs a key: set ONECARD_API_KEY"):
+            evaluate(url, f"{url}/v1", suite, "cpu")
+        assert server.asked == 0
+        monkeypatch.setenv("ONECARD_API_KEY", "a-long-random-word")
+        found = evaluate(url, f"{url}/v1", suite, "cpu")
+    assert (found.questions, found.right, found.right_reference, server.asked) == (4, 4, 4, 8)
+    assert not (tmp_path / "state").exists()  # nothing is kept: another model may answer there the next time
+
+
+def test_of_more_answers_than_are_wanted_those_to_the_questions_count(suite: Suite, tmp_path: Path) -> None:
+    """The journal of a longer run, in which a kill has cut off the line of an early question."""
+    journal, server = tmp_path / "journal.jsonl", Served("none")
+    lines = [json.dumps({"key": f"mine-{n}", "text": "red", "right": True, "tokens": []}) for n in (1, 3, 4, 5, 6)]
+    journal.write_text("\n".join([*lines, lines[0][:20]]), encoding="utf-8")
+    questions, count = suite.questions()
+    with listening(server.app) as port:
+        answers = ask_all(f"http://127.0.0.1:{port}", questions, count, journal, "asked")
+    assert (answers.keys(), server.asked) == ({f"mine-{n}" for n in (1, 2, 3, 4)}, 1)
+    assert read_journal(journal).keys() == {f"mine-{n}" for n in (1, 2, 3, 4, 5, 6)}
 
 
 def test_a_checkpoint_that_changed_is_asked_anew(tmp_path: Path) -> None:

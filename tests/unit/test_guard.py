@@ -74,6 +74,7 @@ def test_without_keys_everything_passes() -> None:
         ("just-a-key", {"line-1": b"just-a-key"}),
         ("\ufeffjust-a-key", {"line-1": b"just-a-key"}),
         ("alice:\nbob:two", {"bob": b"two"}),
+        (":one tokens/day=5", {"line-1": b"one"}),  # a name is what its quotas are counted under
         ("alice:schlüssel", {"alice": "schlüssel".encode()}),
     ],
 )
@@ -87,6 +88,13 @@ def test_the_key_file_is_read_as_a_person_writes_it(tmp_path: Path, text: str, k
 def test_a_key_file_without_a_key_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "keys").write_bytes(content)
     with pytest.raises(ConfigError, match="keys"):
+        read_keys(tmp_path / "keys")
+
+
+def test_a_name_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    """The first of the two keys would not be let in, and nobody told."""
+    (tmp_path / "keys").write_text("alice:old\nbob:two\nalice:new\n")
+    with pytest.raises(ConfigError, match=r"line 3: the name 'alice' stands twice"):
         read_keys(tmp_path / "keys")
 
 

@@ -3,15 +3,19 @@
 import asyncio
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from serving.guard.admission import Admission, Capacity, Cost, Ticket
+from serving.guard.body import Body
+from serving.guard.early import Early
 from serving.guard.facts import Facts, facts
 from serving.guard.gate import Gate
 from serving.guard.keys import KeyRing
@@ -201,15 +205,16 @@ class Slow:
 
 
 class Client:
-    """One request as uvicorn hands it to an application; `leaves` ends it."""
+    """One request as uvicorn hands it to an application, its body on the way where it is None; `leaves` ends it."""
 
-    def __init__(self, key: str = "", kv: int = 60) -> None:
+    def __init__(self, key: str = "", kv: int = 60, body: bytes | None = b"{}") -> None:
         self.scope: Scope = {"type": "http", "method": "POST", "path": CHAT, "headers": []}
         facts(self.scope).key = key
         facts(self.scope).cost = Cost(kv)
         self.answers: list[Message] = []
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
-        self._messages.put_nowait({"type": "http.request", "body": b"{}", "more_body": False})
+        if body is not None:
+            self._messages.put_nowait({"type": "http.request", "body": body, "more_body": False})
 
     def leaves(self) -> None:
         self._messages.put_nowait({"type": "http.disconnect"})
@@ -322,6 +327,26 @@ def test_the_bodies_that_are_held_are_bounded_whatever_they_declare() -> None:
     assert asyncio.run(run()) == [None] * 8 + [429] * 4
 
 
+def test_a_length_that_nobody_would_be_let_send_keeps_nobody_out() -> None:
+    """What comes of the body is taken in for a second, so that its client reads the refusal: the others need not wait."""
+
+    async def run() -> list[int | None]:
+        app = Early(Gate(Body(Slow(), 2**20), Admission(CAPACITY), 2**20))
+        liar, honest = Client(body=None), Client()
+        liar.scope["headers"] = [(b"content-length", str(2**40).encode())]
+        tasks = [liar.asks(app)]
+        await settle()
+        tasks.append(honest.asks(app))
+        await settle()
+        statuses = [liar.status, honest.status]
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        return statuses
+
+    assert asyncio.run(run()) == [413, None]  # the second is being served
+
+
 # --- quotas ---
 
 
@@ -353,20 +378,19 @@ def test_a_usage_file_that_is_broken_is_no_hindrance(tmp_path: Path, content: st
 class Keyed:
     """A quota layer for one key over an application that answers as vLLM does."""
 
-    def __init__(self, tmp_path: Path, quotas: str, *, stream: bool = False) -> None:
+    def __init__(self, tmp_path: Path, quotas: str, *, breaks_off: bool = False) -> None:
         (tmp_path / "keys").write_text(f"alice:one {quotas}")
-        self._stream = stream
+        self._breaks_off = breaks_off
         self.quota = Quota(self._vllm, KeyRing(tmp_path / "keys"), Usage())
 
     async def _vllm(self, scope: Scope, receive: Receive, send: Send) -> None:
         facts(scope).cost = Cost(100, 0, prompt_tokens=7)
-        if self._stream:
+        if self._breaks_off:
             events = (f"data: {json.dumps({'token': i})}\n\n" for i in range(5))
             await StreamingResponse(events)(scope, receive, send)
-        else:
-            text = 'the text says "total_tokens":999'
-            body = {"choices": [{"message": {"content": text}}], "usage": {"prompt_tokens": 8, "total_tokens": 20}}
-            await JSONResponse(body)(scope, receive, send)
+        else:  # of a stream, an event may be many tokens, and its usage is told to whoever asks for it
+            Request(scope).state.request_metadata = SimpleNamespace(final_usage_info=SimpleNamespace(total_tokens=20))
+            await StreamingResponse(iter(["data: twelve tokens\n\n"]))(scope, receive, send)
 
     def ask(self, path: str = CHAT) -> Any:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -386,9 +410,11 @@ def test_a_key_is_refused_when_its_requests_are_used_up_and_the_headers_count_do
     assert keyed.ask("/v1/models").status_code == 200
 
 
-@pytest.mark.parametrize(("stream", "each"), [(False, 20), (True, 12)])
-def test_tokens_are_counted_as_vllm_does_and_in_a_stream_by_its_events(tmp_path: Path, stream: bool, each: int) -> None:
-    keyed = Keyed(tmp_path, "tokens/day=30", stream=stream)
+@pytest.mark.parametrize(("breaks_off", "each"), [(False, 20), (True, 12)])
+def test_tokens_are_counted_as_vllm_does_and_of_a_broken_off_stream_by_its_events(
+    tmp_path: Path, breaks_off: bool, each: int
+) -> None:
+    keyed = Keyed(tmp_path, "tokens/day=30", breaks_off=breaks_off)
     assert keyed.ask().headers["x-ratelimit-remaining-tokens"] == "30"
     assert keyed.ask().headers["x-ratelimit-remaining-tokens"] == str(30 - each)
     statuses = [keyed.ask().status_code for _ in range(2)]

@@ -56,6 +56,7 @@ def spoken(port: int, *words: bytes) -> tuple[int, dict[str, str]]:
 
 
 START = b"GET / HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -64,12 +65,13 @@ START = b"GET / HTTP/1.1\r\nHost: x\r\n"
         ((START + b"x: " + b"y" * 40_000 + b"\r\n\r\n",), 431),
         ((START + b"x: " + b"y" * 200_000,), 431),
         ((START + b"x: y\r\n" * 101 + b"\r\n",), 431),
+        ((CHUNKED + b"2\r\n{}\r\n0\r\nx: ", b"y" * 200_000), 431),
         ((b"GET /" + b"y" * 9_000 + b" HTTP/1.1\r\n\r\n",), 431),
         ((b"nonsense\r\n\r\n",), 400),
         ((b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",), 400),
         ((b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",), 400),
     ],
-    ids=["huge", "endless", "many", "url", "nonsense", "smuggled", "space"],
+    ids=["huge", "endless", "many", "trailer", "url", "nonsense", "smuggled", "space"],
 )
 def test_a_head_that_cannot_be_taken_is_refused_and_the_connection_closed(
     port: int, words: tuple[bytes, ...], status: int
@@ -184,6 +186,7 @@ def test_a_request_has_one_host(headers: list[tuple[bytes, bytes]]) -> None:
     [
         ("http://evil.example", 403), ("null", 403), ("https://localhost.evil.example", 403), ("http://localhost:3000", 403),
         ("http://localhost", 200), ("https://localhost", 200), ("https://app.example", 200), ("HTTPS://APP.example", 200),
+        ("http://[localhost", 403), ("http://[::1", 403), ("localhost", 403),
     ],
 )  # fmt: skip
 def test_a_web_page_of_another_origin_is_refused(page: str, status: int) -> None:

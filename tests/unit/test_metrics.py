@@ -1,5 +1,7 @@
 """What is recorded, as Prometheus would read it: through the text that is exposed, parsed again."""
 
+import logging
+import threading
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serving.metrics import catalog, reference
 from serving.metrics.recorder import Recorder
+from serving.metrics.sampled import Sampled
 from serving.metrics.status import StatusCollector
 from serving.prepare import prepare
 
@@ -163,3 +166,25 @@ def test_the_reference_page_is_that_of_the_code() -> None:
     page = reference.page()
     assert reference.PAGE.read_text(encoding="utf-8") == page, "run `python -m serving.metrics.reference`"
     assert all(f"`{metric.name}`" in page for metric in catalog.ALL)
+
+
+def test_a_reading_that_goes_on_failing_is_told_once_and_again_when_it_fails_anew(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Read once a second for weeks, the log would else fill the disk."""
+    came = iter([OSError("no"), OSError("still no"), OSError("no"), 7, OSError("no"), ValueError("odd")])
+    done = threading.Event()
+
+    def read() -> int:
+        each = next(came, None)
+        if each is None:
+            done.set()
+            threading.Event().wait()  # its thread ends with the process
+        if isinstance(each, Exception):
+            raise each
+        return int(each or 0)
+
+    with caplog.at_level(logging.ERROR):
+        Sampled("gpu", read, interval_s=0.001).start()
+        assert done.wait(20)
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [OSError, OSError, ValueError]
