@@ -7,9 +7,12 @@ from starlette.types import Scope
 
 
 def is_dead(scope: Scope) -> bool:
-    """Whether the engine process behind this application has died. False where there is none, as in tests."""
+    """Whether the engine process behind this application has died. False where there is none, as in tests.
+
+    vLLM's own server asks for `not is_running` too, which is only so once the task that reads the answers has ended. Until
+    then new requests fail already."""
     client: Any = getattr(getattr(scope.get("app"), "state", None), "engine_client", None)
-    return client is not None and bool(client.errored) and not bool(client.is_running)
+    return client is not None and bool(client.errored)
 
 
 def used_tokens(scope: Scope) -> int | None:

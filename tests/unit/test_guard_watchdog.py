@@ -152,7 +152,7 @@ def test_a_dead_engine_is_told_at_once_also_to_those_who_wait_for_it(watched: Wa
     admission = watched.state.admission
     for _ in range(admission.capacity.sequences + 2):
         admission.enter("", Cost(1), told.append, 0.0)
-    watched.engine.client.errored, watched.engine.client.is_running = True, False
+    watched.engine.client.errored = True  # and `is_running` still: the task that reads its answers has not ended
     asyncio.run(watched.watchdog.run())
     assert [event["reason"] for event in watched.events()] == ["the engine process died"]
     assert (watched.state.state, watched.abandoned) == ("restarting", 1)
