@@ -1,7 +1,7 @@
 """vLLM as the guard sees it from outside its handlers: the one place that knows where vLLM keeps its engine's client, and what
 it notes of a request for whoever stands before it."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.types import Scope
 
@@ -15,8 +15,15 @@ def is_dead(scope: Scope) -> bool:
     return client is not None and bool(client.errored)
 
 
-def used_tokens(scope: Scope) -> int | None:
-    """Tokens of a request's prompts and answers together, by vLLM's own count; None before its answer is whole."""
+class Used(NamedTuple):
+    """Tokens of a request's prompts, pictures among them, and of its answers."""
+
+    prompt: int
+    answer: int
+
+
+def used_tokens(scope: Scope) -> Used | None:
+    """By vLLM's own count, which it notes of every answer, streamed or not; None before the answer is whole."""
     noted: Any = scope.get("state", {}).get("request_metadata")
     usage = getattr(noted, "final_usage_info", None)
-    return None if usage is None else int(usage.total_tokens)
+    return None if usage is None else Used(int(usage.prompt_tokens), int(usage.completion_tokens or 0))

@@ -11,6 +11,7 @@ import time
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import metrics, request_log
+from serving.guard.engine import used_tokens
 from serving.guard.facts import facts
 from serving.guard.routes import ROUTES
 from serving.metrics.recorder import Outcome
@@ -20,7 +21,7 @@ PROBES = frozenset({"/health", "/ready", "/metrics", "/onecard/status"})
 _ROUTES = frozenset(ROUTES) | PROBES
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _CODE = re.compile(rb'"code":\s*"([a-z0-9_]{1,40})"')
-# What stands at the end of a JSON answer, and holds its usage.
+# What stands at the end of a JSON answer, and holds why it ended.
 _TAIL = 4096
 
 
@@ -67,7 +68,8 @@ class _Exchange:
         if made:  # vLLM builds the answer's `id`, and its own log lines, on this header
             others = [(name, value) for name, value in scope["headers"] if name != b"x-request-id"]
             scope = {**scope, "headers": [*others, (b"x-request-id", self._id)]}
-        self.scope = attach(scope, self._notes)
+        # `state` is uvicorn's: vLLM notes there what a request took.
+        self.scope = attach({"state": {}, **scope}, self._notes)
         facts(self.scope)  # made here, so that what the layers below note in it is seen here
 
     async def receive(self) -> Message:
@@ -122,9 +124,10 @@ class _Exchange:
             metrics.record_refusal(reason, self._answered_after)
         if outcome == "answered" and notes.finish is not None:
             metrics.record_finish(notes.finish)
-        if notes.answer_tokens is not None and notes.prompt_tokens is not None:
+        if used := used_tokens(self.scope):
+            notes.prompt_tokens, notes.answer_tokens = used
             streamed = now - self._first_byte if self._streams and self._first_byte else None
-            metrics.record_tokens(notes.key, notes.prompt_tokens, notes.answer_tokens, streamed)
+            metrics.record_tokens(notes.key, *used, streamed)
         if self.route not in PROBES or outcome == "failed":
             request_log.write(
                 request_log.Line(

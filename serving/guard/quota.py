@@ -57,7 +57,6 @@ class Quota:
         await self._metered(key, scope, receive, send)
 
     async def _metered(self, key: str, scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})  # uvicorn's, in which vLLM notes what a request took
         status, events = 0, 0
 
         async def answering(message: Message) -> None:
@@ -87,7 +86,7 @@ class Quota:
 def _tokens(scope: Scope, events: int) -> int:
     """vLLM's count; for a stream that was broken off, the estimate of the prompt and an event a token."""
     used, cost = used_tokens(scope), facts(scope).cost
-    return events + (cost.prompt_tokens if cost else 0) if used is None else used
+    return events + (cost.prompt_tokens if cost else 0) if used is None else sum(used)
 
 
 def _headers(standings: list[Standing]) -> dict[str, str]:

@@ -63,15 +63,15 @@ REFUSAL_SECONDS = Metric(
 TOKENS_PER_SECOND = Metric(
     "onecard_answer_tokens_per_second",
     "histogram",
-    "Tokens of a streamed answer over the seconds between its first byte and its last, where its usage is known.",
+    "Tokens of a streamed answer over the seconds between its first byte and its last.",
     (),
     (1, 2, 5, 10, 20, 30, 40, 60, 80, 100, 150, 200, 300, 400, 600),
 )
 TOKENS = Metric(
     "onecard_tokens_total",
     "counter",
-    "Tokens by API key, from the `usage` of the answers; `kind` is prompt (images included), image or answer. A streamed "
-    "answer tells its usage when it was asked for it; `vllm:generation_tokens_total` counts all, without keys. Images "
+    "Tokens by API key, as vLLM has counted them of each whole answer; `kind` is prompt (images included), image or answer. "
+    "`vllm:generation_tokens_total` counts those of answers that were broken off too, without keys. Images "
     "are counted under the key `none`: the connector that fits them does not know who asked.",
     ("kind", "key"),
 )

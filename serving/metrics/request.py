@@ -1,7 +1,7 @@
 """What is known of one request, for whoever measures and logs it from outside (guard/measure.py, request_log.py).
 
 The notes travel in the ASGI scope: layers copy the scope, and all copies share them. A layer writes what it alone
-knows (the key's name, the pictures, the tokens where it has taken the usage off the answer).
+knows (the key's name, the pictures).
 """
 
 import re
@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SCOPE_KEY = "onecard.request"
-# vLLM writes `usage` and `finish_reason` near an answer's end, compact; inside a text the quotes would be escaped.
-_USAGE = re.compile(rb'"usage":\s*\{[^{}]*?"prompt_tokens":\s*(\d+)')
-_ANSWER_TOKENS = re.compile(rb'"completion_tokens":\s*(\d+)')
+# vLLM writes it near an answer's end, compact; inside a text the quotes would be escaped.
 _FINISH = re.compile(rb'"finish_reason":\s*"(\w+)"')
 
 
@@ -31,10 +29,6 @@ class RequestNotes:
         """Notes what a piece of an answer says of itself: the end of a JSON body, or one event of a stream."""
         if b'"finish_reason":"' in answer and (finish := _FINISH.search(answer)):
             self.finish = finish[1].decode()
-        if b'"usage":{' in answer and (prompt := _USAGE.search(answer)):
-            self.prompt_tokens = int(prompt[1])
-            tokens = _ANSWER_TOKENS.search(answer, prompt.start())
-            self.answer_tokens = int(tokens[1]) if tokens else 0
 
 
 def attach(scope: MutableMapping[str, Any], notes: RequestNotes) -> MutableMapping[str, Any]:

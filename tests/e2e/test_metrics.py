@@ -66,6 +66,20 @@ def test_an_answer_is_counted_once_with_its_tokens(server: Server, client: OpenA
     assert after["onecard_requests_in_flight"] == 0
 
 
+def test_the_tokens_of_a_stream_are_counted_without_its_usage(server: Server, client: OpenAI) -> None:
+    before = scrape(server)
+    messages: Any = [{"role": "user", "content": "hi"}]
+    stream = client.chat.completions.create(
+        model="demo", messages=messages, max_tokens=3, stream=True, extra_body={"ignore_eos": True}
+    )
+    assert all(chunk.usage is None for chunk in stream)
+    sample = 'onecard_tokens_total{key="none",kind="answer"}'
+    while (after := scrape(server))["onecard_requests_in_flight"]:
+        time.sleep(0.05)  # it is recorded when the answer is out
+    assert after[sample] - before.get(sample, 0) == 3
+    assert after["onecard_answer_tokens_per_second_count"] > before.get("onecard_answer_tokens_per_second_count", 0)
+
+
 def test_plan_and_state_are_told(server: Server) -> None:
     seen, plan = scrape(server), server.get("/onecard/status").json()["plan"]
     assert seen['onecard_state{state="ready"}'] == 1

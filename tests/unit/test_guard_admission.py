@@ -389,7 +389,8 @@ class Keyed:
             events = (f"data: {json.dumps({'token': i})}\n\n" for i in range(5))
             await StreamingResponse(events)(scope, receive, send)
         else:  # of a stream, an event may be many tokens, and its usage is told to whoever asks for it
-            Request(scope).state.request_metadata = SimpleNamespace(final_usage_info=SimpleNamespace(total_tokens=20))
+            used = SimpleNamespace(prompt_tokens=8, completion_tokens=12)
+            Request(scope).state.request_metadata = SimpleNamespace(final_usage_info=used)
             await StreamingResponse(iter(["data: twelve tokens\n\n"]))(scope, receive, send)
 
     def ask(self, path: str = CHAT) -> Any:

@@ -5,10 +5,12 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,7 +30,8 @@ def answer(finish: str = "stop") -> dict[str, Any]:
 
 
 class Answers:
-    """An application that answers every request with that response, under the name of a key."""
+    """An application that answers every request with that response, under the name of a key, and notes what it took as vLLM
+    does."""
 
     def __init__(self, response: Response, key: str = "alice") -> None:
         self.response, self.key = response, key
@@ -36,6 +39,7 @@ class Answers:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         notes_of({**scope}).key = self.key
         await self.response(scope, receive, send)
+        Request(scope).state.request_metadata = SimpleNamespace(final_usage_info=SimpleNamespace(**USAGE))
 
 
 class Difference:
@@ -101,13 +105,14 @@ def test_a_stream_gives_first_token_and_speed_as_its_pieces_come(grown: Differen
         yield 'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n'
         await asyncio.sleep(0.05)
         yield 'data: {"choices":[{"delta":{"content":"A"},"finish_reason":"length"}]}\n\n'
-        yield "data: " + json.dumps({"choices": [], "usage": USAGE}, separators=(",", ":")) + "\n\n"
         yield "data: [DONE]\n\n"
 
     reply = request(Measure(Answers(StreamingResponse(events(), media_type="text/event-stream"))), "POST", CHAT)
     assert reply.text.endswith("data: [DONE]\n\n")
     assert grown("onecard_first_token_seconds_count", route=CHAT) == 1
     assert grown("onecard_first_token_seconds_sum", route=CHAT) < grown("onecard_request_seconds_sum", route=CHAT)
+    # Nobody asked for its usage.
+    assert grown("onecard_tokens_total", kind="answer", key="alice") == 64
     assert grown("onecard_answer_tokens_per_second_count") == 1
     assert 0 < grown("onecard_answer_tokens_per_second_sum") < 63 / 0.05
     assert grown("onecard_answers_total", finish="length") == 1
