@@ -67,6 +67,3 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("", err=True)
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)

@@ -1,14 +1,13 @@
 """`onecard sleep` and `onecard wake`: a signal to the supervisor, and its word that it is done (server.json). Neither needs a
 key: whoever may signal the process may end it as well."""
 
-import os
 import signal
 import time
 
 from serving.durations import said
 from serving.errors import OnecardError
 from serving.processes import STOP_GRACE_S
-from serving.running import supervisor_facts
+from serving.running import signal_supervisor, supervisor_facts
 
 _LOOK_EVERY_S = 0.1
 
@@ -21,7 +20,7 @@ def send_to_sleep(port: int) -> str:
     facts = supervisor_facts(port)
     if facts.get("state") == "asleep":
         return f"It is asleep, for {said(time.time() - facts['at'])} by now."
-    os.kill(facts["pid"], signal.SIGUSR1)
+    signal_supervisor(port, signal.SIGUSR1)
     began = time.monotonic()
     limit_s = float(facts.get("drain_s", 0)) + 2 * STOP_GRACE_S + 10
     while supervisor_facts(port).get("state") != "asleep":
@@ -39,7 +38,7 @@ def wake_up(port: int, *, wait: bool = True) -> str:
     before = supervisor_facts(port)
     if before.get("state") == "ready":
         return "It is awake."
-    os.kill(before["pid"], signal.SIGUSR2)
+    signal_supervisor(port, signal.SIGUSR2)
     if not wait:
         return "It wakes up."
     began = time.monotonic()

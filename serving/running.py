@@ -131,18 +131,36 @@ def supervisor_facts(port: int) -> dict[str, Any]:
     Raises NotRunningError."""
     facts = read_json(run_dir(port) / "server.json")
     if not isinstance(facts, dict) or not isinstance(facts.get("pid"), int) or not is_onecard(facts["pid"]):
-        raise NotRunningError(f"No onecard runs on port {port}. If it listens elsewhere, name its port with --port.")
+        raise _nobody_on(port)
     return facts
+
+
+def signal_supervisor(port: int, number: signal.Signals) -> dict[str, Any]:
+    """Sends that signal to the supervisor on that port, and returns its facts. Raises NotRunningError, also where it ended in
+    this moment, and OnecardError where it is another user's."""
+    facts = supervisor_facts(port)
+    try:
+        os.kill(facts["pid"], number)
+    except ProcessLookupError as error:
+        raise _nobody_on(port) from error
+    except PermissionError as error:
+        raise OnecardError(
+            f"The onecard on port {port} (process {facts['pid']}) runs as another user, and only that user or root can do this."
+        ) from error
+    return facts
+
+
+def _nobody_on(port: int) -> NotRunningError:
+    return NotRunningError(f"No onecard runs on port {port}. If it listens elsewhere, name its port with --port.")
 
 
 def stop_server(port: int) -> float:
     """Ends the server on that port; the seconds it took. Raises NotRunningError, or OnecardError when it does not end."""
     import psutil
 
-    facts = supervisor_facts(port)
-    pid = facts["pid"]
     began = time.monotonic()
-    os.kill(pid, signal.SIGTERM)
+    facts = signal_supervisor(port, signal.SIGTERM)
+    pid = facts["pid"]
     try:
         psutil.Process(pid).wait(timeout=float(facts.get("drain_s", 0)) + STOP_GRACE_S + 14)
     except psutil.NoSuchProcess:

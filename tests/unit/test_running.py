@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from serving.errors import NotRunningError, OnecardError
 from serving.guard.keys import KeyRing
 from serving.guard.settings import GuardSettings
 from serving.launch import Launch, child_environment
+from serving.orders import send_to_sleep, wake_up
 from serving.prepare import prepare
 from serving.running import describe_status, fetch_status, log_lines, stop_server
 from serving.state_dir import ipc_dir, make_run_dir, read_json, run_dir, state_dir, write_json
@@ -187,6 +188,35 @@ def test_stop_without_a_server_is_refused(content: str) -> None:
     (make_run_dir(8000) / "server.json").write_text(content)
     with pytest.raises(NotRunningError, match="No onecard runs on port 8000"):
         stop_server(8000)
+
+
+@pytest.mark.parametrize(
+    ("said_by_the_kernel", "error", "says"),
+    [
+        (ProcessLookupError, NotRunningError, "No onecard runs on port 8000"),
+        (PermissionError, OnecardError, "runs as another user"),
+    ],
+)
+@pytest.mark.parametrize("order", [stop_server, send_to_sleep, wake_up])
+def test_a_server_that_cannot_be_signalled_is_said_so(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    order: Callable[[int], object],
+    said_by_the_kernel: type[OSError],
+    error: type[OnecardError],
+    says: str,
+) -> None:
+    """It ended a moment ago, or is another user's."""
+
+    def kill(_pid: int, number: int) -> None:
+        if number:  # 0 asks whether the process is there
+            raise said_by_the_kernel
+
+    with process(folder, "onecard", "serve"):
+        monkeypatch.setattr("os.kill", kill)
+        with pytest.raises(error, match=says):
+            order(8000)
+        monkeypatch.undo()
 
 
 # --- logs ---
