@@ -228,19 +228,17 @@ def test_a_form_becomes_a_chat_request_with_the_same_picture(data: dict[str, str
 
 
 @pytest.mark.usefixtures("launch")
-def test_the_log_says_how_many_pictures_were_asked_about(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_log_says_how_many_pictures_were_asked_about(lines: list[str]) -> None:
     picture = encoded(blank())
     part = {"type": "image_url", "image_url": {"url": "data:;base64," + base64.b64encode(picture).decode()}}
     body = {"messages": [{"role": "user", "content": [part, part]}]}
 
     async def ask(app: ASGIApp) -> httpx.Response:
         await sent(app, "POST", CHAT, json=body)
-        reply = await sent(app, "POST", "/ask", files={"image": picture})
-        await asyncio.sleep(0)  # lines are written at the end of a turn of the loop
-        return reply
+        return await sent(app, "POST", "/ask", files={"image": picture})
 
     when_ready(Vllm(), ask)
-    chat, form = (line for line in capfd.readouterr().err.splitlines() if " POST " in line)
+    chat, form = (line for line in lines if " POST " in line)
     assert ("2 pictures" in chat, "1 picture" in form) == (True, True)
 
 

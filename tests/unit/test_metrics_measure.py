@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import logging
 import re
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,24 +62,6 @@ class Difference:
 @pytest.fixture
 def grown() -> Difference:
     return Difference()
-
-
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    """The lines of the request log."""
-    logger = logging.getLogger("onecard.requests")
-    found: list[str] = []
-
-    class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            found.append(record.getMessage())
-
-    handler = Keep()
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    yield found
-    logger.removeHandler(handler)
 
 
 def test_an_answer_is_measured_and_passed_on_unchanged(grown: Difference, lines: list[str]) -> None:
