@@ -37,7 +37,7 @@ def holding(card: str, held: Mapping[int, int]) -> tuple[Onecard, ...]:
         own = [held[each] for each in family if each in held]
         if own:
             found.append(Onecard(port, sum(own) // 2**20 if all(own) else None))
-        elif not told and _serves_on(port, card):
+        elif not told and _loaded_on(port, card):
             found.append(Onecard(port, None))
     return tuple(found)
 
@@ -45,6 +45,11 @@ def holding(card: str, held: Mapping[int, int]) -> tuple[Onecard, ...]:
 def among(onecards: tuple[Onecard, ...]) -> str:
     """To be said of what other programs hold: which of them are onecards."""
     return f", among them {' and '.join(map(str, onecards))}" if onecards else ""
+
+
+def serves_on(port: int) -> bool:
+    """Whether one of them has that port, whatever it is doing."""
+    return any(each == port for each, _ in _supervisors())
 
 
 def is_onecard(pid: int) -> bool:
@@ -76,7 +81,7 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-def _serves_on(port: int, card: str) -> bool:
+def _loaded_on(port: int, card: str) -> bool:
     """Whether a model is loaded there that was planned for a card of that name."""
     facts, launch = (_read(port, name) for name in ("server.json", "launch.json"))
     gpu = launch.get("plan", {}).get("gpu", {})

@@ -30,6 +30,7 @@ from serving.guard.settings import GuardSettings
 from serving.hardware import Hardware
 from serving.hub import ResolvedModel, resolve_model
 from serving.launch import Launch
+from serving.onecards import serves_on
 from serving.plan import Plan
 from serving.planner import Subject
 from serving.present import check_hardware, chosen_profile
@@ -193,9 +194,12 @@ def open_socket(host: str, port: int) -> socket.socket:
             raise UsageError(
                 f"{host!r} is no address of this machine. --host takes 127.0.0.1 or 0.0.0.0, mostly."
             ) from error
+        if serves_on(port):
+            who, stop = "a onecard of yours", f"Ask that one, stop it with `onecard stop --port {port}`,"
+        else:
+            who, stop = _owner(port), f"Stop it (`onecard stop --port {port}` if it is another user's onecard),"
         raise PortInUseError(
-            f"Port {port} is in use by {_owner(port)}. Stop it (`onecard stop --port {port}` if it is onecard), or choose "
-            f"another port: --port {port + 1}, or PORT={port + 1} with make."
+            f"Port {port} is in use by {who}. {stop} or choose another port: --port {port + 1}, or PORT={port + 1} with make."
         ) from error
     listening.listen(2048)
     return listening

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,11 @@ import pytest
 from starlette.responses import JSONResponse
 
 from serving.beside import counted_as_free
+from serving.errors import PortInUseError
 from serving.hardware import Hardware
 from serving.memory import MIB
 from serving.onecards import Onecard, holding
+from serving.prepare import open_socket
 from serving.restarts import taken_by_others
 from serving.state_dir import make_run_dir, write_json
 from tests.conftest import ONECARD, free_port
@@ -50,6 +53,22 @@ def ready(port: int, card: str = NAME, state: str = "ready") -> None:
     pid = json.loads((make_run_dir(8000) / "server.json").read_text())["pid"]
     write_json(make_run_dir(port) / "server.json", {"pid": pid, "state": state})
     write_json(make_run_dir(port) / "launch.json", {"plan": {"gpu": {"name": card}}})
+
+
+def test_a_port_that_an_own_onecard_has_is_said_so(folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(PortInUseError, match=rf"in use by \w.*process {os.getpid()}"):
+            open_socket("127.0.0.1", port)
+        with onecard(folder):
+            ready(port, state="starting")
+            with pytest.raises(PortInUseError, match=f"a onecard of yours.*`onecard stop --port {port}`"):
+                open_socket("127.0.0.1", port)
+        # Another program has the port of one that was killed.
+        with pytest.raises(PortInUseError, match=f"process {os.getpid()}"):
+            open_socket("127.0.0.1", port)
 
 
 def run(card: Card, *arguments: str) -> subprocess.CompletedProcess[str]:
