@@ -11,6 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import httpx
 from prometheus_client import CollectorRegistry, generate_latest
@@ -51,11 +52,14 @@ def recording() -> Callable[[], None]:
 
 
 def vllm(tokens: int) -> ASGIApp:
-    """In its place: reads the body, and streams an answer of so many tokens, each an event."""
+    """In its place: reads the body, streams an answer of so many tokens, each an event, and notes what it took."""
     usage = (_USAGE % (800 + tokens, tokens)).encode()
+    noted = SimpleNamespace(final_usage_info=SimpleNamespace(prompt_tokens=800, completion_tokens=tokens))
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        await Request(scope, receive).body()
+        request = Request(scope, receive)
+        await request.body()
+        request.state.request_metadata = noted
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/event-stream")]})
         for _ in range(tokens):
             await send({"type": "http.response.body", "body": _EVENT, "more_body": True})
