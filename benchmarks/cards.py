@@ -25,7 +25,7 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.cards_kill import kill_one
+from benchmarks.cards_kill import check_not_lost, kill_one
 from benchmarks.cards_load import Asked, Clients, poisson
 from benchmarks.cards_table import as_table
 from benchmarks.fleet_load import Generator
@@ -164,8 +164,8 @@ async def _prompt_tokens(generator: Generator) -> int:
 
 
 def _ready(status: dict[str, Any], cards: int) -> bool:
-    if lost := [each for each in status["cards"] if each["state"] == "lost"]:
-        raise RuntimeError(f"card {lost[0]['card']} was given up: {lost[0]['why']}")
+    for each in status["cards"]:
+        check_not_lost(each)
     states = [each["state"] for each in status["cards"]] or [status["state"]]
     return states == ["ready"] * cards
 

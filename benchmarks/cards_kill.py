@@ -78,7 +78,12 @@ def engine_of(supervisor: int, card: int) -> psutil.Process:
     raise RuntimeError(f"no process serves card {card}")
 
 
-def _back(card: dict[str, Any], restarts: int) -> bool:
+def check_not_lost(card: dict[str, Any]) -> None:
+    """Raises RuntimeError for a card that will not come any more."""
     if card["state"] == "lost":
         raise RuntimeError(f"card {card['card']} was given up: {card['why']}")
+
+
+def _back(card: dict[str, Any], restarts: int) -> bool:
+    check_not_lost(card)
     return bool(card["restarts"] > restarts and card["state"] == "ready")

@@ -4,12 +4,12 @@ process, as if the card were a smaller one.
 
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from benchmarks.looking import looking
 from benchmarks.memory_holder import HELD
 
 MIB = 2**20
@@ -50,19 +50,13 @@ def _handle(gpu: int) -> Any:
 @contextmanager
 def sampling(gpu: int) -> Iterator[list[int]]:
     """The highest used memory in MiB while the context lasts, as a list of one."""
-    peak, ended = [0], threading.Event()
+    peak = [0]
 
-    def watch() -> None:
-        while not ended.wait(_SAMPLE_SECONDS):
-            peak[0] = max(peak[0], used_mib(gpu))
+    def look() -> None:
+        peak[0] = max(peak[0], used_mib(gpu))
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
+    with looking(look, _SAMPLE_SECONDS):
         yield peak
-    finally:
-        ended.set()
-        thread.join()
 
 
 @contextmanager

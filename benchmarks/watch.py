@@ -6,7 +6,6 @@ says nothing either: what reads, checks and prepares requests and sends answers,
 """
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,12 +15,12 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from benchmarks.looking import looking
 from serving.hardware import detect
+from serving.metrics.host import with_roles
 
 # NVML's own figure is of the last sixth of a second or longer (nvml.h, nvmlUtilization_t): asking more often tells no more.
 _SAMPLE_SECONDS = 0.1
-# vLLM's titles of the processes that compute (set_process_title in vllm/utils/system_utils.py).
-_ENGINE = ("VLLM::EngineCore", "VLLM::Worker")
 
 Sample = tuple[float, float]
 
@@ -73,8 +72,13 @@ def watching(gpu: int | None, server: int | None) -> Iterator[Watch]:
             looks.append((watch.gpu, stack.enter_context(_gpu_busy(gpu))))
         if server is not None:
             looks.append((watch.api, lambda: _api_seconds(server)))
+
+        def look() -> None:
+            for samples, value in looks:
+                samples.append((time.monotonic(), value()))
+
         if looks:
-            stack.enter_context(_sampled(looks))
+            stack.enter_context(looking(look, _SAMPLE_SECONDS))
         yield watch
 
 
@@ -93,31 +97,9 @@ def _gpu_busy(gpu: int) -> Iterator[Callable[[], float]]:
 def _api_seconds(server: int) -> float:
     """Of the server's processes but the engine's. A process that ends meanwhile is left out."""
     spent = 0.0
-    with contextlib.suppress(psutil.Error):
-        first = psutil.Process(server)
-        for process in (first, *first.children(recursive=True)):
-            with contextlib.suppress(psutil.Error):
-                if not " ".join(process.cmdline()).startswith(_ENGINE):
-                    times = process.cpu_times()
-                    spent += times.user + times.system
+    for process, role in with_roles(server):
+        with contextlib.suppress(psutil.Error):
+            if role != "engine":
+                times = process.cpu_times()
+                spent += times.user + times.system
     return spent
-
-
-@contextmanager
-def _sampled(looks: list[tuple[list[Sample], Callable[[], float]]]) -> Iterator[None]:
-    ended = threading.Event()
-
-    def look() -> None:
-        last = False
-        while not last:
-            last = ended.wait(_SAMPLE_SECONDS)
-            for samples, value in looks:
-                samples.append((time.monotonic(), value()))
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()

@@ -72,7 +72,7 @@ class HostCollector(Collector):
 def _processes(supervisor: int) -> Samples:
     """Memory, files and threads, summed by role."""
     sums: dict[str, list[float]] = {}
-    for process, role in _with_roles(supervisor):
+    for process, role in with_roles(supervisor):
         with contextlib.suppress(psutil.Error):  # it has just ended
             with process.oneshot():
                 now = (process.memory_info().rss, process.num_fds(), process.num_threads())
@@ -81,7 +81,8 @@ def _processes(supervisor: int) -> Samples:
     return {metric: [((role,), values[index]) for role, values in sums.items()] for index, metric in enumerate(metrics)}
 
 
-def _with_roles(supervisor: int) -> Iterator[tuple[psutil.Process, str]]:
+def with_roles(supervisor: int) -> Iterator[tuple[psutil.Process, str]]:
+    """A server's processes, and what each of them is; none where it has ended."""
     with contextlib.suppress(psutil.Error):
         parent = psutil.Process(supervisor)
         yield parent, "supervisor"
