@@ -101,7 +101,7 @@ class Clients:
 
     def close(self) -> None:
         for each in self._workers:
-            each.close()
+            each.stop()
 
     def _give(self, tasks: list[dict[str, Any]]) -> Asked:
         with ThreadPoolExecutor(len(tasks)) as threads:

@@ -8,8 +8,9 @@
     onecard           `onecard serve`
 
 What onecard is beyond `engine` is what guard, connector and metrics cost; `engine+connector` tells the connector apart.
-NAME:VARIANT gives it more arguments or environment variables (`Variant`), to tell what a lever does: as in
-`--contenders onecard,onecard:graphs --variant graphs='--compilation-config {"cudagraph_mm_encoder":true}'`.
+NAME:VARIANT gives it more arguments or environment variables, or another model (`Variant`), to tell what a lever does or which
+checkpoint is faster: as in `--contenders onecard,onecard:graphs --variant graphs='--compilation-config
+{"cudagraph_mm_encoder":true}'`.
 NAME@6 holds that contender's server to six cores.
 """
 
@@ -42,16 +43,19 @@ _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*=")
 
 @dataclass(frozen=True)
 class Variant:
-    """What one contender gets beside what all get: `argv` for its vLLM, and environment variables. Without a name, nothing."""
+    """What one contender gets beside what all get: `argv` for its vLLM, and environment variables. Without a name, nothing.
+    With `model` it serves another than the others, as `onecard serve --model` names it."""
 
     name: str
     argv: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
+    model: str = ""
 
 
 def variant(text: str) -> Variant:
-    """`some=--stream-interval 4`, or with variables first, `segments=PYTORCH_ALLOC_CONF=expandable_segments:True`. Words end at
-    blanks, so that JSON without any keeps its quotes. Raises ValueError."""
+    """`some=--stream-interval 4`, or with variables first, `segments=PYTORCH_ALLOC_CONF=expandable_segments:True`, or with a
+    model of its own, `fp8=--model FOLDER`. Words end at blanks, so that JSON without any keeps its quotes. Raises
+    ValueError."""
     name, equals, words = text.partition("=")
     if not equals or not re.fullmatch(r"[\w.+-]+", name):
         raise ValueError(f"{text!r} is no variant; one is written as NAME='--an-argument VALUE'")
@@ -59,7 +63,14 @@ def variant(text: str) -> Variant:
     while argv and _VARIABLE.match(argv[0]):
         variable, _, value = argv.pop(0).partition("=")
         environment[variable] = value
-    return Variant(name, tuple(argv), environment)
+    model = ""
+    if "--model" in argv:
+        at = argv.index("--model")
+        if at + 1 == len(argv):
+            raise ValueError(f"{text!r} names no model after --model")
+        model = argv[at + 1]
+        del argv[at : at + 2]
+    return Variant(name, tuple(argv), environment, model)
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,8 @@ def parse(text: str, setting: Setting) -> Contender:
         raise ValueError(
             f"there is no {text!r}: `--variant {called or 'NAME'}='--an-argument VALUE'` makes one of a server"
         )
+    if chosen.model and kind != "onecard":
+        raise ValueError(f"{text!r} is to serve {chosen.model}: only onecard plans for a model of its own")
     given = from_argv(chosen.argv).get("max_num_seqs")
     in_flight = {
         "transformers": 1,
@@ -142,7 +155,8 @@ def command(contender: Contender, setting: Setting, port: int, launch_file: Path
     vllm += ["--host", "127.0.0.1", "--port", str(port), "--disable-uvicorn-access-log"]
     match contender.kind:
         case "onecard":
-            own = ["--profile", plan.profile, "--model", str(setting.prepared.resolved.name), "--port", str(port)]
+            model = contender.variant.model or str(setting.prepared.resolved.name)
+            own = ["--profile", plan.profile, "--model", model, "--port", str(port)]
             return [sys.executable, "-m", "serving", "serve", *own, "--", *to_argv(same), *setting.argv_of(contender)]
         case "original":
             recipe = ORIGINAL | ({"quantization": "awq"} if setting.is_awq else {})

@@ -53,7 +53,7 @@ class Generator:
             return load_of(self._worker.ask(argv), workload.pictures)
 
     def close(self) -> None:
-        self._worker.close()
+        self._worker.stop()
 
 
 def arguments(

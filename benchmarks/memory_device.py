@@ -14,8 +14,9 @@ from benchmarks.memory_holder import HELD
 
 MIB = 2**20
 _SAMPLE_SECONDS = 0.01
-# What is given back by a process that has ended shows after at most so long.
+# What is given back by a process that has ended shows after at most so long, and is all of it once nothing changed for so long.
 _FREE_SECONDS = 30
+_STILL_SECONDS = 0.5
 _NEARLY_MIB = 16
 
 
@@ -79,3 +80,21 @@ def wait_until_free(gpu: int, before_mib: int) -> None:
     ends = time.monotonic() + _FREE_SECONDS
     while used_mib(gpu) > before_mib + _NEARLY_MIB and time.monotonic() < ends:
         time.sleep(0.1)
+
+
+@contextmanager
+def giving_back(gpu: int | None) -> Iterator[list[int]]:
+    """How many MiB the device has more after the block than before, as a list of one: what a program took that ends in it.
+    Nothing else may come or go meanwhile. Empty without a GPU."""
+    given: list[int] = []
+    before = last = used_mib(gpu) if gpu is not None else 0
+    yield given
+    if gpu is None:
+        return
+    ends = time.monotonic() + _FREE_SECONDS
+    while time.monotonic() < ends:
+        time.sleep(_STILL_SECONDS)
+        last, seen = used_mib(gpu), last
+        if last == seen < before:
+            break
+    given.append(before - last)

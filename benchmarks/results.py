@@ -52,13 +52,17 @@ class Row(BaseModel):
 
 class Facts(BaseModel):
     """A contender as it was started. `cores` is what its server was held to; None for all there are. `ready_s` is told
-    only where it was started alone."""
+    only where it was started alone. `gpu_mib` is what the GPU had free after its end and not before; `weights_gib` and
+    `loading_s` are vLLM's own account of loading the model."""
 
     title: str
     command: str = ""
     cores: int | None = None
     ready_s: float | None = None
     failed: str | None = None
+    gpu_mib: int | None = None
+    weights_gib: float | None = None
+    loading_s: float | None = None
 
 
 class Run(BaseModel):
@@ -102,6 +106,13 @@ class Book:
             self.run.contenders[contender] = facts
             self._save()
         self.say(f"{facts.title}: {facts.failed or 'ready'}" + (f" after {facts.ready_s:g} s" if facts.ready_s else ""))
+
+    def ended(self, contender: str, gpu_mib: int) -> None:
+        """Notes what a contender's end gave back."""
+        with self._lock:
+            if facts := self.run.contenders.get(contender):
+                facts.gpu_mib = gpu_mib
+                self._save()
 
     def know(self, contender: str, facts: Facts) -> None:
         """Notes a contender unless it is known already, and says nothing."""

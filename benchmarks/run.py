@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 from benchmarks import servers, watch
 from benchmarks.contenders import Contender, Setting
 from benchmarks.generator import Generator
+from benchmarks.memory_device import giving_back
 from benchmarks.questions import Case, Question, burst, start
 from benchmarks.results import Book, Facts
 from benchmarks.servers import DiedError, Server, StoppedError
@@ -104,20 +105,21 @@ def _opened(job: Job, contender: Contender, place: Place) -> Iterator[tuple[Cont
     folder = job.folder / contender.name
     folder.mkdir(parents=True, exist_ok=True)
     cores = place.server_cores(contender)
+    started: Server | Worker
     if contender.serves:
         caches = job.caches / contender.name if job.caches else None
-        server = servers.start(contender, job.setting, folder, job.stopping, gpu=place.gpu, cores=cores, caches=caches)
-        try:
-            yield contender, server
-        finally:
-            server.stop()
+        started = servers.start(contender, job.setting, folder, job.stopping, gpu=place.gpu, cores=cores, caches=caches)
     else:
         gpu = {} if place.gpu is None else {"CUDA_VISIBLE_DEVICES": place.gpu}
         log = folder / "generate.log"
-        with contextlib.closing(
-            Worker("benchmarks.generate", str(job.setting.folder), log=log, cores=cores, environment=gpu)
-        ) as worker:
-            yield contender, worker
+        started = Worker("benchmarks.generate", str(job.setting.folder), log=log, cores=cores, environment=gpu)
+    try:
+        yield contender, started
+    finally:
+        with giving_back(place.nvml_index) as given:
+            started.stop()
+        for gpu_mib in given:
+            job.book.ended(contender.name, gpu_mib)
 
 
 def _target(
@@ -135,7 +137,9 @@ def _target(
     except DiedError as error:
         job.book.started(contender.name, facts.model_copy(update={"failed": f"did not start: {error}"}))
         return None
-    job.book.started(contender.name, facts.model_copy(update={"ready_s": started.ready_s if alone else None}))
+    facts.ready_s = started.ready_s if alone else None
+    facts.weights_gib, facts.loading_s = started.loaded()
+    job.book.started(contender.name, facts)
     sender = ToServer(generator, f"{started.url}/v1", started.model, started)
     return Target(contender, job.scope, sender, job.book.say, place.nvml_index)
 

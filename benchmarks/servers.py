@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from benchmarks.worker import last_error
 
 _START_LIMIT_S = 600.0
 _STOP_LIMIT_S = 20.0
+_LOADED = re.compile(r"Model loading took ([\d.]+) GiB memory and ([\d.]+) seconds")
 
 
 class DiedError(RuntimeError):
@@ -63,6 +65,16 @@ class Server:
             raise StoppedError
         if self.process.poll() is not None:
             raise DiedError(f"ended with exit code {self.process.returncode}; {last_error(self.log)}")
+
+    def loaded(self) -> tuple[float | None, float | None]:
+        """GiB of weights and the seconds of loading them, as vLLM logs them for a GPU."""
+        found = None
+        for log in (
+            self.log,
+            *self.log.parent.glob("state/*/server.log"),
+        ):  # onecard keeps vLLM's words in a file of its own
+            found = found or _LOADED.search(log.read_text(encoding="utf-8", errors="replace"))
+        return (float(found[1]), float(found[2])) if found else (None, None)
 
     def stop(self) -> None:
         """SIGTERM to its process group, then SIGKILL; returns when the port is free."""

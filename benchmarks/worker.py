@@ -57,7 +57,7 @@ class Worker:
             raise WorkerError(answer["error"])
         return answer["result"]
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Ends the child."""
         self._process.terminate()
         self._process.communicate()

@@ -220,6 +220,19 @@ def test_a_variant_differs_in_what_it_says_and_in_nothing_else(setting: Setting)
     assert environment(fast) == environment(plain) | {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 
 
+def test_a_variant_may_serve_another_model(setting: Setting) -> None:
+    varied = dataclasses.replace(
+        setting, variants=(contenders.variant("fp8=A=1 --model some/folder --max-num-seqs 7"),)
+    )
+    line = contenders.command(contenders.parse("onecard:fp8", varied), varied, 8390, Path("launch.json"))
+    assert line[line.index("--model") + 1] == "some/folder"
+    assert line.count("--model") == 1
+    with pytest.raises(ValueError, match="only onecard plans"):
+        contenders.parse("vllm:fp8", varied)
+    with pytest.raises(ValueError, match="names no model"):
+        contenders.variant("fp8=--model")
+
+
 @pytest.mark.parametrize("name", ["onecard:slow", "onecard:", "transformers:fast", "ollama:fast"])
 def test_a_variant_that_nobody_described_is_refused(setting: Setting, name: str) -> None:
     varied = dataclasses.replace(setting, variants=(contenders.variant("fast=--stream-interval 4"),))
@@ -310,7 +323,7 @@ def test_a_worker_answers_says_its_errors_and_names_what_it_died_of(
         with pytest.raises(WorkerError, match="ValueError: of its own"):
             child.ask("die")
     finally:
-        child.close()
+        child.stop()
     assert "noise while importing\nnoise\n" in (tmp_path / "child.log").read_text("utf-8")
 
 
@@ -332,7 +345,7 @@ def test_transformers_first_token_is_as_late_as_its_last(tmp_path: Path, monkeyp
     try:
         load = ToTransformers(child).send(SMALL, first=0, count=3, tokens=16, clients=1, per_s=math.inf, question=0)
     finally:
-        child.close()
+        child.stop()
     figures = load.figures()
     assert (figures["first_token_ms"], figures["total_ms"], figures["images_per_s"]) == (2000, 2000, 0.5)
 

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import quantize_table
-from benchmarks.quantize import KERNELS, Notes, _servings
+from benchmarks import memory_device, quantize_table
+from benchmarks.contenders import variant
+from benchmarks.load import Figures
+from benchmarks.quantize import MARLIN, Notes, _servings
+from benchmarks.results import Facts, Row, Run
 from serving.errors import OnecardError
 
 
@@ -39,45 +42,53 @@ def test_steps_are_written_as_they_end_and_not_made_twice(tmp_path: Path, capsys
 
 
 def test_a_kernel_is_measured_where_it_makes_a_difference(tmp_path: Path) -> None:
-    folders = {name: tmp_path / name for name in ("bf16", "awq", "fp8", "int8")}
-    for name in ("bf16", "awq", "fp8"):
+    folders = {name: tmp_path / name for name in ("bf16", "awq", "w8a8", "fp8", "int8")}
+    for name in ("bf16", "awq", "w8a8", "fp8"):
         folders[name].mkdir()
     served = _servings(folders)
-    assert list(served) == [
-        "bf16, vllm's choice",
-        "awq, vllm's choice",
-        "awq, marlin",
-        "fp8, vllm's choice",
-        "fp8 at loading",
-    ]
-    assert served["awq, marlin"].environment == KERNELS["marlin"]
-    assert (served["fp8 at loading"].folder, served["fp8 at loading"].arguments) == (
-        folders["bf16"],
-        ("--quantization", "fp8"),
-    )
+    assert list(served) == ["bf16", "fp8-at-loading", "awq", "awq-marlin", "w8a8", "fp8", "fp8-marlin"]
+    assert served["awq-marlin"].environment == MARLIN
+    words = variant(served["fp8-at-loading"].variant("fp8-at-loading"))
+    assert (words.model, words.argv) == (str(folders["bf16"]), ("--quantization", "fp8"))
+    assert variant(served["awq-marlin"].variant("x")).environment == MARLIN
 
 
+def row(question: str, case: str, figures: Figures, contender: str = "onecard:awq-marlin") -> Row:
+    return Row(question=question, case=case, contender=contender, medians=figures)
+
+
+RUN = Run(
+    date="2026-11-23",
+    command="",
+    versions={},
+    machine={},
+    model="m",
+    settings={"tokens": 128, "repetitions": 3, "clients": [4, 32], "kv_cache_mib": 4096, "profile": "rtx4090"},
+    contenders={
+        "transformers": Facts(title="transformers", gpu_mib=5000),
+        "onecard:awq-marlin": Facts(title="x", gpu_mib=8196, weights_gib=2.0, loading_s=6.4),
+        "onecard:int8": Facts(title="y", failed="did not start: \nno kernel"),
+    },
+    rows=[
+        row("latency", "1 client", {"first_token_ms": 4044.4, "total_ms": 4044.4, "gpu_busy": 0.31}, "transformers"),
+        row("latency", "1 client", {"first_token_ms": 44.1, "per_token_ms": 2.5, "total_ms": 361.6, "gpu_busy": 0.71}),
+        row("throughput", "4 clients", {"total_ms": 512.3}),
+        row("throughput", "32 clients", {"images_per_s": 36.92, "gpu_busy": 0.93}),
+    ],
+)
 FOUND: dict[str, Any] = {
     "date": "2026-11-23",
     "versions": {"vllm": "0.32.0"},
     "machine": {"cpu": "a CPU", "gpu": "NVIDIA H200"},
     "model": "qwen3-vl-2b, random weights",
-    "command": "python -m benchmarks.quantize",
+    "commands": ["python -m benchmarks.quantize", "python -m benchmarks.quantize --steps serve"],
     "card_mib": 12_288,
+    "at_once": 3,
     "quantize awq": {"seconds": 101.4, "peak_gpu_mib": 5123, "weights_mb": 2100.04},
     "quantize fp8": {"failed": "Traceback\nOnecardError: it broke"},
-    "serve awq, marlin": {
-        "ready_s": 80.2,
-        "weights_mb": 2100.04,
-        "memory": {"memory_mib": {"weights": 2400, "activations": 100, "kv_cache": 8192}},
-        "expected": {"rtx3060": {"decode_tokens_per_s": 186.4, "source": "360 GB/s over something"}},
-        "speed": {
-            "latency, 1 client": {"first_token_ms": 44.1, "per_token_ms": 2.5, "gpu_busy": 0.71},
-            "throughput, 4 clients": {"total_ms": 512.3},
-            "throughput, 64 clients": {"images_per_s": 36.92},
-        },
-    },
-    "serve int8, marlin": {"failed": "did not start"},
+    "served": RUN.model_dump(),
+    "files_mb": {"bf16": 4255.1, "awq-marlin": 2100.04, "int8": 3000.0},
+    "expected": {"awq": {"rtx3060": {"decode_tokens_per_s": 186.4, "source": "360 GB/s over something"}}},
     "head": {"16 bits": 148.2, "awq-head8": 80.1},
 }
 
@@ -86,20 +97,37 @@ def test_the_tables_tell_what_was_measured_and_what_failed(tmp_path: Path) -> No
     assert quantize_table.measured(tmp_path) == "Not measured yet."
     (tmp_path / "quantize-h200.json").write_text(json.dumps(FOUND), "utf-8")
     text = quantize_table.measured(tmp_path)
-    assert "NVIDIA H200, vLLM 0.32.0, 2026-11-23, by `python -m benchmarks.quantize`" in text
+    assert "NVIDIA H200, vLLM 0.32.0, 2026-11-23, by `python -m benchmarks.quantize` and `python" in text
+    assert "a card of 12,288 MiB has, 3 schemes at a time on one GPU:" in text
     assert "| `awq` | 101 s | 5,123 MiB | 2,100 MB |" in text
     assert "| `fp8` | failed: OnecardError: it broke |" in text
-    assert "| awq, marlin | 2,100 MB | 80 s | 2,400 MiB | 2,500 MiB | 44 ms | 400 | 512 ms | 36.9 | 71% |" in text, (
-        "the KV cache is not counted, and tokens a second are the inverse of the time of one"
-    )
-    assert "| int8, marlin | failed: did not start |" in text
-    assert "| awq | 186 |" in text
+    assert (
+        "| `awq-marlin` | 2,100 MB | 2,048 MiB | 6 s | 4,100 MiB | 44 ms | 400 | 362 ms | 512 ms | 36.9 | 71% | 93% |"
+    ) in text, "the KV cache is not counted, and tokens a second are the inverse of the time of one"
+    assert "| `transformers` | 4,255 MB | – | – | 5,000 MiB | 4,044 ms | – | 4,044 ms | – | – | 31% | – |" in text
+    assert "| `int8` | failed: no kernel |" in text
+    assert "images/s, 32 clients" in text
+    assert "| `awq` | 186 |" in text
     assert "148.2 µs (16 bits), 80.1 µs (awq-head8)" in text
 
 
-def test_what_a_server_did_not_tell_is_a_dash() -> None:
-    silent = FOUND["serve awq, marlin"] | {"memory": {}, "speed": {}, "expected": {}}
-    text = quantize_table.as_text({**FOUND, "serve awq, marlin": silent, "head": {"failed": "no GPU"}})
-    assert "| awq, marlin | 2,100 MB | 80 s | – | – | – | – | – | – | – |" in text
-    assert "Predicted" not in text
-    assert "The output head" not in text
+def test_what_was_not_measured_is_left_out() -> None:
+    text = quantize_table.as_text(
+        FOUND | {"served": None, "expected": None, "head": {"failed": "no GPU"}, "at_once": 1}
+    )
+    assert "| `awq` | 101 s | 5,123 MiB | 2,100 MB |" in text
+    assert "at a time" not in text
+    for word in ("Served", "Predicted", "output head"):
+        assert word not in text
+
+
+def test_a_gpu_is_asked_what_an_end_gave_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_device, "_STILL_SECONDS", 0)
+    used = iter((30_000, 30_000, 30_000, 21_000, 18_000, 18_000, 7))  # it takes the driver a moment
+    monkeypatch.setattr(memory_device, "used_mib", lambda _gpu: next(used))
+    with memory_device.giving_back(0) as given:
+        assert given == []
+    assert given == [12_000]
+    with memory_device.giving_back(None) as given:
+        pass
+    assert given == []
