@@ -11,6 +11,9 @@ from serving.plan import Plan
 
 # vLLM tells what the graphs took, driver's memory included, in its log alone.
 _GRAPHS = re.compile(r"Graph capturing finished in .* took ([\d.]+) GiB")
+# vLLM reads the whole device, before and after: what other programs took meanwhile is in its figure. No CUDA context is
+# smaller than this.
+_LEAST_CONTEXT = 200 * MIB
 
 
 async def measure_and_learn(application: Any, plan: Plan, server_log: Path) -> dict[str, Any]:
@@ -39,7 +42,10 @@ def in_parts(lasting: dict[str, int], transients: dict[str, int], graphs: int | 
     """MiB by the plan's names. `graphs` are the bytes that vLLM says its CUDA graphs took; None where it captured none.
 
     What is between what the allocator holds and what the process holds is the driver's: context and graphs."""
-    graphs = lasting["graph_pool"] if graphs is None else graphs
+    pool, process = lasting["graph_pool"], lasting["process"]
+    graphs = pool if graphs is None else graphs
+    if process:
+        graphs = max(pool, min(graphs, pool + process - lasting["reserved"] - _LEAST_CONTEXT))
     # Profiled at as many of the largest pictures as fit the budget; a full budget takes in proportion more.
     full = transients["encoder_tokens"] / max(1, transients["profiled_tokens"])
     cache = round(transients["encoder_output"] * full)
@@ -47,13 +53,16 @@ def in_parts(lasting: dict[str, int], transients: dict[str, int], graphs: int | 
     found = {
         "weights": lasting["weights"],
         "kv_cache": lasting["kv_cache"],
-        "buffers": lasting["allocated"] - lasting["weights"] - lasting["kv_cache"] - lasting["graph_pool"],
+        "buffers": lasting["allocated"]
+        - lasting["weights"]
+        - lasting["kv_cache"]
+        - lasting.get("graph_allocated", pool),
         "activations": transients["activations"],
         "encoder_cache": cache,
         "vision_encoder": max(0, seeing - cache - transients["activations"]),
         "cuda_graphs": graphs,
         "fragmentation": lasting["reserved_peak"] - lasting["allocated_peak"],
     }
-    if lasting["process"]:
-        found["context"] = lasting["process"] - lasting["reserved"] - (graphs - lasting["graph_pool"])
+    if process:
+        found["context"] = process - lasting["reserved"] - (graphs - pool)
     return {name: round(value / MIB) for name, value in found.items()}

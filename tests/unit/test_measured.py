@@ -63,6 +63,22 @@ def test_without_the_drivers_figure_the_context_is_left_out_and_without_graphs_t
     assert found["cuda_graphs"] == 22
 
 
+def test_what_other_programs_took_meanwhile_is_not_the_graphs() -> None:
+    drivers = LASTING["process"] - LASTING["reserved"] + LASTING["graph_pool"]
+    alone, crowded = (in_parts(LASTING, TRANSIENTS, graphs) for graphs in (195 * MIB, 4000 * MIB))
+    assert crowded["context"] == 200
+    for found in (alone, crowded):
+        assert found["cuda_graphs"] + found["context"] == round(drivers / MIB), (
+            "the process' own figure is right all the same"
+        )
+
+
+def test_what_lies_unused_in_the_graphs_pool_is_no_buffers() -> None:
+    more = {"graph_pool": 322 * MIB, "graph_allocated": 12 * MIB}
+    found = in_parts(LASTING | more, TRANSIENTS, 1082 * MIB)
+    assert found["buffers"] == in_parts(LASTING, TRANSIENTS, 195 * MIB)["buffers"] + 10
+
+
 def test_an_encoder_that_may_take_more_than_planned_is_never_served(tmp_path: Path) -> None:
     with pytest.raises(EngineArgsError, match="16,384 tokens a step, and memory is planned for 2,048"):
         measured(tmp_path, TRANSIENTS | {"encoder_tokens": 16_384})
