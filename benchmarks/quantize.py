@@ -175,7 +175,7 @@ def _servings(folders: Mapping[str, Path]) -> dict[str, Serving]:
             continue
         found[name] = Serving(folder)
         if name == "bf16":
-            found["fp8-at-loading"] = Serving(folder, arguments=("--quantization", "fp8"))
+            found["fp8-at-loading"] = Serving(folder, arguments=("--quantization", "fp8_per_tensor"))
         elif load_scheme(name).activations == 16 or name == "fp8":
             found[f"{name}-marlin"] = Serving(folder, MARLIN)
     return found

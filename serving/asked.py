@@ -88,6 +88,8 @@ def read_asked(args: dict[str, Any]) -> Asked:
             f"{' and '.join(_WITHOUT_WEIGHTS)}."
         )
     _check_budgets(args.get("compilation_config"))
+    if "quantization_config" in args:
+        args["quantization_config"] = _object("quantization_config", args["quantization_config"])
     if "limit_mm_per_prompt" in args:
         args["limit_mm_per_prompt"] = _object("limit_mm_per_prompt", args["limit_mm_per_prompt"])
     kv_dtype = str(args.get("kv_cache_dtype", "auto"))

@@ -34,7 +34,7 @@ from serving.verdict import (
     reason_against,
 )
 from serving.video import Frames
-from serving.weights import Weights, measure_weights
+from serving.weights import Weights, at_loading, measure_weights
 
 # What the prediction may be wrong by, and what the desktop may take meanwhile.
 _HEADROOM_MIB = 200
@@ -74,17 +74,20 @@ class Subject:
         overrides = asked.args.get("hf_overrides")
         if isinstance(overrides, dict) and (checkpoint := self.checkpoint.overridden(overrides)) != self.checkpoint:
             return replace(self, checkpoint=checkpoint).plan(user_args)
-        weights, shape, gpu = self.weights(), self._shape(), self._gpu(asked)
+        weights, shape, gpu = self.weights(asked), self._shape(), self._gpu(asked)
         if shape is None:
             return self._unpredicted(asked, weights, gpu)
         check_context(asked, shape)
         check_adapters(self.adapters, shape, self.model)
         return self._choose(asked, shape, weights, gpu)
 
-    def weights(self) -> Weights:
+    def weights(self, asked: Asked | None = None) -> Weights:
         """The size of the weights, or of one card's part of them. Raises CheckpointError where it cannot be told."""
-        shape = read_shape(self.checkpoint.architecture, self.checkpoint.config)
-        return measure_weights(shape, self.checkpoint.config, self.checkpoint.tensors).share(self.tensor_parallel_size)
+        config, tensors = self.checkpoint.config, self.checkpoint.tensors
+        method, ignored = (asked.args.get("quantization"), asked.object("quantization_config")) if asked else (None, {})
+        rounded = at_loading(method, ignored.get("ignore"))
+        found = measure_weights(read_shape(self.checkpoint.architecture, config), config, tensors, rounded)
+        return found.share(self.tensor_parallel_size)
 
     def _shape(self) -> Shape | None:
         """What a card has of it. Raises UsageError where the model cannot be split over so many."""

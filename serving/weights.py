@@ -14,6 +14,8 @@ _METHODS = ("awq", "gptq", "compressed-tensors", "fp8", "bitsandbytes")
 _SCALE_BITS = 16
 # bitsandbytes keeps one 32-bit maximum for each block of 64 weights (QLoRA, arXiv:2305.14314, section 3).
 _BNB_BLOCK, _BNB_SCALE_BITS = 64, 32
+# `--quantization`, by vLLM's names for rounding 16 bits while they are loaded (0.32, config/quantization.py): a weight's bits.
+_AT_LOADING = {"fp8": 8.0, "fp8_per_tensor": 8.0, "fp8_per_channel": 8.0, "fp8_per_block": 8.0, "mxfp8": 8 + 8 / 32}
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,22 @@ class Quantization:
     head_bits: float | None = None
 
 
-def measure_weights(shape: Shape | None, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Weights:
-    """Raises CheckpointError where there are no tensors and shape or quantization are not known either."""
+def at_loading(method: Any, ignored: Any) -> Quantization | None:
+    """What vLLM's `quantization` makes of a 16-bit checkpoint; None for what is not known here. All linear layers are rounded,
+    the vision encoder's too unless `ignored` (of `quantization_config`) names it. One layer at a time is held at 16 bits."""
+    bits = _AT_LOADING.get(method) if isinstance(method, str) else None
+    kept = ignored if isinstance(ignored, list) else []
+    seen = any("visual" in str(name) for name in kept)
+    return Quantization(f"{method} at loading", bits, vision=not seen, head=False) if bits else None
+
+
+def measure_weights(
+    shape: Shape | None, config: Mapping[str, Any], tensors: Mapping[str, Tensor], rounded: Quantization | None = None
+) -> Weights:
+    """`rounded` is what a 16-bit checkpoint becomes while it is loaded, if anything. Raises CheckpointError where there are no
+    tensors and shape or quantization are not known either."""
+    if rounded and shape and not _quantized(config):
+        return _from_shape(shape, rounded)
     if tensors:
         return _from_headers(config, tensors)
     if shape is None:
@@ -55,7 +71,7 @@ def measure_weights(shape: Shape | None, config: Mapping[str, Any], tensors: Map
 
 def quantization_of(config: Mapping[str, Any]) -> Quantization | None:
     """What `quantization_config` says; None for 16 bits. Raises CheckpointError for a method that is not known here."""
-    quantized = config.get("quantization_config") or config.get("text_config", {}).get("quantization_config")
+    quantized = _quantized(config)
     if not quantized:
         return None
     if not isinstance(quantized, dict):
@@ -82,6 +98,10 @@ def quantization_of(config: Mapping[str, Any]) -> Quantization | None:
         f"config.json names a quantization that the plan does not know: {method!r}. Known are {', '.join(_METHODS)}, and no "
         "quantization at all."
     )
+
+
+def _quantized(config: Mapping[str, Any]) -> Any:
+    return config.get("quantization_config") or config.get("text_config", {}).get("quantization_config")
 
 
 def _compressed(quantized: Mapping[str, Any], kept: Any, vision: bool) -> Quantization:

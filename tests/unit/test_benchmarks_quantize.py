@@ -49,7 +49,7 @@ def test_a_kernel_is_measured_where_it_makes_a_difference(tmp_path: Path) -> Non
     assert list(served) == ["bf16", "fp8-at-loading", "awq", "awq-marlin", "w8a8", "fp8", "fp8-marlin"]
     assert served["awq-marlin"].environment == MARLIN
     words = variant(served["fp8-at-loading"].variant("fp8-at-loading"))
-    assert (words.model, words.argv) == (str(folders["bf16"]), ("--quantization", "fp8"))
+    assert (words.model, words.argv) == (str(folders["bf16"]), ("--quantization", "fp8_per_tensor"))
     assert variant(served["awq-marlin"].variant("x")).environment == MARLIN
 
 
