@@ -47,8 +47,10 @@ def as_text(found: dict[str, Any]) -> str:
     if found.get("expected"):
         parts += [_predicted(found["expected"])]
     if isinstance(head := found.get("head"), dict) and "failed" not in head:
-        times = ", ".join(f"{microseconds:g} µs ({name})" for name, microseconds in head.items())
-        parts += [f"The output head by itself, one token, its launch and the waiting for it included: {times}."]
+        times = ", ".join(f"{microseconds:g} µs ({name})" for name, microseconds in head["microseconds"].items())
+        calls = head["calls"]
+        how = f"{calls} calls in a row" if calls > 1 else "each call with its launch and the waiting for it"
+        parts += [f"The output head by itself, one token, {how}: {times}."]
     return "\n\n".join(parts)
 
 

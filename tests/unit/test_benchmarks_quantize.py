@@ -89,7 +89,7 @@ FOUND: dict[str, Any] = {
     "served": RUN.model_dump(),
     "files_mb": {"bf16": 4255.1, "awq-marlin": 2100.04, "int8": 3000.0},
     "expected": {"awq": {"rtx3060": {"decode_tokens_per_s": 186.4, "source": "360 GB/s over something"}}},
-    "head": {"16 bits": 148.2, "awq-head8": 80.1},
+    "head": {"calls": 50, "microseconds": {"16 bits": 148.2, "awq-head8": 80.1}},
 }
 
 
@@ -108,7 +108,7 @@ def test_the_tables_tell_what_was_measured_and_what_failed(tmp_path: Path) -> No
     assert "| `int8` | failed: no kernel |" in text
     assert "images/s, 32 clients" in text
     assert "| `awq` | 186 |" in text
-    assert "148.2 µs (16 bits), 80.1 µs (awq-head8)" in text
+    assert "one token, 50 calls in a row: 148.2 µs (16 bits), 80.1 µs (awq-head8)" in text
 
 
 def test_what_was_not_measured_is_left_out() -> None:
