@@ -1,6 +1,7 @@
 """Plans and profiles in words for a terminal. JSON is for machines; this is for people."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from serving.advice import Step, steps
@@ -154,7 +155,24 @@ def describe_measured(status: dict[str, Any]) -> str:
         if key in measured:
             lines.append(f"  {title:<15}{predicted[key]:>10,}{measured[key]:>10,}  {measured[key] - predicted[key]:+,}")
     both = [sum(each[key] for key in _NAMES if key in measured) for each in (predicted, measured)]
-    return "\n".join((*lines, f"  {'together':<15}{both[0]:>10,}{both[1]:>10,}  {both[1] - both[0]:+,}"))
+    lines.append(f"  {'together':<15}{both[0]:>10,}{both[1]:>10,}  {both[1] - both[0]:+,}")
+    return "\n".join([*lines, *_held(status["measured"])])
+
+
+def _held(measured: dict[str, Any]) -> Iterator[str]:
+    """What the server holds while it serves, and whether the card was ever full."""
+    if held := measured.get("held_mib"):
+        yield f"Now: the allocator holds {held['reserved']:,} MiB, and has held {held['reserved_peak']:,}."
+        if held["process"]:
+            yield f"The process holds {held['process']:,} MiB of the card."
+        times = measured["given_back"]
+        yield (
+            f"It had to give memory back {times:,} time{'s' if times > 1 else ''} before an allocation fitted, some "
+            "milliseconds each: the card is full. Leave it more with a smaller --kv-cache-memory-bytes, or shorter steps "
+            "(--max-num-batched-tokens)."
+            if times
+            else "It never had to give any back for an allocation to fit."
+        )
 
 
 def describe_profiles() -> str:

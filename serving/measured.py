@@ -1,5 +1,7 @@
 """What the parts of the memory really took, in the plan's own terms, as the worker says before the first request."""
 
+import asyncio
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ from serving.errors import EngineArgsError
 from serving.memory import MIB
 from serving.plan import Plan
 
+logger = logging.getLogger("vllm.onecard")
+_ASKED_S = 1.0
 # vLLM tells what the graphs took, driver's memory included, in its log alone.
 _GRAPHS = re.compile(r"Graph capturing finished in .* took ([\d.]+) GiB")
 # vLLM reads the whole device, before and after: what other programs took meanwhile is in its figure. No CUDA context is
@@ -36,6 +40,20 @@ async def measure_and_learn(application: Any, plan: Plan, server_log: Path) -> d
     if plan.predicted and plan.tensor_parallel_size == 1:
         learn_from_start(plan, parts)
     return {"memory_mib": parts}
+
+
+async def held_now(application: Any, plan: Plan) -> dict[str, int]:
+    """`held_mib` by the worker's names and `given_back`, how often (`WorkerMemory.onecard_held`). Empty where no such worker
+    runs, or where it does not answer in a second: nobody who asks for a status shall wait for an engine that hangs."""
+    if "worker_extension_cls" not in plan.engine_args:
+        return {}
+    try:
+        found = (await asyncio.wait_for(application.state.engine_client.collective_rpc("onecard_held"), _ASKED_S))[0]
+    except Exception:  # a dying engine raises what it likes; the status says elsewhere that it dies
+        logger.debug("the worker did not say what it holds", exc_info=True)
+        return {}
+    given_back = found.pop("given_back")
+    return {"held_mib": {name: round(value / MIB) for name, value in found.items()}, "given_back": given_back}
 
 
 def in_parts(lasting: dict[str, int], transients: dict[str, int], graphs: int | None) -> dict[str, int]:

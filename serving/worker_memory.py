@@ -35,6 +35,21 @@ class WorkerMemory:
             "process": _held_by_this_process(),
         }
 
+    def onecard_held(self) -> dict[str, int]:
+        """What is held now, cheap enough to be asked while it serves: bytes `process`, `reserved`, `reserved_peak` and
+        `allocated_peak` as in `onecard_memory`, and `given_back`: how often the allocator had to give back all that it keeps
+        for later before an allocation fitted (`num_alloc_retries`)."""
+        import torch
+
+        stats = torch.cuda.memory_stats()
+        return {
+            "process": _held_by_this_process(),
+            "reserved": stats["reserved_bytes.all.current"],
+            "reserved_peak": stats["reserved_bytes.all.peak"],
+            "allocated_peak": stats["allocated_bytes.all.peak"],
+            "given_back": stats["num_alloc_retries"],
+        }
+
     def onecard_transients(self) -> dict[str, int]:
         """Peak bytes of what comes and goes, by vLLM's own profiling run: `activations` (language model and sampler, at the
         longest step), and of the vision encoder `vision_encoder` (pixels included) and `encoder_output`, both at a batch of

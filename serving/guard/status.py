@@ -9,6 +9,7 @@ from serving.guard.front import give_request, was_given
 from serving.guard.respond import asks_again
 from serving.guard.routes import ANSWERS
 from serving.guard.state import ServerState
+from serving.measured import held_now
 
 # What concerns all cards the supervisor answers, which knows of all.
 _OF_ALL_CARDS = frozenset({"/onecard/status", "/metrics"})
@@ -32,6 +33,8 @@ class Status:
                 return
         open_now = state.leaving or state.others_serve or scope["path"] == "/metrics"
         if scope["path"] == "/onecard/status":
+            if state.state == "ready" and (application := scope.get("app")):
+                state.measured |= await held_now(application, state.launch.plan)
             await JSONResponse(state.status())(scope, receive, send)
         elif not open_now and (refusal := state.refusal()):
             await refusal(scope, receive, send)

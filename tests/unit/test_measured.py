@@ -9,7 +9,7 @@ import pytest
 
 from serving.describe import describe_measured
 from serving.errors import EngineArgsError
-from serving.measured import in_parts, measure_and_learn
+from serving.measured import held_now, in_parts, measure_and_learn
 from serving.memory import MIB
 from serving.prepare import prepare
 
@@ -21,6 +21,10 @@ TRANSIENTS = {
     "activations": 96 * MIB, "vision_encoder": 135 * MIB, "encoder_output": 19 * MIB, "encoder_tokens": 2048,
     "profiled_tokens": 1200,
 }  # fmt: skip
+HELD = {
+    "process": 6600 * MIB, "reserved": 5700 * MIB, "reserved_peak": 5800 * MIB, "allocated_peak": 5500 * MIB,
+    "given_back": 0,
+}  # fmt: skip
 LOG = "INFO [model_runner.py:1127] Graph capturing finished in 4 secs, took 0.19 GiB\n"
 
 
@@ -28,10 +32,15 @@ class Engine:
     """Speaks the protocol of vLLM's engine client, as far as it is used."""
 
     def __init__(self, transients: dict[str, int]) -> None:
-        self._answers = {"onecard_memory": LASTING, "onecard_transients": transients}
+        self._answers = {"onecard_memory": LASTING, "onecard_transients": transients, "onecard_held": HELD}
+        self.hangs = self.dies = False
 
     async def collective_rpc(self, method: str) -> list[Any]:
-        return [self._answers[method]]
+        if self.dies:
+            raise RuntimeError("EngineCore encountered an issue")
+        if self.hangs:
+            await asyncio.Event().wait()
+        return [dict(self._answers[method])]
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +91,34 @@ def test_what_lies_unused_in_the_graphs_pool_is_no_buffers() -> None:
 def test_an_encoder_that_may_take_more_than_planned_is_never_served(tmp_path: Path) -> None:
     with pytest.raises(EngineArgsError, match="16,384 tokens a step, and memory is planned for 2,048"):
         measured(tmp_path, TRANSIENTS | {"encoder_tokens": 16_384})
+
+
+def held(engine: Engine, profile: str = "rtx3060") -> dict[str, Any]:
+    return asyncio.run(
+        held_now(SimpleNamespace(state=SimpleNamespace(engine_client=engine)), prepare(profile, None).plan)
+    )
+
+
+def test_what_is_held_is_asked_anew_and_nobody_waits_for_an_engine_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(TRANSIENTS)
+    now = held(engine)
+    assert (now["held_mib"]["process"], now["held_mib"]["reserved_peak"], now["given_back"]) == (6600, 5800, 0)
+    assert held(engine, "cpu") == {}
+    monkeypatch.setattr("serving.measured._ASKED_S", 0.01)
+    engine.hangs = True
+    assert held(engine) == {}
+    engine.dies = True
+    assert held(engine) == {}
+
+
+def test_a_card_that_was_full_says_so(tmp_path: Path) -> None:
+    status = {"state": "ready", "plan": prepare("rtx3060", None).plan.model_dump()}
+    told = measured(tmp_path, TRANSIENTS) | held(Engine(TRANSIENTS))
+    assert "holds 5,700 MiB, and has held 5,800" in describe_measured(status | {"measured": told})
+    assert "never had to give any back" in describe_measured(status | {"measured": told})
+    full = describe_measured(status | {"measured": told | {"given_back": 3}})
+    assert "give memory back 3 times" in full
+    assert "--kv-cache-memory-bytes" in full
 
 
 def test_a_cpu_measures_nothing(tmp_path: Path) -> None:
