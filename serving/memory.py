@@ -117,11 +117,9 @@ def parts(shape: Shape, weight_bytes: int, load: Load, constants: Constants, car
 
 
 def activations(text: Text, load: Load) -> int:
-    """The language model's peak for one step: in a layer's feed-forward network the gate and up projections, their
-    product, and three hidden states, 16 bits each (2 × (3 × intermediate_size + 3 × hidden_size) a token; 49,152 bytes
-    for Qwen3-VL-2B, where vLLM 0.32 was measured at 49,152)."""
-    a_token = _BYTES_16_BIT * 3 * (text.intermediate_size + text.hidden_size)
-    return load.max_num_batched_tokens * a_token
+    """The language model's peak for one step, 16 bits a number (2 × (3 × intermediate_size + 3 × hidden_size) a token; 49,152
+    bytes for Qwen3-VL-2B, where vLLM 0.32 was measured at 49,152)."""
+    return load.max_num_batched_tokens * text.values_per_token * _BYTES_16_BIT
 
 
 def input_buffers(shape: Shape, load: Load) -> int:
