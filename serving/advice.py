@@ -60,6 +60,8 @@ def steps(subject: Subject, plan: Plan, user_args: dict[str, Any]) -> list[Step]
     changes += [
         (f"--max-num-batched-tokens {batch}", {"max_num_batched_tokens": batch}) for batch in (tokens // 2, tokens * 2)
     ]
+    if plan.speculation:
+        changes.append(("without --speculative-config", {"speculative_config": None}))
     found = []
     for flag, change in changes:
         try:
