@@ -1,13 +1,19 @@
 """Small and large EAGLE3 heads, written as those for vLLM are published: one layer, a vocabulary of its own, no embedding."""
 
+import io
 import json
 import math
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from safetensors.numpy import save_file
+
+from serving.demo.questions.heldout import Example
+from serving.hub import resolve_model
 
 # What belongs to the demo model, whose hidden states it reads.
 DEMO: dict[str, Any] = {
@@ -45,22 +51,85 @@ def write_config(folder: Path, config: dict[str, Any]) -> Path:
     return folder
 
 
-def write_head(folder: Path, rng: np.random.Generator | None = None) -> Path:
-    """One of random numbers for the demo model."""
-    rng = rng or np.random.default_rng(0)
+def write_head(folder: Path) -> Path:
+    """One of random numbers for the demo model: nothing that it drafts is right."""
+    rng = np.random.default_rng(0)
     drawn = {name: (0.02 * rng.standard_normal(shape)).astype(np.float16) for name, shape in shapes_of(DEMO).items()}
-    return save_head(folder, drawn)
+    return _save(folder, drawn, np.arange(0, DEMO["vocab_size"], DEMO["vocab_size"] // DEMO["draft_vocab_size"]))
 
 
-def save_head(folder: Path, weights: dict[str, Any]) -> Path:
-    """One for the demo model, with these matrices. Draft word n is the model's word 4 n."""
-    drafted = np.arange(DEMO["draft_vocab_size"])
-    every = DEMO["vocab_size"] // DEMO["draft_vocab_size"]
+def fit_head(folder: Path, examples: Iterable[Example]) -> Path:
+    """One for the demo model that drafts the word after the next, as far as that is a linear function of the last hidden state
+    (least squares over the examples' right answers): its layer adds nothing, and all the rest is its output head."""
+    import torch
+
+    states, words = (torch.cat(each) for each in zip(*map(_Demo().after_next, examples), strict=True))
+    normed = states / states.square().mean(-1, keepdim=True).add(1e-6).sqrt()
+    known = torch.unique(words)
+    drafted = torch.cat((known, _others(known, DEMO["draft_vocab_size"] - len(known)))).sort().values
+    right = (words[:, None] == drafted).to(normed.dtype)
+    output = torch.linalg.solve(normed.T @ normed + 0.1 * torch.eye(normed.shape[1]), normed.T @ right).T
+    weights: dict[str, Any] = {
+        name: np.full(shape, 1.0 if "norm" in name else 0.0, np.float16) for name, shape in shapes_of(DEMO).items()
+    }
+    weights["fc.weight"][:, -DEMO["hidden_size"] :] = np.eye(
+        DEMO["hidden_size"]
+    )  # of the three layers that it reads, the last
+    return _save(folder, weights | {"lm_head.weight": (100 * output).numpy().astype(np.float16)}, drafted.numpy())
+
+
+class _Demo:
+    """The demo model in transformers, with what goes out of its last layer."""
+
+    def __init__(self) -> None:
+        from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+
+        folder = resolve_model("demo").download()
+        self._processor: Any = AutoProcessor.from_pretrained(folder)
+        self._model: Any = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype="float32").eval()
+        self._model.model.language_model.layers[-1].register_forward_hook(self._keep)
+        self._out: Any = None
+
+    def after_next(self, example: Example) -> tuple[Any, Any]:
+        """The hidden state before each word of the right answer but its first, and the word after that: (n, 256) and (n,)."""
+        import torch
+
+        messages: list[dict[str, Any]] = example.messages()
+        for message in messages:
+            parts = message["content"] if isinstance(message["content"], list) else []
+            message["content"] = [{"type": "image"} if part["type"] == "image_url" else part for part in parts] or [
+                {"type": "text", "text": message["content"]}
+            ]
+        images = [Image.open(io.BytesIO(each.data)).convert("RGB") for each in example.images]
+        for image in images:
+            image.thumbnail((320, 320))
+        ask = self._processor.apply_chat_template(
+            messages, tools=example.tools, add_generation_prompt=True, tokenize=False
+        )
+        answer = f"{example.expected}<|im_end|>"
+        given = self._processor(text=[ask + answer], images=images or None, return_tensors="pt")
+        words = given["input_ids"][0]
+        first = len(words) - len(self._processor.tokenizer(answer, add_special_tokens=False).input_ids) - 1
+        with torch.no_grad():
+            self._model(**given)
+        return self._out.reshape(len(words), -1)[first:-2], words[first + 2 :]
+
+    def _keep(self, _layer: Any, _given: Any, out: Any) -> None:
+        self._out = out[0] if isinstance(out, tuple) else out
+
+
+def _others(known: Any, count: int) -> Any:
+    import torch
+
+    every = torch.arange(DEMO["vocab_size"])
+    return every[~torch.isin(every, known)][:count]
+
+
+def _save(folder: Path, weights: dict[str, Any], drafted: Any) -> Path:
+    """`drafted` are the model's words that have a draft word, in their order."""
     write_config(folder, DEMO)
-    save_file(
-        weights | {"d2t": drafted * (every - 1), "t2d": np.arange(DEMO["vocab_size"]) % every == 0},
-        folder / "model.safetensors",
-    )
+    words = {"d2t": drafted - np.arange(len(drafted)), "t2d": np.isin(np.arange(DEMO["vocab_size"]), drafted)}
+    save_file(weights | words, folder / "model.safetensors")
     return folder
 
 
