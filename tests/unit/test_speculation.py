@@ -10,16 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving import memory
+from serving import hardware, memory
 from serving.architecture import read_shape
 from serving.checkpoint import read_checkpoint
 from serving.describe import describe_plan, describe_steps
 from serving.errors import CheckpointError, UsageError
 from serving.files import Folder
 from serving.heads import read_head
+from serving.launch import Launch
 from serving.memory import MEASURED, MIB, Load
 from serving.plan import Plan
-from serving.prepare import make_launch, prepare
+from serving.prepare import make_launch, plan_again, prepare
 from serving.profile import shape_dir
 from serving.speculation import Head, Speculation
 from tests.eagle import DEMO, QWEN, write_config, write_head, write_headers
@@ -178,6 +179,15 @@ def test_the_plan_says_what_the_card_would_hold_without(tmp_path: Path) -> None:
     assert f"without --speculative-config       {plain.capacity.kv_tokens:,} KV tokens (+{more:,})" in told
 
 
+def test_what_does_not_fit_with_a_head_is_told_that_it_would_without(tmp_path: Path) -> None:
+    given = asking(model=str(write_headers(tmp_path, QWEN)))
+    for mib in range(7_000, 8_200, 100):
+        plan = prepare("rtx3060", "qwen3-vl-2b", gpu_memory_mib=mib, user_argv=(*given, "--max-model-len", "8192")).plan
+        if not plan.fits and any("without --speculative-config fits" in each for each in plan.alternatives):
+            return
+    pytest.fail("nowhere between these sizes was it the head that was too much")
+
+
 def test_graphs_are_those_of_steps_with_drafts(tmp_path: Path) -> None:
     plan = plan_with(write_headers(tmp_path, QWEN), "--max-num-seqs", "32")
     assert plan.compilation["cudagraph_capture_sizes"] == [
@@ -291,6 +301,19 @@ def test_a_head_without_weights_is_planned_and_not_started(tmp_path: Path) -> No
     assert prepared.plan.fits
     with pytest.raises(CheckpointError, match="holds no weights of an EAGLE3 head"):
         make_launch(prepared, host="127.0.0.1", port=1, allow_image_urls=False, api_keys_file=None)
+
+
+def test_a_restart_plans_the_head_again_from_its_folder(tmp_path: Path) -> None:
+    head = write_head(tmp_path / "it")
+    prepared = prepare("cpu", "demo", user_argv=asking(model=str(head)))
+    launch = Launch(
+        plan=prepared.plan, model_folder=prepared.resolved.download(), default_max_tokens=256, host="127.0.0.1", port=8000,
+        run_dir=tmp_path, user_argv=prepared.user_argv,
+    )  # fmt: skip
+    again = plan_again(prepared, launch, hardware.detect())
+    assert again is not None
+    assert again.speculation == prepared.plan.speculation
+    assert again.engine_args["speculative_config"]["model"] == str(head)
 
 
 @pytest.mark.parametrize(
