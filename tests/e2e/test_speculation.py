@@ -54,8 +54,8 @@ def test_answers_are_those_of_the_model_alone(drafting: Server, client: OpenAI) 
     drafts, accepted = counted(drafting, "spec_decode_num_drafts"), counted(drafting, "spec_decode_num_accepted_tokens")
     assert drafts > QUESTIONS
     head = drafting.get("/onecard/status").json()["plan"]["speculation"]["head"]
-    # By a head that knows something half of the steps give a token more; by chance next to none does.
-    assert accepted > drafts / 2 if head == "fitted" else accepted < drafts / 100
+    # By a head that knows something more than every third step gives a token more; by chance next to none does.
+    assert accepted > drafts / 3 if head == "fitted" else accepted < drafts / 100
 
 
 @pytest.mark.long

@@ -1,7 +1,9 @@
 """Speculative decoding: what an EAGLE3 head and its drafts take of the memory, which head is meant, and what is refused before
 anything is loaded."""
 
+import contextlib
 import json
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -293,6 +295,19 @@ def test_a_folder_that_is_no_head_is_refused_by_what_is_wrong(tmp_path: Path, wr
     write(tmp_path / "it")
     with pytest.raises(CheckpointError, match=says):
         plan_with(tmp_path / "it")
+
+
+_ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+)
+
+
+@given(st.sampled_from([*DEMO, "num_aux_hidden_states", "eagle_config", "quantization_config"]), _ANYTHING)
+def test_whatever_stands_in_a_heads_config_it_is_planned_or_refused_in_words(key: str, value: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(CheckpointError, UsageError):
+        head = write_config(Path(folder), DEMO | {key: value})
+        assert describe_plan(plan_with(head, profile="cpu", target="demo"))
 
 
 def test_a_head_without_weights_is_planned_and_not_started(tmp_path: Path) -> None:
