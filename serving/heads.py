@@ -3,7 +3,7 @@ weight is read. What it takes of the memory is `speculation.py`'s to say; vLLM l
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.architecture import QWEN2_5_VL, QWEN3_VL, Shape, attention_sizes, need, text_of
@@ -110,11 +110,14 @@ def check_head(
         )
 
 
-def speculation_of(asked: AskedSpeculation | None, head: DraftHead | None, cards: int) -> Speculation:
-    """What is planned for it on each of so many cards that share a server."""
+def speculation_of(asked: AskedSpeculation | None, head: DraftHead | None, cards: int, context: int) -> Speculation:
+    """What is planned for it on each of so many cards that share a server, with conversations of `context` tokens, whose
+    positions the head has to know (vLLM's `_maybe_override_draft_max_position_embeddings`)."""
     if asked is None:
         return NO_DRAFTS
     sizes = head.sizes.share(cards) if head and asked.by_head else None
+    if sizes and sizes.text.max_positions < context:
+        sizes = replace(sizes, text=replace(sizes.text, max_positions=context))
     return Speculation(asked.tokens, sizes, asked.keeps_logits)
 
 

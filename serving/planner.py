@@ -239,7 +239,8 @@ class Subject:
         return sizes if isinstance(sizes, list) else cudagraph_sizes(settings, self._speculation(asked).rows)
 
     def _speculation(self, asked: Asked) -> Speculation:
-        return speculation_of(asked.speculation, self.head, self.tensor_parallel_size)
+        context = asked.number("max_model_len") or self.profile.context
+        return speculation_of(asked.speculation, self.head, self.tensor_parallel_size, context)
 
     def _planned_speculation(
         self, asked: Asked, shape: Shape, load: Load, constants: Constants

@@ -172,6 +172,8 @@ def plan_again(prepared: Prepared, launch: Launch, found: Hardware) -> Plan | No
     """The plan of a launch for the memory that is free on `found`: smaller where other programs have taken of it, as large as
     at first where they have not. None where nothing useful fits."""
     checkpoint, head = read_checkpoint(Folder(launch.model_folder)), prepared.head
+    if head:
+        head = replace(head, path=Path(launch.plan.engine_args["speculative_config"]["model"]))
     subject = replace(prepared.subject, checkpoint=checkpoint, head=head.read() if head else None, hardware=found)
     plan = subject.plan(from_argv(launch.user_argv))
     return plan.model_copy(update={"servers": launch.plan.servers}) if plan.fits else None

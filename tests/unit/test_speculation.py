@@ -197,6 +197,12 @@ def test_graphs_are_those_of_steps_with_drafts(tmp_path: Path) -> None:
     ]
 
 
+def test_a_head_that_knows_fewer_positions_than_a_conversation_has_gets_a_longer_table(tmp_path: Path) -> None:
+    own = plan_with(write_headers(tmp_path / "own", QWEN))
+    short = plan_with(write_headers(tmp_path / "short", QWEN | {"max_position_embeddings": 2048}))
+    assert own.memory_mib.weights - short.memory_mib.weights == (40_960 - 8192) * 128 * 2 // MIB
+
+
 def test_a_cache_of_eight_bits_keeps_the_heads_layer_so_too(tmp_path: Path) -> None:
     plan = plan_with(write_headers(tmp_path, QWEN), "--kv-cache-dtype", "fp8")
     assert plan.speculation is not None
