@@ -88,15 +88,12 @@ def check_head(
             f"and not for {shape.architecture if shape else 'this architecture'}. Leave it out."
         )
     text, own = shape.text, head.sizes.text
-    for what, its, the_models in (
-        ("wide", own.hidden_size, text.hidden_size),
-        ("words large", head.vocab_size, text.vocab_size),
-    ):
-        if its != the_models:
-            raise UsageError(
-                f"The EAGLE3 head {head.name} was trained for a model that is {its:,} {what}, and this one is {the_models:,}: "
-                "take the head of this very model."
-            )
+    if (own.hidden_size, head.vocab_size) != (text.hidden_size, text.vocab_size):
+        raise UsageError(
+            f"The EAGLE3 head {head.name} was trained for a model that is {own.hidden_size:,} wide and knows "
+            f"{head.vocab_size:,} words, and this one is {text.hidden_size:,} wide and knows {text.vocab_size:,}: take "
+            "the head of this very model."
+        )
     # What vLLM takes where a head says nothing (`get_eagle3_default_aux_hidden_state_layers`).
     wanted = head.layers or (2, text.layers // 2, text.layers - 3)
     if len({*wanted}) != head.sizes.hidden_states or not all(0 <= layer <= text.layers for layer in wanted):
