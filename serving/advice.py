@@ -10,6 +10,9 @@ from serving.errors import UsageError
 from serving.plan import Plan
 from serving.planner import Subject
 
+# Wins over a profile's own too.
+_PLAIN: dict[str, Any] = {"speculative_config": None}
+
 
 @dataclass(frozen=True)
 class Step:
@@ -25,6 +28,8 @@ def nearest(subject: Subject, plan: Plan, user_args: dict[str, Any], others: Ite
 
     `others` are the same profile with other models, the ones nearest first."""
     found = []
+    if plan.speculation:
+        found += _one(subject, user_args | _PLAIN, "without --speculative-config")
     shorter = plan.capacity.kv_tokens // 1024 * 1024
     if user_args.get("max_model_len") and shorter:
         found += _one(subject, user_args | {"max_model_len": shorter}, f"--max-model-len {shorter}")
@@ -60,6 +65,8 @@ def steps(subject: Subject, plan: Plan, user_args: dict[str, Any]) -> list[Step]
     changes += [
         (f"--max-num-batched-tokens {batch}", {"max_num_batched_tokens": batch}) for batch in (tokens // 2, tokens * 2)
     ]
+    if plan.speculation:
+        changes.append(("without --speculative-config", _PLAIN))
     found = []
     for flag, change in changes:
         try:

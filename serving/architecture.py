@@ -58,6 +58,27 @@ class Text:
     def parameters(self) -> int:
         return self.body.total + self.embedding * (1 if self.tied else 2)
 
+    @property
+    def values_per_token(self) -> int:
+        """Numbers that a layer holds at once for a token, in its feed-forward network: the gate and up projections, their
+        product, and three hidden states."""
+        return 3 * (self.intermediate_size + self.hidden_size)
+
+    def share(self, cards: int) -> "Text":
+        """One card's part of the heads and of the feed-forward networks. KV heads are repeated where there are fewer than cards
+        (vLLM's `QKVParallelLinear`)."""
+        return replace(
+            self,
+            intermediate_size=-(-self.intermediate_size // cards),
+            heads=self.heads // cards,
+            kv_heads=max(1, self.kv_heads // cards),
+            state_elements=(-(-self.state_elements[0] // cards), -(-self.state_elements[1] // cards)),
+        )
+
+    def splits(self, cards: int) -> bool:
+        """Whether vLLM can split it so: heads must divide, and KV heads divide or repeat evenly."""
+        return self.heads % cards == 0 and (self.kv_heads % cards == 0 or cards % self.kv_heads == 0)
+
 
 @dataclass(frozen=True)
 class Vision:
@@ -113,26 +134,15 @@ class Shape:
 
     def share(self, cards: int) -> "Shape":
         """What one of so many cards computes in vLLM's tensor parallelism: its part of the heads and of the feed-forward
-        networks, of language model and encoder; hidden states, norms and logits are whole on each. KV heads are repeated where
-        there are fewer than cards (vLLM's `QKVParallelLinear`)."""
+        networks, of language model and encoder; hidden states, norms and logits are whole on each."""
         if cards == 1:
             return self
-        text = replace(
-            self.text,
-            intermediate_size=-(-self.text.intermediate_size // cards),
-            heads=self.text.heads // cards,
-            kv_heads=max(1, self.text.kv_heads // cards),
-            state_elements=(-(-self.text.state_elements[0] // cards), -(-self.text.state_elements[1] // cards)),
-        )
-        return replace(
-            self, text=text, vision=replace(self.vision, intermediate_size=self.vision.intermediate_size // cards)
-        )
+        vision = replace(self.vision, intermediate_size=self.vision.intermediate_size // cards)
+        return replace(self, text=self.text.share(cards), vision=vision)
 
     def splits(self, cards: int) -> bool:
-        """Whether vLLM can split it so: heads must divide, the encoder's too, and KV heads divide or repeat evenly."""
-        kv_heads = self.text.kv_heads
-        even = self.text.heads % cards == 0 and self.vision.heads % cards == 0
-        return even and (kv_heads % cards == 0 or cards % kv_heads == 0)
+        """Whether vLLM can split it so; the encoder's heads must divide too."""
+        return self.text.splits(cards) and self.vision.heads % cards == 0
 
 
 def read_shape(architecture: str, config: dict[str, Any]) -> Shape | None:
@@ -158,43 +168,43 @@ def read_shape(architecture: str, config: dict[str, Any]) -> Shape | None:
 
 def _qwen2_text(text: dict[str, Any], tied: bool) -> Text:
     """Qwen2: biases on query, key and value, no norms inside the attention."""
-    d, heads, kv_heads, size = _attention_sizes(text)
+    d, heads, kv_heads, size = attention_sizes(text)
     attention = 2 * d * heads * size + 2 * d * kv_heads * size
     biases = (heads + 2 * kv_heads) * size
-    return _text(text, tied, linear=attention, other=biases + 2 * d)
+    return text_of(text, tied, linear=attention, other=biases + 2 * d)
 
 
 def _qwen3_text(text: dict[str, Any], tied: bool) -> Text:
     """Qwen3: no biases, a norm over each query and key head."""
-    d, heads, kv_heads, size = _attention_sizes(text)
+    d, heads, kv_heads, size = attention_sizes(text)
     attention = 2 * d * heads * size + 2 * d * kv_heads * size
-    return _text(text, tied, linear=attention, other=2 * size + 2 * d)
+    return text_of(text, tied, linear=attention, other=2 * size + 2 * d)
 
 
 def _qwen3_5_text(text: dict[str, Any], tied: bool) -> Text:
     """Qwen3.5: one layer in a few has full attention, with an output gate beside the query; the others are gated delta
     networks, which keep a state of fixed size instead of keys and values."""
-    d, heads, kv_heads, size = _attention_sizes(text)
-    layers = _need(text, "num_hidden_layers")
+    d, heads, kv_heads, size = attention_sizes(text)
+    layers = need(text, "num_hidden_layers")
     kinds = text.get("layer_types")
     if isinstance(kinds, list):
         full = kinds.count("full_attention")
     else:
-        full = layers // _need({"full_attention_interval": 4} | text, "full_attention_interval")
-    key_heads, value_heads = _need(text, "linear_num_key_heads"), _need(text, "linear_num_value_heads")
-    key_dim, value_dim = _need(text, "linear_key_head_dim"), _need(text, "linear_value_head_dim")
-    kernel = _need(text, "linear_conv_kernel_dim")
+        full = layers // need({"full_attention_interval": 4} | text, "full_attention_interval")
+    key_heads, value_heads = need(text, "linear_num_key_heads"), need(text, "linear_num_value_heads")
+    key_dim, value_dim = need(text, "linear_key_head_dim"), need(text, "linear_value_head_dim")
+    kernel = need(text, "linear_conv_kernel_dim")
     mixed = 2 * key_heads * key_dim + value_heads * value_dim
     attention = 3 * d * heads * size + 2 * d * kv_heads * size
     delta = d * (mixed + 2 * value_heads * value_dim + 2 * value_heads)
-    inner = 3 * d * _need(text, "intermediate_size")
+    inner = 3 * d * need(text, "intermediate_size")
     linear = full * attention + (layers - full) * delta + layers * inner
     small = full * 2 * size + (layers - full) * (mixed * kernel + 2 * value_heads + value_dim) + layers * 2 * d + d
     state = ((layers - full) * mixed * (kernel - 1), (layers - full) * value_heads * value_dim * key_dim)
-    return _text(text, tied, body=Parameters(linear, small), kv_layers=full, state=state)
+    return text_of(text, tied, body=Parameters(linear, small), kv_layers=full, state=state)
 
 
-def _text(
+def text_of(
     text: dict[str, Any],
     tied: bool,
     *,
@@ -204,9 +214,10 @@ def _text(
     kv_layers: int | None = None,
     state: tuple[int, int] = (0, 0),
 ) -> Text:
-    """`linear` and `other` are the parameters of one layer besides its gated feed-forward network."""
-    d, heads, kv_heads, size = _attention_sizes(text)
-    layers, inner = _need(text, "num_hidden_layers"), _need(text, "intermediate_size")
+    """The language model that a config describes; `linear` and `other` are the parameters of one layer besides its gated
+    feed-forward network. Raises CheckpointError."""
+    d, heads, kv_heads, size = attention_sizes(text)
+    layers, inner = need(text, "num_hidden_layers"), need(text, "intermediate_size")
     return Text(
         layers=layers,
         kv_layers=layers if kv_layers is None else kv_layers,
@@ -215,9 +226,9 @@ def _text(
         heads=heads,
         kv_heads=kv_heads,
         head_dim=size,
-        vocab_size=_need(text, "vocab_size"),
+        vocab_size=need(text, "vocab_size"),
         tied=tied,
-        max_positions=_need(text, "max_position_embeddings"),
+        max_positions=need(text, "max_position_embeddings"),
         body=body or Parameters(layers * (linear + 3 * d * inner), layers * other + d),
         state_elements=state,
     )
@@ -225,7 +236,7 @@ def _text(
 
 def _qwen2_vision(vision: dict[str, Any]) -> Vision:
     """Qwen2-VL calls the width `embed_dim`; its `hidden_size` is the language model's."""
-    h, out = _need(vision, "embed_dim"), _need(vision, "hidden_size")
+    h, out = need(vision, "embed_dim"), need(vision, "hidden_size")
     ratio = vision.get("mlp_ratio", 4)
     if not isinstance(ratio, int | float) or not 0 < ratio < h:
         raise CheckpointError(f"config.json has no usable `mlp_ratio` ({ratio!r}): the memory plan needs it.")
@@ -236,16 +247,16 @@ def _qwen2_vision(vision: dict[str, Any]) -> Vision:
 
 def _qwen2_5_vision(vision: dict[str, Any]) -> Vision:
     """Qwen2.5-VL: a gated feed-forward network with biases, and norms without."""
-    h, inner, out = (_need(vision, key) for key in ("hidden_size", "intermediate_size", "out_hidden_size"))
+    h, inner, out = (need(vision, key) for key in ("hidden_size", "intermediate_size", "out_hidden_size"))
     block = Parameters(4 * h * h + 3 * h * inner, 4 * h + 2 * inner + h + 2 * h)
     return _vision(vision, h, inner, out, block, gated=True, merger_norm=h)
 
 
 def _qwen3_vision(vision: dict[str, Any]) -> Vision:
     """Qwen3-VL and Qwen3.5: learned positions, and deepstack mergers where the config lists layers for them."""
-    h, inner, out = (_need(vision, key) for key in ("hidden_size", "intermediate_size", "out_hidden_size"))
+    h, inner, out = (need(vision, key) for key in ("hidden_size", "intermediate_size", "out_hidden_size"))
     block = Parameters(4 * h * h + 2 * h * inner, 4 * h + inner + h + 4 * h)
-    table = h + _need(vision, "num_position_embeddings") * h  # the patch convolution's bias, and the positions
+    table = h + need(vision, "num_position_embeddings") * h  # the patch convolution's bias, and the positions
     return _vision(vision, h, inner, out, block, gated=False, merger_norm=2 * h, table=table)
 
 
@@ -260,8 +271,8 @@ def _vision(
     merger_norm: int,
     table: int = 0,
 ) -> Vision:
-    depth, patch, merge = (_need(vision, key) for key in ("depth", "patch_size", "spatial_merge_size"))
-    frames = _need(vision, "temporal_patch_size")
+    depth, patch, merge = (need(vision, key) for key in ("depth", "patch_size", "spatial_merge_size"))
+    frames = need(vision, "temporal_patch_size")
     merged = h * merge**2
     indexes = vision.get("deepstack_visual_indexes")
     deepstack = len(indexes) if isinstance(indexes, list) else 0
@@ -270,7 +281,7 @@ def _vision(
     other = depth * block.other + mergers * (merged + out) + merger_norm + deepstack * 2 * merged + table
     return Vision(
         depth=depth,
-        heads=_need(vision, "num_heads"),
+        heads=need(vision, "num_heads"),
         hidden_size=h,
         intermediate_size=inner,
         gated=gated,
@@ -283,11 +294,11 @@ def _vision(
     )
 
 
-def _attention_sizes(text: dict[str, Any]) -> tuple[int, int, int, int]:
+def attention_sizes(text: dict[str, Any]) -> tuple[int, int, int, int]:
     """Hidden size, heads, KV heads, and the size of a head (Qwen2's configs leave it to be divided)."""
-    d, heads = _need(text, "hidden_size"), _need(text, "num_attention_heads")
-    kv_heads = _need(text, "num_key_value_heads")
-    return d, heads, kv_heads, _need(text, "head_dim") if "head_dim" in text else d // heads
+    d, heads = need(text, "hidden_size"), need(text, "num_attention_heads")
+    kv_heads = need(text, "num_key_value_heads")
+    return d, heads, kv_heads, need(text, "head_dim") if "head_dim" in text else d // heads
 
 
 def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
@@ -297,7 +308,8 @@ def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
     return section
 
 
-def _need(config: dict[str, Any], key: str) -> int:
+def need(config: dict[str, Any], key: str) -> int:
+    """A whole number above 0. Raises CheckpointError naming the key where the config has no such one."""
     value = config.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _LARGEST_NUMBER:
         raise CheckpointError(f"config.json has no usable `{key}` ({value!r}): the memory plan needs it.")

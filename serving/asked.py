@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from serving.asked_speculation import AskedSpeculation, read_speculation
 from serving.engine_args import check_own, count, names
 from serving.errors import UsageError
 
@@ -14,8 +15,6 @@ _COUNTS = frozenset(
     | {"tensor_parallel_size"}
 )
 _KV_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
-# Methods of speculation that draft from the text alone.
-_WITHOUT_WEIGHTS = ("ngram", "suffix")
 # Numbers that are surely a slip of the finger, and would only fail much later.
 _LARGEST = {
     "max_model_len": 10**7,
@@ -30,8 +29,8 @@ _LARGEST = {
 
 @dataclass(frozen=True)
 class Asked:
-    """`args` by vLLM's names, the numbers among them as numbers; and what they say of pictures, precision and graphs. None
-    where nothing was asked."""
+    """`args` by vLLM's names, the numbers among them as numbers; and what they say of pictures, precision, graphs and drafts.
+    None where nothing was asked."""
 
     args: dict[str, Any]
     gpu_memory_utilization: float | None
@@ -39,6 +38,7 @@ class Asked:
     max_images_per_request: int | None
     kv_bytes_per_value: int
     enforce_eager: bool
+    speculation: AskedSpeculation | None
 
     def number(self, name: str) -> int | None:
         value = self.args.get(name)
@@ -81,12 +81,8 @@ def read_asked(args: dict[str, Any]) -> Asked:
         )
     if str(args.get("dtype")) in ("float32", "float"):
         raise UsageError(f"--dtype {args['dtype']}: 16 bits are planned for weights and activations. Leave it out.")
-    method = _object("speculative_config", args.get("speculative_config", {})).get("method")
-    if args.get("speculative_config") and method not in _WITHOUT_WEIGHTS:
-        raise UsageError(
-            f"--speculative-config: nothing is planned for the weights of a draft model ({method!r}). Methods without any are "
-            f"{' and '.join(_WITHOUT_WEIGHTS)}."
-        )
+    if drafted := _object("speculative_config", args.get("speculative_config") or {}):
+        args["speculative_config"] = drafted
     _check_budgets(args.get("compilation_config"))
     if "quantization_config" in args:
         args["quantization_config"] = _object("quantization_config", args["quantization_config"])
@@ -102,6 +98,7 @@ def read_asked(args: dict[str, Any]) -> Asked:
         max_images_per_request=_images(args.get("limit_mm_per_prompt", {})),
         kv_bytes_per_value=_KV_BYTES[kv_dtype],
         enforce_eager=args.get("enforce_eager") is True,
+        speculation=read_speculation(drafted) if drafted else None,
     )
 
 

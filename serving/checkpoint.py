@@ -46,7 +46,7 @@ def read_checkpoint(files: Files) -> Checkpoint:
 
     Raises CheckpointError when a file is missing or broken or it is not a vision-language model.
     """
-    config = _read_json(files, "config.json", "Every Hugging Face checkpoint has one; is this the right folder?")
+    config = read_json(files, "config.json", "Every Hugging Face checkpoint has one; is this the right folder?")
     architectures = config.get("architectures")
     if not isinstance(architectures, list) or not architectures:
         architectures = [config.get("model_type", "unknown")]
@@ -58,13 +58,10 @@ def read_checkpoint(files: Files) -> Checkpoint:
     if not isinstance(config.get("text_config", {}), dict):
         raise CheckpointError(f"{files.where}/config.json is broken: its `text_config` is no object. {files.remedy}")
     smallest, largest = _pixels(files)
-    tensors: dict[str, Tensor] = {}
-    for name in weight_files(files):
-        tensors |= read_header(files, name)
     return Checkpoint(
         architecture=str(architectures[0]),
         config=config,
-        tensors=tensors,
+        tensors=read_tensors(files),
         min_pixels=smallest,
         max_pixels=largest,
     )
@@ -72,7 +69,7 @@ def read_checkpoint(files: Files) -> Checkpoint:
 
 def _pixels(files: Files) -> tuple[int, int]:
     """Between which sizes the processor resizes: `size` in newer checkpoints, `min_pixels` and `max_pixels` in older."""
-    processor = _read_json(files, "preprocessor_config.json", "It says how pictures are prepared.")
+    processor = read_json(files, "preprocessor_config.json", "It says how pictures are prepared.")
     size = processor.get("size")
     if not isinstance(size, dict) or not {"shortest_edge", "longest_edge"} <= size.keys():
         size = {"shortest_edge": processor.get("min_pixels"), "longest_edge": processor.get("max_pixels")}
@@ -84,6 +81,14 @@ def _pixels(files: Files) -> tuple[int, int]:
     return smallest, largest
 
 
+def read_tensors(files: Files) -> dict[str, Tensor]:
+    """All tensors by their names; none where there are no weights. Raises as `weight_files` and `read_header` do."""
+    tensors: dict[str, Tensor] = {}
+    for name in weight_files(files):
+        tensors |= read_header(files, name)
+    return tensors
+
+
 def weight_files(files: Files) -> list[str]:
     """The safetensors files that make up the model; none where there are no weights.
 
@@ -92,7 +97,7 @@ def weight_files(files: Files) -> list[str]:
     names = files.names()
     if _INDEX not in names:
         return sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
-    weight_map = _read_json(files, _INDEX, files.remedy).get("weight_map")
+    weight_map = read_json(files, _INDEX, files.remedy).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(f"{files.where}/{_INDEX} is broken: it has no usable `weight_map`. {files.remedy}")
     shards = sorted(set(weight_map.values()))
@@ -103,7 +108,8 @@ def weight_files(files: Files) -> list[str]:
     return shards
 
 
-def _read_json(files: Files, name: str, hint: str) -> dict[str, Any]:
+def read_json(files: Files, name: str, hint: str) -> dict[str, Any]:
+    """An object. Raises CheckpointError, with `hint` at its end, where there is none."""
     if name not in files.names():
         raise CheckpointError(f"{files.where} has no {name}. {hint}")
     size = files.size(name)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from serving.advice import Step, steps
-from serving.plan import Plan
+from serving.plan import Plan, PlannedSpeculation
 from serving.planner import Subject
 from serving.profile import load_models, load_profiles
 from serving.verdict import QUESTION_TOKENS
@@ -101,12 +101,29 @@ def _choices(plan: Plan) -> list[str]:
             f"Adapters: {', '.join(plan.adapters.names) or 'none yet'}; their slots of rank {plan.adapters.max_lora_rank} take "
             f"{plan.adapters.slots_mib:,} MiB of the buffers."
         )
+    if plan.speculation:
+        lines.append(_speculation(plan.speculation))
     lines += [f"Given up so that it fits: {'; '.join(plan.given_up)}."] if plan.given_up else []
     if plan.expected.decode_tokens_per_s is not None:
         lines.append(
             f"Expected: {plan.expected.decode_tokens_per_s:.0f} tokens/s for one client ({plan.expected.source})."
         )
     return lines
+
+
+def _speculation(planned: PlannedSpeculation) -> str:
+    tokens = f"{planned.tokens} token{'s' if planned.tokens > 1 else ''}"
+    if planned.head is None:
+        said = (
+            f"Speculation ({planned.method}): {tokens} a step are guessed from the text. That takes {planned.mib:,} MiB"
+        )
+    else:
+        said = (
+            f"Speculation: the EAGLE3 head {planned.head} drafts {tokens} a step, which the model checks at once. That takes "
+            f"{planned.mib:,} MiB ({planned.weights_mib:,} of them the head's weights) and "
+            f"{planned.kv_bytes_per_token / 1024:g} KiB of KV cache for each token"
+        )
+    return f"{said}. What it saves depends on the answers; an expected speed is without it."
 
 
 def _video(plan: Plan) -> str:

@@ -12,7 +12,7 @@ from serving.errors import UsageError
 REQUIRED = frozenset(
     {"served_model_name", "max_model_len", "max_num_seqs", "mm_processor_kwargs", "limit_mm_per_prompt"}
     | {"kv_cache_memory_bytes", "gpu_memory_utilization", "tensor_parallel_size"}
-    | {"enable_lora", "lora_modules", "max_loras", "max_lora_rank", "lora_target_modules"}
+    | {"enable_lora", "lora_modules", "max_loras", "max_lora_rank", "lora_target_modules", "speculative_config"}
 )
 _SPECULATION = "write --speculative-config with the `method` in it"
 _GRAPHS = "write --compilation-config '{\"cudagraph_capture_sizes\": [1, 2, 4]}', which is planned with"
@@ -34,6 +34,7 @@ _NOT_FOR_VLLM = {
     "language_model_only": "write --limit-mm-per-prompt '{\"image\": 0}'",
     "spec_method": _SPECULATION,
     "spec_model": _SPECULATION,
+    "spec_tokens": _SPECULATION,
     "cudagraph_capture_sizes": _GRAPHS,
     "max_cudagraph_capture_size": _GRAPHS,
 }

@@ -6,15 +6,18 @@ Vision encoder and language model run one after the other in the same memory: th
 what is held at the worst moment (`peak`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import BaseModel, ConfigDict
 
+from serving import speculation
 from serving.architecture import Shape, Text, Vision
+from serving.speculation import NO_DRAFTS, Speculation
 
 MIB = 2**20
 _BYTES_16_BIT, _BYTES_32_BIT = 2, 4
 _ROTARY_OF_A_PATCH = 2 * _BYTES_16_BIT * 32  # cosine and sine of half a head's dimensions
+_MOST_MULTIPROCESSORS = 256
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Load:
     cudagraph_sizes: int
     encoder_budgets: tuple[int, ...] = ()
     lora: Slots | None = None
+    speculation: Speculation = NO_DRAFTS
 
     @property
     def encoder_tokens(self) -> int:
@@ -92,36 +96,47 @@ class Parts(BaseModel):
 def parts(shape: Shape, weight_bytes: int, load: Load, constants: Constants, cards: int = 1) -> Parts:
     """Everything but the KV cache, on one of `cards` cards that share a server; `shape` and `weight_bytes` are that card's
     (`Shape.share`). The transient parts follow one another within a step: the encoder works (its output
-    not yet kept), then the language model with that output in the encoder's cache, then the sampler."""
-    cache = encoder_cache(shape.vision, load)
-    working, seeing = activations(shape.text, load), vision_encoder(shape.vision, load.encoder_tokens)
-    sampling = sampler(shape.text, load)
+    not yet kept), then the language model with that output in the encoder's cache, then the sampler, then who drafts."""
+    text, drafts, tokens = shape.text, load.speculation, load.max_num_batched_tokens
+    cache, seeing = encoder_cache(shape.vision, load), vision_encoder(shape.vision, load.encoder_tokens)
+    read = speculation.hidden_states(drafts, text, tokens)
+    working = max(activations(text, load) + read, speculation.drafting(drafts, text, tokens))
+    sampling = sampler(text, load) + read
     together = max(cache + working, cache + sampling, seeing)
+    # Each size is captured with adapters and without (vLLM's `get_lora_capture_cases`).
+    layers = (2 if load.lora else 1) * text.layers + drafts.captured_layers
     return Parts(
-        weights=weight_bytes + rotary_table(shape.text),
+        weights=weight_bytes
+        + rotary_table(text)
+        + (drafts.head.weights + rotary_table(drafts.head.text) if drafts.head else 0),
         buffers=input_buffers(shape, load)
-        + penalties(shape.text, load)
-        + drawing(shape.text, load)
-        + (lora(shape.text, load.lora) if load.lora else 0)
+        + penalties(text, load)
+        + drawing(text, load)
+        + (lora(text, load.lora) if load.lora else 0)
+        + speculation.buffers(drafts, text, tokens, load.max_num_seqs)
         + constants.workspace,
         activations=working,
         vision_encoder=max(0, seeing - cache - max(working, sampling)),
         encoder_cache=cache,
         logits=max(0, sampling - working),
-        # Each size is captured with adapters and without (vLLM's `get_lora_capture_cases`).
-        cuda_graphs=round((2 if load.lora else 1) * load.cudagraph_sizes * shape.text.layers * constants.graph_of_layer)
+        cuda_graphs=round(load.cudagraph_sizes * layers * constants.graph_of_layer)
+        + (speculation.graph_pool(drafts, text, load.max_num_seqs) if load.cudagraph_sizes else 0)
         + encoder_graphs(shape.vision, load, constants),
         context=constants.context + (constants.communicator if cards > 1 else 0),
         fragmentation=constants.fragments + round(constants.fragments_share * together),
     )
 
 
+def cost_of_speculation(shape: Shape, load: Load, constants: Constants) -> int:
+    """What all parts together would be less without it."""
+    without = replace(load, speculation=NO_DRAFTS)
+    return parts(shape, 0, load, constants).total - parts(shape, 0, without, constants).total
+
+
 def activations(text: Text, load: Load) -> int:
-    """The language model's peak for one step: in a layer's feed-forward network the gate and up projections, their
-    product, and three hidden states, 16 bits each (2 × (3 × intermediate_size + 3 × hidden_size) a token; 49,152 bytes
-    for Qwen3-VL-2B, where vLLM 0.32 was measured at 49,152)."""
-    a_token = _BYTES_16_BIT * 3 * (text.intermediate_size + text.hidden_size)
-    return load.max_num_batched_tokens * a_token
+    """The language model's peak for one step, 16 bits a number (2 × (3 × intermediate_size + 3 × hidden_size) a token; 49,152
+    bytes for Qwen3-VL-2B, where vLLM 0.32 was measured at 49,152)."""
+    return load.max_num_batched_tokens * text.values_per_token * _BYTES_16_BIT
 
 
 def input_buffers(shape: Shape, load: Load) -> int:
@@ -163,8 +178,10 @@ def encoder_cache(vision: Vision, load: Load) -> int:
 
 def sampler(text: Text, load: Load) -> int:
     """Logits of a full batch: once at 16 bits, and four copies at 32 (vLLM's sampler: the copy it works on, the masked
-    one, probabilities, and log probabilities where they are asked for)."""
-    return load.max_num_seqs * text.vocab_size * (_BYTES_16_BIT + 4 * _BYTES_32_BIT)
+    one, probabilities, and log probabilities where they are asked for). Those of drafts are among them; vLLM copies of these
+    a GiB at a time (`MAX_CHUNK_BYTES`, v1/worker/gpu/spec_decode/rejection_sampler.py), which could only be less."""
+    logits = load.max_num_seqs * load.speculation.rows * text.vocab_size
+    return logits * (_BYTES_16_BIT + 4 * _BYTES_32_BIT)
 
 
 def penalties(text: Text, load: Load) -> int:
@@ -175,10 +192,10 @@ def penalties(text: Text, load: Load) -> int:
 
 def drawing(text: Text, load: Load) -> int:
     """Scratch rows of top-k and top-p, kept once a full batch has been drawn: 32 bits for each word of the vocabulary, one row
-    for each sequence of the batch, rounded up to a power of two (`_TRITON_BUFFER_CACHE`, v1/sample/ops/topk_topp_triton.py;
-    never more rows than the GPU has multiprocessors, which is left out: it could only be less)."""
-    rows = 1 << max(0, load.max_num_seqs - 1).bit_length()
-    return rows * text.vocab_size * _BYTES_32_BIT
+    for each sequence of the batch and each of its drafts, rounded up to a power of two (`_TRITON_BUFFER_CACHE`,
+    v1/sample/ops/topk_topp_triton.py; never more rows than the GPU has multiprocessors, of which none has 256)."""
+    rows = 1 << max(0, load.max_num_seqs * load.speculation.rows - 1).bit_length()
+    return min(rows, _MOST_MULTIPROCESSORS) * text.vocab_size * _BYTES_32_BIT
 
 
 def rotary_table(text: Text) -> int:
@@ -208,7 +225,8 @@ def lora(text: Text, slots: Slots) -> int:
 
 
 def kv_bytes_per_token(text: Text) -> int:
-    """A key and a value of 16 bits for each layer that keeps them and each KV head: 2 × layers × KV heads × head size × 2."""
+    """A key and a value of 16 bits for each layer that keeps them and each KV head: 2 × layers × KV heads × head size × 2. The
+    layers of a head that drafts keep theirs in the same cache, for the same tokens."""
     return 2 * text.kv_layers * text.kv_heads * text.head_dim * _BYTES_16_BIT
 
 

@@ -77,6 +77,18 @@ class PlannedAdapters(_Frozen):
     slots_mib: int
 
 
+class PlannedSpeculation(_Frozen):
+    """`tokens` are drafted a step by `method`, with that EAGLE3 `head` where it is one. Together it takes `mib` of the parts,
+    `weights_mib` of these the head's weights, and `kv_bytes_per_token` of the KV cache."""
+
+    method: str
+    tokens: int
+    head: str | None
+    mib: int
+    weights_mib: int
+    kv_bytes_per_token: int
+
+
 class Expected(_Frozen):
     decode_tokens_per_s: float | None
     source: str
@@ -102,6 +114,7 @@ class Plan(_Frozen):
     capacity: Capacity
     limits: PlannedLimits
     adapters: PlannedAdapters | None = None
+    speculation: PlannedSpeculation | None = None
     expected: Expected
 
     @property

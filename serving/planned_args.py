@@ -19,14 +19,14 @@ _PICTURES_OF_A_GRAPH = 16
 # Objects of which the plan makes one: what was asked for, and its own choice of the rest.
 _COMPLETED = ("compilation_config", "limit_mm_per_prompt")
 # Arguments whose planned value holds although they were asked for, since what was asked for is in it.
-PLANNED_WITH = frozenset({*_COMPLETED, "gpu_memory_utilization"})
+PLANNED_WITH = frozenset({*_COMPLETED, "gpu_memory_utilization", "speculative_config"})
 
 
 @dataclass(frozen=True)
 class Choices:
     """What was decided: `cudagraph_sizes` are the batches that get a CUDA graph, none on a CPU, `encoder_budgets` the numbers
     of a picture's tokens that do. Where the parts could not be `predicted`, vLLM sizes its KV cache itself. `card_mib` is
-    the memory of the GPU that is present, None where none is."""
+    the memory of the GPU that is present, None where none is; `head` the place of the EAGLE3 head that drafts."""
 
     settings: Settings
     limits: Limits
@@ -38,6 +38,7 @@ class Choices:
     lora: Slots | None
     adapters: tuple[Adapter, ...]
     card_mib: int | None
+    head: str | None = None
     tensor_parallel_size: int = 1
 
 
@@ -64,6 +65,8 @@ def planned_args(
     # Of these a part may have been asked for, and what is left out would be vLLM's own choice: of videos a thousand.
     whole = {name: args.get(name, {}) | asked.object(name) for name in _COMPLETED}
     every = args | asked.args | {name: value for name, value in whole.items() if value}
+    if chosen.head:
+        every["speculative_config"] = asked.object("speculative_config") | {"model": chosen.head}
     if chosen.predicted and "gpu_memory_utilization" in args:
         # The share that was asked for is planned within; vLLM would want to find all of it free.
         every["gpu_memory_utilization"] = args["gpu_memory_utilization"]

@@ -9,18 +9,20 @@ from typing import Any
 
 from serving import memory
 from serving.adapters import Adapter, planned_slots
-from serving.architecture import QWEN3_VL, Shape, Vision, read_shape
+from serving.architecture import QWEN3_VL, Shape, Text, Vision, read_shape
 from serving.asked import Asked, read_asked
 from serving.checkpoint import Checkpoint
 from serving.errors import UsageError
 from serving.hardware import Gpu, Hardware
+from serving.heads import DraftHead, check_head, speculation_of
 from serving.memory import MEASURED, MIB, Constants, Load
 from serving.onecards import among
-from serving.plan import Capacity, MemoryMib, Plan, PlannedAdapters, PlannedGpu, PlannedLimits
+from serving.plan import Capacity, MemoryMib, Plan, PlannedAdapters, PlannedGpu, PlannedLimits, PlannedSpeculation
 from serving.planned_args import Choices, planned_args
 from serving.policy import Settings, concessions, cudagraph_sizes, encoder_budgets, wished
 from serving.present import planned_gpu
 from serving.profile import Model, Profile, Video
+from serving.speculation import Speculation
 from serving.verdict import (
     QUESTION_TOKENS,
     check_adapters,
@@ -59,6 +61,7 @@ class Subject:
     gpu_memory_mib: int | None = None
     constants: Constants = MEASURED
     adapters: tuple[Adapter, ...] = ()
+    head: DraftHead | None = None
     tensor_parallel_size: int = 1
 
     def plan(self, user_args: dict[str, Any] | None = None) -> Plan:
@@ -75,6 +78,7 @@ class Subject:
         if isinstance(overrides, dict) and (checkpoint := self.checkpoint.overridden(overrides)) != self.checkpoint:
             return replace(self, checkpoint=checkpoint).plan(user_args)
         weights, shape, gpu = self.weights(asked), self._shape(), self._gpu(asked)
+        check_head(self.head, asked.speculation, shape, self.model, size)
         if shape is None:
             return self._unpredicted(asked, weights, gpu)
         check_context(asked, shape)
@@ -203,6 +207,7 @@ class Subject:
             image_tokens=settings.max_image_pixels // shape.vision.pixels_per_token if pictures else 0,
             cudagraph_sizes=len(self._graphs(asked, settings)),
             lora=planned_slots(self.adapters, asked),
+            speculation=self._speculation(asked),
         )
         load = replace(load, encoder_budgets=self._encoder_budgets(asked, settings, load.encoder_tokens))
         constants = _CPU if self.profile.device == "cpu" else self.constants
@@ -211,7 +216,8 @@ class Subject:
         )
         kv_mib = self._kv_mib(asked, gpu.usable_mib - needed.total)
         state = settings.max_num_seqs * memory.state_bytes_per_sequence(shape.text)
-        token = memory.kv_bytes_per_token(shape.text) * asked.kv_bytes_per_value // 2
+        speculation = self._planned_speculation(asked, shape, load, constants)
+        token = _kv_bytes(asked, shape.text) + (speculation.kv_bytes_per_token if speculation else 0)
         kv_tokens = max(0, kv_mib * MIB - state) // token
         return _Draft(
             settings,
@@ -220,6 +226,7 @@ class Subject:
             load.image_tokens,
             load.encoder_tokens,
             load.encoder_budgets,
+            speculation,
         )
 
     def _exchanges(self, shape: Shape | None) -> int:
@@ -229,7 +236,26 @@ class Subject:
         if self.profile.device == "cpu" or asked.enforce_eager:
             return []
         sizes = asked.compilation.get("cudagraph_capture_sizes")
-        return sizes if isinstance(sizes, list) else cudagraph_sizes(settings)
+        return sizes if isinstance(sizes, list) else cudagraph_sizes(settings, self._speculation(asked).rows)
+
+    def _speculation(self, asked: Asked) -> Speculation:
+        context = asked.number("max_model_len") or self.profile.context
+        return speculation_of(asked.speculation, self.head, self.tensor_parallel_size, context)
+
+    def _planned_speculation(
+        self, asked: Asked, shape: Shape, load: Load, constants: Constants
+    ) -> PlannedSpeculation | None:
+        wish, head = asked.speculation, load.speculation.head
+        if wish is None:
+            return None
+        return PlannedSpeculation(
+            method=wish.method,
+            tokens=wish.tokens,
+            head=self.head.name if self.head and head else None,
+            mib=-(-memory.cost_of_speculation(shape, load, constants) // MIB),
+            weights_mib=-(-head.weights // MIB) if head else 0,
+            kv_bytes_per_token=_kv_bytes(asked, head.text) if head else 0,
+        )
 
     def _encoder_budgets(self, asked: Asked, settings: Settings, encoder_tokens: int) -> tuple[int, ...]:
         given = asked.compilation.get("encoder_cudagraph_token_budgets")
@@ -278,6 +304,7 @@ class Subject:
             lora=slots,
             adapters=self.adapters,
             card_mib=self._card.total_mib if self._card else None,
+            head=self.head.place if self.head and draft.speculation and draft.speculation.head else None,
             tensor_parallel_size=self.tensor_parallel_size,
         )
         return Plan(
@@ -307,6 +334,7 @@ class Subject:
             )
             if slots
             else None,
+            speculation=draft.speculation,
             expected=expected(self.profile.gpu, weights.read_per_token, self._exchanges(shape)),
         )
 
@@ -321,3 +349,9 @@ class _Draft:
     image_tokens: int = 0
     encoder_tokens: int = 0
     encoder_budgets: tuple[int, ...] = ()
+    speculation: PlannedSpeculation | None = None
+
+
+def _kv_bytes(asked: Asked, text: Text) -> int:
+    """Of one token in those layers, at the precision that was asked for."""
+    return memory.kv_bytes_per_token(text) * asked.kv_bytes_per_value // 2

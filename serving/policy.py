@@ -65,16 +65,17 @@ def concessions(settings: Settings, fixed: frozenset[str]) -> Iterator[Settings]
             yield settings
 
 
-def cudagraph_sizes(settings: Settings) -> list[int]:
-    """The batch sizes worth a CUDA graph of their own: all up to 8, then ever fewer, up to as many as can run at once; and with
-    graphs of prompts those of a picture or two.
+def cudagraph_sizes(settings: Settings, rows: int = 1) -> list[int]:
+    """The batch sizes worth a CUDA graph of their own, where a request takes so many rows of a step: those of all
+    numbers of requests up to 8, then of ever fewer, up to as many as can run at once; and with graphs of prompts those of a
+    picture or two.
 
     vLLM's own choice for `interactivity` is every size to 32 and more beyond what can run: each costs memory and start."""
     most = settings.max_num_seqs
     sizes = {*range(1, 9), *range(10, 17, 2), *range(20, 33, 4), *range(40, most + 1, 8), most}
     longest = min(_LARGEST_PROMPT_GRAPH, settings.max_num_batched_tokens) if settings.prompt_graphs else 0
-    prompts = (size for size in _half_steps(longest) if size > most)
-    return sorted({*(size for size in sizes if size <= most), *prompts})
+    prompts = (size for size in _half_steps(longest) if size > most * rows)
+    return sorted({*(size * rows for size in sizes if size <= most), *prompts})
 
 
 def encoder_budgets(settings: Settings, encoder_tokens: int) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ from serving.guard.keys import is_open_to_strangers
 from serving.guard.settings import GuardSettings
 from serving.hardware import Hardware
 from serving.hub import ResolvedModel, resolve_model
+from serving.hub.head import ResolvedHead, resolve_head
 from serving.launch import Launch
 from serving.onecards import serves_on
 from serving.plan import Plan
@@ -49,6 +50,7 @@ class Prepared:
     resolved: ResolvedModel
     user_argv: tuple[str, ...]
     cards: Cards
+    head: ResolvedHead | None = None
 
 
 def prepare(
@@ -66,7 +68,8 @@ def prepare(
     name, profile = chosen_profile(profile_name, found)
     chosen = choose(found, cards, on_gpu=profile.gpu is not None)
     found, given = serving(found, chosen), profile.engine_args | from_argv(user_argv)
-    resolved = resolve_model(model_name or profile.model)
+    resolved, asked = resolve_model(model_name or profile.model), read_asked(given)
+    head = resolve_head(asked.speculation, resolved.model)
     subject = Subject(
         profile_name=name,
         profile=profile,
@@ -77,9 +80,10 @@ def prepare(
         gpu_memory_mib=gpu_memory_mib,
         constants=constants_of(found.gpus[0].name if found.gpus else None),
         adapters=read_adapters(given.get("lora_modules") or profile.lora_modules),
+        head=head.read() if head else None,
     )
-    size = read_asked(given).number("tensor_parallel_size") or _fewest_together(subject, user_argv, len(chosen.servers))
-    return _planned(replace(subject, tensor_parallel_size=size), resolved, user_argv, chosen.together(size))
+    size = asked.number("tensor_parallel_size") or _fewest_together(subject, user_argv, len(chosen.servers))
+    return _planned(replace(subject, tensor_parallel_size=size), resolved, user_argv, chosen.together(size), head)
 
 
 def _fewest_together(subject: Subject, user_argv: tuple[str, ...], cards: int) -> int:
@@ -91,12 +95,18 @@ def _fewest_together(subject: Subject, user_argv: tuple[str, ...], cards: int) -
     return 1
 
 
-def _planned(subject: Subject, resolved: ResolvedModel, user_argv: tuple[str, ...], cards: Cards) -> Prepared:
+def _planned(
+    subject: Subject,
+    resolved: ResolvedModel,
+    user_argv: tuple[str, ...],
+    cards: Cards,
+    head: ResolvedHead | None,
+) -> Prepared:
     user_args = from_argv(user_argv)
     plan = subject.plan(user_args)
     if not plan.fits:
         plan = plan.model_copy(update={"alternatives": nearest(subject, plan, user_args, _other_models(subject))})
-    return Prepared(plan.model_copy(update={"servers": len(cards.servers)}), subject, resolved, user_argv, cards)
+    return Prepared(plan.model_copy(update={"servers": len(cards.servers)}), subject, resolved, user_argv, cards, head)
 
 
 def _other_models(subject: Subject) -> list[Subject]:
@@ -105,7 +115,8 @@ def _other_models(subject: Subject) -> list[Subject]:
     for name, model in load_models().items():
         if name != subject.model_name and model.source.hub and shape_dir(name):
             resolved = resolve_model(name)
-            others.append(replace(subject, model_name=name, model=model, checkpoint=resolved.checkpoint(), adapters=()))
+            other = replace(subject, model_name=name, model=model, checkpoint=resolved.checkpoint())
+            others.append(replace(other, adapters=(), head=None))
     return sorted(others, key=lambda other: (other.model.family != subject.model.family, -other.weights().total))
 
 
@@ -128,13 +139,19 @@ def make_launch(
         raise NotInstalledError("vLLM is not installed in this environment. `make setup` installs the right one.")
     run_dir = make_run_dir(port)
     open_socket(host, port).close()  # known to be free before a download, and opened after it
-    if prepared.resolved.folder is None:
+    head = prepared.head
+    if prepared.resolved.folder is None or (head and head.folder is None):
         # What was planned by its config alone is planned again by what came, and for what is free by then.
         resolved = replace(prepared.resolved, folder=prepared.resolved.download())
+        if head:
+            head.download()
         subject = replace(
-            prepared.subject, checkpoint=resolved.checkpoint(), hardware=serving(hardware.detect(), prepared.cards)
+            prepared.subject,
+            checkpoint=resolved.checkpoint(),
+            head=head.read() if head else None,
+            hardware=serving(hardware.detect(), prepared.cards),
         )
-        prepared = _planned(subject, resolved, prepared.user_argv, prepared.cards)
+        prepared = _planned(subject, resolved, prepared.user_argv, prepared.cards, head)
         _check_plan(prepared)
     return Launch(
         plan=prepared.plan,
@@ -154,8 +171,10 @@ def make_launch(
 def plan_again(prepared: Prepared, launch: Launch, found: Hardware) -> Plan | None:
     """The plan of a launch for the memory that is free on `found`: smaller where other programs have taken of it, as large as
     at first where they have not. None where nothing useful fits."""
-    checkpoint = read_checkpoint(Folder(launch.model_folder))
-    subject = replace(prepared.subject, checkpoint=checkpoint, hardware=found)
+    checkpoint, head = read_checkpoint(Folder(launch.model_folder)), prepared.head
+    if head:
+        head = replace(head, path=Path(launch.plan.engine_args["speculative_config"]["model"]))
+    subject = replace(prepared.subject, checkpoint=checkpoint, head=head.read() if head else None, hardware=found)
     plan = subject.plan(from_argv(launch.user_argv))
     return plan.model_copy(update={"servers": launch.plan.servers}) if plan.fits else None
 
@@ -176,6 +195,12 @@ def _check_plan(prepared: Prepared) -> None:
         raise CheckpointError(
             f"{folder} holds no weights (no *.safetensors). Download the model whole; or, to measure speed and memory with "
             "random weights, add `-- --load-format dummy`."
+        )
+    head = prepared.head
+    if head and head.folder and subject.head and not subject.head.has_weights and not dummy:
+        raise CheckpointError(
+            f"{head.folder} holds no weights of an EAGLE3 head (no *.safetensors): vLLM could load none of another kind "
+            "safely. Take a head that is published as safetensors."
         )
 
 

@@ -84,6 +84,15 @@ class ModelSource(_Strict):
     licence: str
 
 
+class HeadSource(_Strict):
+    """Where an EAGLE3 head is, which drafts for the model (vLLM's `--speculative-config`)."""
+
+    hub: str
+    revision: str = "main"
+    publisher: str
+    licence: str
+
+
 class Sampling(_Strict):
     """The publisher's recommended sampling, by vLLM's names; what is left out keeps vLLM's default."""
 
@@ -118,6 +127,7 @@ class Model(_Strict):
     quality: Quality | None = None
     served_model_name: tuple[str, ...] = Field(min_length=1)
     sampling: Sampling = Sampling()
+    eagle3: HeadSource | None = Field(default=None, description="taken where --speculative-config names no other")
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
     default_max_tokens: int = Field(gt=0)

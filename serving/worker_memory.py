@@ -12,19 +12,20 @@ class WorkerMemory:
     """Methods begin with `onecard_`, since vLLM refuses an extension whose names its worker has already."""
 
     def onecard_memory(self) -> dict[str, int]:
-        """Bytes of what lasts: `weights` (parameters and tables), `kv_cache`, `graph_pool` (the allocator's private pools) and
-        what of it tensors hold (`graph_allocated`); and of the whole: `allocated`, `allocated_peak`, `reserved`,
-        `reserved_peak` (the allocator's), and `process`, what the driver says that this process holds (0 where it does not
-        tell, as in WSL2)."""
+        """Bytes of what lasts: `weights` (parameters and tables, those of a head that drafts too), `kv_cache`, `graph_pool`
+        (the allocator's private pools) and what of it tensors hold (`graph_allocated`); and of the whole: `allocated`,
+        `allocated_peak`, `reserved`, `reserved_peak` (the allocator's), and `process`, what the driver says that this process
+        holds (0 where it does not tell, as in WSL2)."""
         import torch
 
         runner: Any = self.model_runner  # type: ignore[attr-defined]
-        model = runner.get_model()
+        drafter = getattr(runner, "speculator", None) or getattr(runner, "drafter", None)
+        held = [module for module in (runner.get_model(), getattr(drafter, "model", None)) if module is not None]
         torch.cuda.synchronize()
         stats = torch.cuda.memory_stats()
         private = [s for s in torch.cuda.memory_snapshot() if tuple(s["segment_pool_id"]) != (0, 0)]
         return {
-            "weights": sum(_storages([*model.parameters(), *model.buffers()]).values()),
+            "weights": sum(_storages([each for one in held for each in (*one.parameters(), *one.buffers())]).values()),
             "kv_cache": sum(_storages(runner.kv_caches).values()),
             "graph_pool": sum(segment["total_size"] for segment in private),
             "graph_allocated": sum(segment["allocated_size"] for segment in private),

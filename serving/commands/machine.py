@@ -18,15 +18,23 @@ def pull(
     profile: ProfileOption = "auto",
     vllm_arguments: VllmArguments = None,
 ) -> None:
-    """Download a model ahead of time, every file checked; goes on where it was interrupted. Prints the folder."""
-    from serving.hub import resolve_model
+    """Download a model ahead of time, every file checked; goes on where it was interrupted. Prints the folder.
 
-    folder = resolve_model(model).download()
+    The EAGLE3 head that `-- --speculative-config` asks for is downloaded too, and its folder printed after the model's."""
+    from serving.asked import read_asked
+    from serving.engine_args import from_argv
+    from serving.hub import resolve_model
+    from serving.hub.head import resolve_head
+
+    resolved, argv = resolve_model(model), tuple(vllm_arguments or ())
+    head = resolve_head(read_asked(from_argv(argv)).speculation, resolved.model)
+    folders = [resolved.download(), *([head.download()] if head else [])]
     if warm:
         from serving.prewarm import warm_caches
 
-        warm_caches(profile, model, tuple(vllm_arguments or ()))
-    typer.echo(folder)
+        warm_caches(profile, model, argv)
+    for folder in folders:
+        typer.echo(folder)
 
 
 def doctor(

@@ -3,6 +3,7 @@
 `resolve_model` asks no hub. What it returns reads a checkpoint (of a model that is not here: its headers only) and
 downloads it. Below it, in the order in which they call each other:
 
+    head.py                         the same for the EAGLE3 head that drafts for a model
     headers.py, pull.py             a checkpoint read from afar; a download (fetch.py: one file of it, meter.py: how far it is)
     cache.py                        where downloads lie
     sources.py                      whom to ask, in which order
@@ -11,7 +12,6 @@ downloads it. Below it, in the order in which they call each other:
     listing.py                      the files of a model at one commit, which is pinned
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,8 @@ from serving.checkpoint import Checkpoint, read_checkpoint
 from serving.errors import CheckpointError
 from serving.files import Folder
 from serving.hub.cache import Cache
+from serving.hub.listing import is_hub_id
 from serving.profile import Model, ModelSource, find_model, shape_dir
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -61,8 +60,7 @@ def resolve_model(name: str) -> ResolvedModel:
         key, model = found
         return ResolvedModel(key, model, _folder(model.source))
     path = Path(name).expanduser()
-    looks_like_id = _HUB_ID.fullmatch(name) and not name.startswith((".", "~"))
-    if path.is_dir() or not looks_like_id:
+    if path.is_dir() or not is_hub_id(name):
         folder = path.resolve()
         known = find_model("demo") if folder == _builtin("demo").resolve() else None
         return ResolvedModel(name, known[1] if known else _unknown_model(folder.name, None), folder)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from serving.checkpoint import weight_files
+from serving.checkpoint import read_json, weight_files
 from serving.errors import CheckpointError
 from serving.files import Folder
 from serving.hub.listing import Listing, kept_listing
@@ -80,14 +80,18 @@ class Cache:
         return commit if re.fullmatch("[0-9a-f]{40}", commit) else None
 
     def _is_whole(self, folder: Path, revision: str) -> bool:
-        """By the hub's list of its files where onecard has it; else by what no vision-language model can do without."""
+        """By the hub's list of its files where onecard has it; else by what no vision-language model can do without, or no head
+        that drafts for one."""
         listing = kept_listing(self._repo_id, revision)
         if listing and listing.commit == folder.name:
             return all((folder / file.name).exists() for file in listing.files)
         try:
             weights = weight_files(Folder(folder))
+            sees = "vision_config" in read_json(Folder(folder), "config.json", "")
         except CheckpointError:
             return False
+        if not sees:
+            return bool(weights) and all((folder / name).exists() for name in weights)
         is_there = [(folder / name).exists() for name in (*weights, "config.json", "preprocessor_config.json")]
         has_tokenizer = any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
         return bool(weights) and all(is_there) and has_tokenizer

@@ -53,6 +53,11 @@ def is_wanted(name: str) -> bool:
     return re.fullmatch(_NAME, name) is not None and any(fnmatchcase(name, pattern) for pattern in _WANTED)
 
 
+def is_hub_id(name: str) -> bool:
+    """Whether it can be one, and not a path."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not name.startswith((".", "~"))
+
+
 def kept_listing(repo_id: str, revision: str) -> Listing | None:
     """What `keep_listing` kept; None where there is none, or it can no longer be read."""
     with contextlib.suppress(OSError, ValidationError):

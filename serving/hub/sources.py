@@ -46,8 +46,8 @@ def with_a_hub(repo_id: str, revision: str, work: Callable[[Transport], T]) -> T
     raise HubError(
         f"{repo_id} is not on this machine, and no hub gives it.\n{_said(refusals)}\n"
         + ("Check the network or the proxy, or set HF_ENDPOINT to a mirror. " if network else "")
-        + "A copy of the model's folder can be given by its path to --model; PROFILE=cpu MODEL=demo serves the built-in "
-        "model without any download."
+        + "A copy of the model's folder can be given by its path to --model (an EAGLE3 head's: as `model` in "
+        "--speculative-config); PROFILE=cpu MODEL=demo serves the built-in model without any download."
     )
 
 

@@ -15,6 +15,7 @@ from serving.errors import EngineArgsError, OnecardError, UsageError
 from serving.launch import Launch
 from serving.prepare import prepare
 from serving.profile import load_models, load_profiles
+from tests.eagle import DEMO, write_config
 
 
 def is_plain(text: str) -> bool:
@@ -199,6 +200,18 @@ def test_who_bounds_the_pictures_does_not_open_the_door_to_videos(parser: Argume
     none = launch_of(tmp_path, "--limit-mm-per-prompt", '{"audio": 0}')
     assert parsed(parser, none).limit_mm_per_prompt == {"image": 4, "video": 0, "audio": 0}
     assert none.plan.limits.max_images_per_request == 4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_head_that_vllm_loads_is_the_folder_that_was_planned(
+    parser: ArgumentParser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user may have named it by a Hub id, or not at all."""
+    head = write_config(tmp_path / "head", DEMO)
+    monkeypatch.chdir(tmp_path)
+    asked = {"method": "eagle3", "model": "head", "num_speculative_tokens": 3}
+    args = parsed(parser, launch_of(tmp_path, "--speculative-config", json.dumps(asked)))
+    assert args.speculative_config == asked | {"model": str(head)}
 
 
 @pytest.mark.filterwarnings("ignore")

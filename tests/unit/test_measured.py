@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from serving.calibration import constants_of
 from serving.describe import describe_measured
 from serving.errors import EngineArgsError
 from serving.measured import held_now, in_parts, measure_and_learn
-from serving.memory import MIB
+from serving.memory import MEASURED, MIB
 from serving.prepare import prepare
 
 LASTING = {
@@ -48,11 +49,11 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONECARD_STATE_DIR", str(tmp_path))
 
 
-def measured(tmp_path: Path, transients: dict[str, int], profile: str = "rtx3060") -> dict[str, Any]:
+def measured(tmp_path: Path, transients: dict[str, int], profile: str = "rtx3060", *argv: str) -> dict[str, Any]:
     log = tmp_path / "server.log"
     log.write_text(LOG, encoding="utf-8")
     application = SimpleNamespace(state=SimpleNamespace(engine_client=Engine(transients)))
-    return asyncio.run(measure_and_learn(application, prepare(profile, None).plan, log))
+    return asyncio.run(measure_and_learn(application, prepare(profile, None, user_argv=argv).plan, log))
 
 
 def test_the_parts_are_the_plans_and_lie_near_what_it_predicts(tmp_path: Path) -> None:
@@ -119,6 +120,15 @@ def test_a_card_that_was_full_says_so(tmp_path: Path) -> None:
     full = describe_measured(status | {"measured": told | {"given_back": 3}})
     assert "give memory back 3 times" in full
     assert "--kv-cache-memory-bytes" in full
+
+
+def test_a_start_with_drafts_is_measured_and_teaches_the_plans_without_nothing(tmp_path: Path) -> None:
+    drafting = ("--speculative-config", '{"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 4}')
+    assert measured(tmp_path, TRANSIENTS, "rtx3060", *drafting)["memory_mib"]["weights"] == 2132
+    card = prepare("rtx3060", None).plan.gpu.name
+    assert constants_of(card) == MEASURED
+    measured(tmp_path, TRANSIENTS)
+    assert constants_of(card) != MEASURED
 
 
 def test_a_cpu_measures_nothing(tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ def test_what_the_user_gives_wins_and_is_planned_with() -> None:
         ({"max_num_seqs": 4096}, "4,096 requests at once need a token each of every step, and a step has 2,048"),
         ({"max_num_batched_tokens": 16}, "and a step has 16"),
         ({"dtype": "float32"}, "16 bits are planned"),
-        ({"speculative_config": {"method": "eagle3", "model": "a/b"}}, r"weights of a draft model \('eagle3'\)"),
+        ({"speculative_config": {"method": "medusa", "model": "a/b"}}, r"weights of a draft model \('medusa'\)"),
         ({"speculative_config": '{"model": "a/b"}'}, "weights of a draft model"),
         ({"pipeline_parallel_size": 2}, "several cards for one server"),
         ({"tensor_parallel_size": 3}, "cannot be split over 3 cards"),
