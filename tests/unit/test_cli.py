@@ -189,6 +189,8 @@ def test_the_profiles_in_words_and_as_json(environment: dict[str, str]) -> None:
         (4, ["plan", "--profile", "rtx306"], "Did you mean `rtx3060`?"),
         (4, ["doctor", "--profile", "./none.yaml"], "No such file"),
         (5, ["plan", "--profile", "cpu", "--model", "./nowhere"], "There is no model folder"),
+        (5, ["pull", "qwen3-vl-2"], "There is no model folder"),
+        (5, ["pull", "."], "config.json"),
         (2, ["plan", "--profil", "cpu"], "No such option"),
         (2, ["status", "--port", "99999"], "65535"),
         (2, ["serve", "--profile", "cpu", "--", "--max-model-len", "auto"], "--max-model-len is 'auto'"),
