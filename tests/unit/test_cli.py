@@ -55,6 +55,8 @@ def test_help_lists_every_command_and_what_to_do_first(environment: dict[str, st
     text = onecard(environment, "--help").stdout
     assert all(f"  {command} " in text for command in COMMANDS)
     assert "onecard ask photo.jpg" in text
+    # What a command does stands there whole; Click ends what is longer than the line with three dots.
+    assert [line for line in text.partition("Commands:")[2].splitlines() if line.endswith("...")] == []
     # Typed alone it says the same, and that something is missing.
     alone = onecard(environment)
     assert alone.returncode == 2
