@@ -10,10 +10,10 @@ OnecardError                     exit
 ├── PortInUseError                  8   another program listens there
 ├── NotInstalledError               9   vLLM (or what it needs) is not installed
 ├── DiskFullError                  10   no room for what must be written
-├── NotRunningError                11   `status`, `stop`, `ask` and no server there
+├── NotRunningError                11   a command that needs a running server, and none is there
 ├── EngineArgsError                12   vLLM does not take an argument that the plan depends on
 ├── GaveUpError                    13   the server crashed again and again; the reason is in the message
-├── IncompleteError                14   `batch` is done, and some of it could not be answered
+├── IncompleteError                14   `batch`, a table or a book is done, and some of it could not be answered
 └── QualityError                   15   `quantize`, `evaluate`: more answers were lost than the gate allows
 """
 

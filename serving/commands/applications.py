@@ -27,7 +27,7 @@ def product(
     port: PortOption = 8000,
     url: UrlOption = None,
 ) -> None:
-    """Write copy that sells a product: selling points, a scenario of use, a call to action.
+    """Write copy that sells a product, from its pictures. Selling points, a scenario of use, a call to action.
 
     A table has the columns name, category and pictures (several in one cell are parted by `;`, and are looked for beside
     the table). The new one has all of its columns, and the copy. Interrupted, the same command goes on where it was.
@@ -66,7 +66,7 @@ def exercises(
     port: PortOption = 8000,
     url: UrlOption = None,
 ) -> None:
-    """Set exercises from the pages of a textbook, with solutions and difficulty, in the language of topic or page.
+    """Set exercises from the pages of a textbook. With solutions and difficulty, in the language of topic or page.
 
     Printed page by page as Markdown, or as one JSON object a page. With --out several pages are asked at a time, and the
     same command goes on where it was interrupted.
@@ -95,7 +95,7 @@ def support(
     port: PortOption = 8000,
     url: UrlOption = None,
 ) -> None:
-    """Say what a customer's screenshot and message are about: problem, steps, urgency, whether a person is needed."""
+    """Say what a customer's screenshot and message are about. Problem, steps, urgency, whether a person is needed."""
     if len(screenshots) < 2:
         raise UsageError("Name a screenshot and the message: onecard support screen.png 'I cannot log in.'")
     from clients.apps.cli import print_support

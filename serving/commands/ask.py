@@ -23,7 +23,9 @@ def ask(
         bool, typer.Option("--follow", "-f", help="Go on with the same pictures: a question a line, until Ctrl-D.")
     ] = False,
 ) -> None:
-    """Ask about pictures (files, patterns, PDF pages, videos, web addresses, - for stdin); the answer streams in."""
+    """Ask about pictures; the answer streams in.
+
+    A picture is a file, a pattern, a PDF page, a video, a web address, or - for stdin."""
     if len(images) < 2:
         raise UsageError("Name a picture and a question: onecard ask photo.jpg 'What is in the picture?'")
     from clients.cli import Options

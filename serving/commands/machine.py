@@ -18,7 +18,7 @@ def pull(
     profile: ProfileOption = "auto",
     vllm_arguments: VllmArguments = None,
 ) -> None:
-    """Download a model ahead of time, every file checked; goes on where it was interrupted. Prints the folder.
+    """Download a model ahead of time. Every file is checked; it goes on where it was interrupted. Prints the folder.
 
     The EAGLE3 head that `-- --speculative-config` asks for is downloaded too, and its folder printed after the model's."""
     from serving.asked import read_asked
@@ -42,7 +42,7 @@ def doctor(
     port: PortOption = 8000,
     as_json: JsonOption = False,
 ) -> None:
-    """Check what this machine has and lacks, and how to mend it. Exit 0 when nothing is broken."""
+    """Say what this machine has, lacks, and how to mend it. Exit 0 when nothing is broken."""
     from serving.doctor import as_text, checks_json, run_checks
 
     checks = run_checks(profile, port)
@@ -55,7 +55,7 @@ def report(
     profile: ProfileOption = "auto",
     port: PortOption = 8000,
 ) -> None:
-    """Print what is known of the server and its machine as one JSON object to share: no path, address or key is in it."""
+    """Print one JSON object about server and machine, to share. No path, address or key is in it."""
     from serving.report import make_report
 
     print_json(make_report(profile, port))
@@ -69,7 +69,7 @@ def upgrade(
     profile: Annotated[str | None, typer.Option("--profile", "-p", help="The card. [the service's, else auto]")] = None,
     prefix: Annotated[Path | None, typer.Option("--prefix", help="The installation. [the one of this command]")] = None,
 ) -> None:
-    """Install a version beside the one in use, ask it a question whose answer is known, and switch; or go back."""
+    """Switch to another version, or back. It is installed beside the one in use and asked a question before the switch."""
     from serving.upgrade import command
 
     if (to is not None) == roll_back:

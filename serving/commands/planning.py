@@ -82,7 +82,7 @@ def plan(
 
 
 def profiles(as_json: JsonOption = False) -> None:
-    """List the cards that are known, and the models that can be served."""
+    """List the known cards and the models that can be served."""
     from serving.describe import describe_profiles, profiles_json
 
     typer.echo(profiles_json() if as_json else describe_profiles())

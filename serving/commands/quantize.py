@@ -18,7 +18,7 @@ CountOption = Annotated[int, typer.Option(min=1, help="How many questions are as
 def quantize(
     model: Annotated[str, typer.Option("--model", "-m", help="A 16-bit model: a folder, a Hub id, or a known name.")],
     scheme: Annotated[str, typer.Option("--scheme", "-s", help="A file of configs/quantize, such as awq or w8a8.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the result; it must not be there yet.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the result: a new or an empty one.")],
     calibration: Annotated[
         Path | None, typer.Option(help="A folder of pictures, with JSONL questions if there are any. [drawn ones]")
     ] = None,
@@ -44,7 +44,7 @@ def quantize(
         typer.Option(envvar="ONECARD_QUANTIZE_PYTHON", help="A Python that has llm-compressor. [one of onecard's own]"),
     ] = None,
 ) -> None:
-    """Turn a 16-bit checkpoint into one of fewer bits, and prove that its answers are as good."""
+    """Make a 16-bit checkpoint smaller, and prove it as good. In 8 or 4 bits, by a scheme of configs/quantize."""
     from serving.errors import UsageError
     from serving.evaluate.command import Suite
     from serving.quantize.command import Wish
@@ -75,12 +75,12 @@ def quantize(
 
 def requantize_head(
     model: Annotated[str, typer.Option("--model", "-m", help="An AWQ or compressed-tensors checkpoint.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the result; it must not be there yet.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The folder of the result: a new or an empty one.")],
     scheme: Annotated[
         str, typer.Option("--scheme", "-s", help="The scheme whose head is taken: awq-head8 or awq-head8-a8.")
     ] = "awq-head8",
 ) -> None:
-    """Put the output head of a quantized checkpoint into 8 bits, without calibrating again."""
+    """Put a quantized checkpoint's output head into 8 bits. Nothing is calibrated again."""
     from serving.quantize.command import requantize
 
     typer.echo(requantize(model, out, scheme))
@@ -97,7 +97,7 @@ def evaluate(
     profile: ProfileOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Ask two checkpoints the same questions: exact match, agreement, drift, with paired statistics. A running server with
+    """Ask two checkpoints the same questions. Exact match, agreement, drift, with paired statistics; a running server with
     keys gets the one in ONECARD_API_KEY."""
     from serving.errors import QualityError
     from serving.evaluate.command import Suite

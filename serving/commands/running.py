@@ -33,7 +33,7 @@ def stop(port: PortOption = 8000) -> None:
 
 
 def sleep(port: PortOption = 8000) -> None:
-    """Give the GPU's memory back once running answers are done; the next request takes it again."""
+    """Give the GPU's memory back until the next request. Running answers are finished first."""
     from serving.orders import send_to_sleep
 
     typer.echo(send_to_sleep(port))
@@ -43,7 +43,7 @@ def wake(
     port: PortOption = 8000,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is ready.")] = False,
 ) -> None:
-    """Load the model again without waiting for a request. Exit 0 when it is ready."""
+    """Load the model again now, without a request. Exit 0 when it is ready."""
     from serving.orders import wake_up
 
     typer.echo(wake_up(port, wait=not no_wait))
@@ -73,7 +73,7 @@ def exporter(
     ] = 8001,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Serve metrics of GPU, server and plan for Prometheus; `onecard serve` starts one by itself."""
+    """Serve metrics of GPU, server and plan for Prometheus. `onecard serve` starts one by itself."""
     from serving.exporter import run_exporter
     from serving.plugin import die_with_parent
 

@@ -48,6 +48,7 @@ class ResolvedModel:
     def download(self) -> Path:
         """The folder, once everything is in it. Raises HubError, CheckpointError or DiskFullError."""
         if self.folder is not None:
+            self.checkpoint()  # a folder that is not there, or is none of a model, is no download
             return self.folder
         from serving.hub.pull import pull
 

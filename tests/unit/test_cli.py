@@ -55,6 +55,8 @@ def test_help_lists_every_command_and_what_to_do_first(environment: dict[str, st
     text = onecard(environment, "--help").stdout
     assert all(f"  {command} " in text for command in COMMANDS)
     assert "onecard ask photo.jpg" in text
+    # What a command does stands there whole; Click ends what is longer than the line with three dots.
+    assert [line for line in text.partition("Commands:")[2].splitlines() if line.endswith("...")] == []
     # Typed alone it says the same, and that something is missing.
     alone = onecard(environment)
     assert alone.returncode == 2
@@ -189,6 +191,8 @@ def test_the_profiles_in_words_and_as_json(environment: dict[str, str]) -> None:
         (4, ["plan", "--profile", "rtx306"], "Did you mean `rtx3060`?"),
         (4, ["doctor", "--profile", "./none.yaml"], "No such file"),
         (5, ["plan", "--profile", "cpu", "--model", "./nowhere"], "There is no model folder"),
+        (5, ["pull", "qwen3-vl-2"], "There is no model folder"),
+        (5, ["pull", "."], "config.json"),
         (2, ["plan", "--profil", "cpu"], "No such option"),
         (2, ["status", "--port", "99999"], "65535"),
         (2, ["serve", "--profile", "cpu", "--", "--max-model-len", "auto"], "--max-model-len is 'auto'"),

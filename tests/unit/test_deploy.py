@@ -7,9 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
+
+from serving.guard.origin import Origin
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 UNITS = sorted((DEPLOY / "systemd").iterdir())
@@ -122,6 +127,42 @@ def test_compose_makes_keys_that_the_guard_reads(tmp_path: Path) -> None:
     (tmp_path / "onecard.keys").chmod(0o600)
     run(sys.executable, "-c", script)
     assert read_keys(tmp_path / "onecard.keys") == keys, "a second start keeps them"
+
+
+def answered(hosts: str, name: str) -> int:
+    """The status of a request with that name in `Host`, where ONECARD_ALLOW_HOST is `hosts`."""
+    app = Origin(PlainTextResponse("here"), tuple(hosts.split()), ())
+    return TestClient(app, base_url=f"http://{name}:8000").get("/metrics").status_code
+
+
+def test_compose_lets_its_own_services_in_by_the_name_that_they_ask() -> None:
+    """A container is called by its id, not by its service; without this Prometheus and the chat page get 421."""
+    services = compose()["services"]
+    hosts = services["onecard"]["environment"].get("ONECARD_ALLOW_HOST", "")
+    scrapes = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.compose.yml").read_text())["scrape_configs"]
+    asked = {target for job in scrapes for config in job["static_configs"] for target in config["targets"]}
+    asked.add(urlsplit(services["webui"]["environment"]["OPENAI_API_BASE_URL"]).netloc)
+    names = {target.partition(":")[0] for target in asked}
+    assert names <= set(services)
+    assert {name: answered(hosts, name) for name in names} == dict.fromkeys(names, 200)
+
+
+def test_kubernetes_lets_in_by_the_names_of_its_service() -> None:
+    service = next(each for each in manifests() if each["kind"] == "Service")["metadata"]
+    deployment = next(each for each in manifests() if each["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    hosts = next((each["value"] for each in container["env"] if each["name"] == "ONECARD_ALLOW_HOST"), "")
+    short = f"{service['name']}.{service['namespace']}"
+    names = (service["name"], short, f"{short}.svc", f"{short}.svc.cluster.local")
+    assert {name: answered(hosts, name) for name in names} == dict.fromkeys(names, 200)
+
+
+def test_the_guide_to_proxies_says_how_their_name_is_let_in() -> None:
+    """nginx and Caddy hand on a name that is not the machine's: it is refused (421) until it is allowed."""
+    text = (DEPLOY.parent / "docs" / "behind-a-proxy.md").read_text()
+    name = re.findall(r"^\s*server_name (\S+);", text, re.MULTILINE)[0]
+    assert answered("", name) == 421
+    assert f"--allow-host {name}" in text
 
 
 def test_both_prometheus_configurations_scrape_alike() -> None:

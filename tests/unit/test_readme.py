@@ -141,14 +141,18 @@ def test_layout_names_files_that_are_there(text: str) -> None:
         assert (ROOT / ("serving" if indent else "") / name).exists(), name
 
 
+def anchors(text: str) -> set[str]:
+    """What GitHub makes of the headings."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_relative_links_lead_somewhere(text: str) -> None:
-    headings = set(re.findall(r"^#+ (.+)$", text, re.MULTILINE))
-    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
     for target in re.findall(r"\]\(([^)]+)\)", text):
-        if target.startswith("#"):
-            assert target[1:] in anchors, target
-        elif "://" not in target:
-            assert (ROOT / target).is_file(), target
+        if "://" not in target:
+            file, _, anchor = target.partition("#")
+            assert not file or (ROOT / file).is_file(), target
+            assert not anchor or anchor in anchors((ROOT / file).read_text("utf-8") if file else text), target
 
 
 def test_both_readmes_have_the_same_figures_and_code_examples() -> None:
@@ -156,6 +160,19 @@ def test_both_readmes_have_the_same_figures_and_code_examples() -> None:
     assert re.findall(r"figures:(\w+):begin", english) == re.findall(r"figures:(\w+):begin", chinese)
     assert len(fenced(english, "bash")) == len(fenced(chinese, "bash"))
     assert len(fenced(english, "python")) == len(fenced(chinese, "python"))
+
+
+def test_both_readmes_name_the_same_options_of_each_command() -> None:
+    """A row of the table of commands that one language has and the other has not tells half of its readers less."""
+    told = [
+        {
+            row.split("|")[1].strip(): set(re.findall(r"`(--[\w-]+)", row))
+            for row in text.splitlines()
+            if row[:11] == "| `onecard "
+        }
+        for text in ((ROOT / name).read_text("utf-8").replace("、", ", ") for name in READMES)
+    ]
+    assert told[0] == told[1]
 
 
 def test_figures_are_current() -> None:
