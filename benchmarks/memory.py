@@ -2,30 +2,43 @@
 
 Two policies × two encoder budgets × three precisions of Qwen3-VL-2B, and four points of 4B and 8B that are scored only.
 Each point starts vLLM's engine with the bytes of the KV cache fixed, in a process of its own, and gives it the most that it
-allows. The peak is the device's used memory, read every 10 ms, less what was used before the engine started; what the
-parts took comes from inside the worker. The rest of the card is held by another process, as on a smaller card.
+allows. The peak is the device's used memory, read every 10 ms, less what was used before the engine started; of points that
+are measured side by side it is what the driver says that their own processes hold. What the parts took comes from inside the
+worker. The rest of the card is held by another process, as on a smaller card.
 """
 
 import argparse
 import json
 import os
-import queue
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory_device import MIB, device_name, holding, sampling, used_mib, wait_until_free
-from benchmarks.memory_results import Results
+from benchmarks.memory_device import (
+    MIB,
+    device_name,
+    holding,
+    sampling,
+    sampling_sessions,
+    used_mib,
+    wait_until_free,
+)
+from benchmarks.memory_results import Results, is_measured
 from benchmarks.say import say
 from benchmarks.shapes import Precision, Size, write_shape
+from benchmarks.spread import spread
 
-_POINT_SECONDS = 420
+_POINT_SECONDS = 600
+_LOOK_SECONDS = 0.2
 _KV_BYTES = 3 * 2**30
 # Lines of vLLM's log that say what took memory, or time.
 _WORTH_KEEPING = (
@@ -102,70 +115,87 @@ def main() -> None:
     add(
         "--out", type=Path, required=True, help="the JSON of results; points that it has already are not measured again"
     )
+    add("--work", type=Path, help="folder for the shapes, so that the next run finds what vLLM compiles for them")
     add("--gpus", default="0", help="indices of the GPUs to use side by side (default 0)")
-    add("--card-mib", type=int, default=32 * 1024, help="memory left for the engine; the rest is held (default 32768)")
+    add("--at-once", type=int, default=1, help="points side by side on each GPU (default 1)")
+    add("--card-mib", type=int, default=32 * 1024, help="memory left for an engine; the rest is held (default 32768)")
     add("--only", help="measure only the points whose name contains this")
     add("--runner", choices=("v1", "v2"), help="vLLM's model runner (default: vLLM's own choice)")
     add("--seconds", type=float, default=3600, help="begin no point after so many seconds")
     options = parser.parse_args()
-    results = Results(options.out, shlex.join(["python", "-m", "benchmarks.memory", *sys.argv[1:]]))
-    work: queue.Queue[dict[str, Any]] = queue.Queue()
-    for point in points():
-        if (not options.only or options.only in point["name"]) and not results.has(point["name"]):
-            work.put(point)
-    total, ends = work.qsize(), time.monotonic() + options.seconds
-    say(f"{total} points on GPU {options.gpus}")
-    threads = [
-        threading.Thread(target=_measure_all, args=(int(gpu), work, results, options, ends))
-        for gpu in options.gpus.split(",")
+    results = Results(options.out, shlex.join(["python", "-m", "benchmarks.memory", *sys.argv[1:]]), is_measured)
+    wanted = [
+        point
+        for point in points()
+        if (not options.only or options.only in point["name"]) and not results.has(point["name"])
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    gpus = [int(gpu) for gpu in options.gpus.split(",")]
+    stopping, ends = threading.Event(), time.monotonic() + options.seconds
+    say(f"{len(wanted)} points on GPU {options.gpus}")
+    with ExitStack() as stack:
+        work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        peaks = {gpu: stack.enter_context(_watched(gpu, options)) for gpu in gpus}
+        for point in wanted:
+            point["folder"] = str(write_shape(point["size"], point["precision"], options.shape, work))
 
-
-def _measure_all(
-    gpu: int, work: "queue.Queue[dict[str, Any]]", results: Results, options: argparse.Namespace, ends: float
-) -> None:
-    with holding(gpu, options.card_mib), tempfile.TemporaryDirectory() as shapes:
-        while time.monotonic() < ends:
-            try:
-                point = work.get_nowait()
-            except queue.Empty:
+        def do(gpu: int, point: dict[str, Any]) -> None:
+            if time.monotonic() > ends:
                 return
-            folder = write_shape(point["size"], point["precision"], options.shape, Path(shapes))
-            point["engine_args"]["model"] = str(folder)
-            measured = measure(gpu, point, options)
-            del point["engine_args"]["model"]
+            folder = point.pop("folder")
+            measured = measure(gpu, point, folder, peaks[gpu], options, stopping)
             results.add(point | measured)
             say(_line(point["name"], measured))
 
+        spread(wanted, gpus * options.at_once, do, stopping)
 
-def measure(gpu: int, point: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Runs the point and watches the device. A point that dies is a result too: its last words stand for it."""
+
+@contextmanager
+def _watched(gpu: int, options: argparse.Namespace) -> Iterator[dict[int, int]]:
+    """The card made as small as `--card-mib` says for each of the points that are measured at once, and what the processes of
+    each hold at most."""
+    with holding(gpu, options.card_mib * options.at_once), sampling_sessions(gpu) as peaks:
+        yield peaks
+
+
+def measure(
+    gpu: int,
+    point: dict[str, Any],
+    folder: str,
+    peaks: dict[int, int],
+    options: argparse.Namespace,
+    stopping: threading.Event,
+) -> dict[str, Any]:
+    """Runs the point and watches the device, or where others are measured beside it what the point's own processes hold. A
+    point that dies is a result too: its last words stand for it."""
     environment = dict(os.environ, CUDA_VISIBLE_DEVICES=str(gpu))
     if options.runner:
         environment["VLLM_USE_V2_MODEL_RUNNER"] = str(int(options.runner == "v2"))
-    before = used_mib(gpu)
-    with tempfile.TemporaryFile("w+") as log, sampling(gpu) as peak:
-        command = [sys.executable, "-m", "benchmarks.memory_point", json.dumps(point)]
-        try:
-            code = subprocess.run(command, stdout=log, stderr=log, env=environment, timeout=_POINT_SECONDS).returncode
-        except subprocess.TimeoutExpired:
-            code = -1
+    alone, before = options.at_once == 1, used_mib(gpu)
+    described = point | {"engine_args": point["engine_args"] | {"model": folder}}
+    command = [sys.executable, "-m", "benchmarks.memory_point", json.dumps(described)]
+    with tempfile.TemporaryFile("w+") as log, sampling(gpu) as device_peak:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        ends = time.monotonic() + _POINT_SECONDS
+        while process.poll() is None and time.monotonic() < ends and not stopping.wait(_LOOK_SECONDS):
+            pass
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        code = process.wait()
         log.seek(0)
         lines = log.read().splitlines()
+    own_peak = peaks.get(process.pid, 0)
     found = next((line for line in lines if line.startswith("POINT ")), None)
     # The name by NVML, since asking CUDA would make a context and count as memory.
     result: dict[str, Any] = {"runner": options.runner, "gpu": device_name(gpu)}
-    result |= {"before_mib": before, "peak_mib": peak[0] - before}
+    result |= {"processes_peak_mib": own_peak}
+    result |= {"before_mib": before, "peak_mib": device_peak[0] - before} if alone else {"peak_mib": own_peak}
     if found is None:
         result |= {"exit": code, "log": lines[-60:]}
     else:
         result |= json.loads(found.removeprefix("POINT "))
     result["notes"] = [line for line in lines if any(word in line for word in _WORTH_KEEPING)]
-    wait_until_free(gpu, before)
+    if alone:
+        wait_until_free(gpu, before)
     return result
 
 

@@ -1,10 +1,11 @@
-"""The file of measured points, `results/memory-*.json`: written anew after each point, so that a run that was broken off goes
-on where it was. memory.py writes it, memory_score.py and memory_table.py read it.
+"""A file of measured points, such as `results/memory-*.json` and `results/survival-*.json`: written anew after each point, so
+that a run that was broken off goes on where it was.
 """
 
 import datetime
 import json
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ def is_measured(point: dict[str, Any]) -> bool:
 
 
 class Results:
-    """The points of one file; several threads may add to it."""
+    """The points of one file; several threads may add to it. A point that is not `done` is to be measured again."""
 
-    def __init__(self, file: Path, command: str) -> None:
+    def __init__(self, file: Path, command: str, done: Callable[[dict[str, Any]], bool]) -> None:
         self._file = file
+        self._done = done
         self._lock = threading.Lock()
         kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         self._points: dict[str, dict[str, Any]] = {point["name"]: point for point in kept.get("points", ())}
@@ -29,7 +31,7 @@ class Results:
 
     def has(self, name: str) -> bool:
         """Whether that point needs no measuring any more."""
-        return name in self._points and is_measured(self._points[name])
+        return name in self._points and self._done(self._points[name])
 
     def add(self, point: dict[str, Any]) -> None:
         """Adds a point, or puts it in the place of an older one."""

@@ -6,12 +6,10 @@ import contextlib
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 from benchmarks import servers, watch
 from benchmarks.contenders import Contender, Setting
@@ -20,6 +18,7 @@ from benchmarks.memory_device import giving_back
 from benchmarks.questions import Case, Question, burst, start
 from benchmarks.results import Book, Facts
 from benchmarks.servers import DiedError, Server, StoppedError
+from benchmarks.spread import spread
 from benchmarks.target import NotServedError, Scope, Target, ToServer, ToTransformers
 from benchmarks.worker import Worker, WorkerError
 from benchmarks.workload import PHOTO
@@ -60,23 +59,16 @@ class Job:
 
 def run_all(job: Job, contenders: Sequence[Contender], places: Sequence[Place], *, together: bool) -> None:
     """Asks everything of everyone. Places work at the same time; in each one contender at a time is measured."""
-    groups: SimpleQueue[Sequence[Contender]] = SimpleQueue()
-    for group in [contenders[n :: len(places)] for n in range(len(places))] if together else [[c] for c in contenders]:
-        groups.put(group)
-
-    def work(place: Place) -> None:
-        generator = Generator(job.folder / f"generator-{place.gpu or 0}.log", place.generator)
-        with contextlib.closing(generator), contextlib.suppress(Empty):
-            while True:
-                _run_group(job, groups.get_nowait(), place, generator)
-
-    with ThreadPoolExecutor(len(places)) as threads:
-        try:
-            for done in [threads.submit(work, place) for place in places]:
-                done.result()
-        except BaseException:  # Ctrl-C and SIGTERM too: the servers are stopped by the threads that started them
-            job.stopping.set()
-            raise
+    groups = [contenders[n :: len(places)] for n in range(len(places))] if together else [[c] for c in contenders]
+    with ExitStack() as stack:
+        generators = {
+            place: stack.enter_context(
+                contextlib.closing(Generator(job.folder / f"generator-{place.gpu or 0}.log", place.generator))
+            )
+            for place in places
+        }
+        # Where it is stopped, the servers are ended by the threads that started them.
+        spread(groups, places, lambda place, group: _run_group(job, group, place, generators[place]), job.stopping)
 
 
 def ask_url(job: Job, contender: Contender, url: str, model: str, generator: Generator) -> None:

@@ -1,4 +1,4 @@
-"""Does it live? `python -m benchmarks.survival --shape FOLDER --cards rtx4060,rtx3060 --out FILE`, on an NVIDIA GPU.
+"""Does it live? `python -m benchmarks.survival --shape FOLDER --out FILE`, on an NVIDIA GPU.
 
 On an imitated card (another process holds the rest of the GPU's memory) each contender serves Qwen3-VL-2B, in AWQ with random
 weights, to 64 clients for two minutes, which send the largest pictures and the most of them that are allowed, all distinct,
@@ -12,21 +12,27 @@ import itertools
 import json
 import multiprocessing
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory_device import holding, sampling, total_mib, used_mib, wait_until_free
+from benchmarks.memory_device import device_name, holding, sampling, total_mib, used_mib, wait_until_free
+from benchmarks.memory_results import Results
 from benchmarks.say import say
 from benchmarks.shapes import write_shape
+from benchmarks.spread import spread
 from serving.plan import Plan
 from serving.prepare import prepare
 from serving.state_dir import state_dir
@@ -44,31 +50,49 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.survival", description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("--shape", type=Path, required=True, help="checkpoint folder of a Qwen3-VL with tokenizer and processor")
-    add("--out", type=Path, required=True, help="JSON lines are appended here")
+    add("--out", type=Path, required=True, help="the JSON of results; what it has already is not measured again")
+    add("--work", type=Path, help="folder for the shape, so that the next run finds what vLLM compiles for it")
     add("--cards", default="rtx3060", help="profiles, with commas (default rtx3060)")
     add("--contenders", default="onecard", help="of onecard, vllm, original, with commas (default onecard)")
-    add("--gpu", type=int, default=0, help="index of the GPU (default 0)")
+    add("--gpus", default="0", help="indices of the GPUs to use side by side (default 0)")
     add("--seconds", type=float, default=120, help="how long the clients ask (default 120)")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as shapes:
-        options.model = write_shape("2b", "awq", options.shape, Path(shapes))
-        for card, contender in itertools.product(options.cards.split(","), options.contenders.split(",")):
-            result = survive(card, contender, options)
-            with options.out.open("a", encoding="utf-8") as out:
-                out.write(json.dumps(result) + "\n")
-            say({key: value for key, value in result.items() if key not in ("log", "plan")})
+    command = shlex.join(["python", "-m", "benchmarks.survival", *sys.argv[1:]])
+    results = Results(options.out, command, lambda run: "lives" in run)
+    wanted = [
+        (card, contender)
+        for contender, card in itertools.product(options.contenders.split(","), options.cards.split(","))
+        if not results.has(_name(card, contender))
+    ]
+    with ExitStack() as stack:
+        work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        model = write_shape("2b", "awq", options.shape, work)
+
+        def do(gpu: int, run: tuple[str, str]) -> None:
+            result = survive(*run, model, gpu, options.seconds)
+            results.add(result)
+            say({key: value for key, value in result.items() if key not in ("log", "planned_mib")})
+
+        spread(wanted, [int(gpu) for gpu in options.gpus.split(",")], do, threading.Event())
 
 
-def survive(card: str, contender: str, options: argparse.Namespace) -> dict[str, Any]:
+def _name(card: str, contender: str) -> str:
+    return f"{card}, {contender}"
+
+
+def survive(card: str, contender: str, model: Path, gpu: int, seconds: float) -> dict[str, Any]:
     """One contender on one card: from its start to its end."""
-    plan, port = _plan(card, options.model), 8200 + options.gpu
-    with holding(options.gpu, plan.gpu.usable_mib), tempfile.TemporaryFile("w+") as log, sampling(options.gpu) as peak:
-        before = used_mib(options.gpu)
-        environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(options.gpu), "ONECARD_EXPORTER_PORT": "0"}
+    plan, port = _plan(card, model), 8200 + gpu
+    with holding(gpu, plan.gpu.usable_mib), tempfile.TemporaryFile("w+") as log, sampling(gpu) as peak:
+        before = used_mib(gpu)
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu), "ONECARD_EXPORTER_PORT": "0"}
         began = time.monotonic()
-        command = _command(contender, card, plan, options, port)
+        command = _command(contender, card, plan, model, gpu, port)
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         result: dict[str, Any] = {
+            "name": _name(card, contender),
+            "gpu": device_name(gpu),
+            "vllm": version("vllm"),
             "card": card,
             "contender": contender,
             "usable_mib": plan.gpu.usable_mib,
@@ -78,7 +102,7 @@ def survive(card: str, contender: str, options: argparse.Namespace) -> dict[str,
         try:
             if _wait_ready(server, port):
                 result["ready_s"] = round(time.monotonic() - began, 1)
-                result["answers"] = _ask(port, plan, options.seconds)
+                result["answers"] = _ask(port, plan, seconds)
                 result["lives"] = server.poll() is None and _answers(port, plan)
                 result["preemptions"] = _metric(port, "vllm:num_preemptions_total")
                 result["status"] = _status(port)
@@ -86,7 +110,7 @@ def survive(card: str, contender: str, options: argparse.Namespace) -> dict[str,
                 result["lives"] = False
         finally:
             _stop(server)
-            wait_until_free(options.gpu, before)
+            wait_until_free(gpu, before)
         result["peak_mib"] = peak[0] - before
         log.seek(0)
         lines = log.read().splitlines()
@@ -112,14 +136,14 @@ def _plan(card: str, model: Path) -> Plan:
     return replace(subject, hardware=replace(subject.hardware, gpus=())).plan({"load_format": "dummy"})
 
 
-def _command(contender: str, card: str, plan: Plan, options: argparse.Namespace, port: int) -> list[str]:
+def _command(contender: str, card: str, plan: Plan, model: Path, gpu: int, port: int) -> list[str]:
     if contender == "onecard":
-        own = ["serve", "--profile", card, "--model", str(options.model), "--port", str(port)]
+        own = ["serve", "--profile", card, "--model", str(model), "--port", str(port)]
         return [sys.executable, "-m", "serving", *own, "--", *_DUMMY]
-    vllm = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(options.model)]
+    vllm = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     vllm += [*_DUMMY, "--port", str(port), "--host", "127.0.0.1"]
     # Its own default share, of the imitated card. Its default context is the model's whole, which no such card holds.
-    share = {"vllm": 0.92, "original": 0.9}[contender] * plan.gpu.total_mib / total_mib(options.gpu)
+    share = {"vllm": 0.92, "original": 0.9}[contender] * plan.gpu.total_mib / total_mib(gpu)
     vllm += ["--gpu-memory-utilization", f"{share:.4f}"]
     if contender == "original":
         return [*vllm, "--quantization", "awq", "--enforce-eager", "--max-num-seqs", "16", "--max-model-len", "4096"]

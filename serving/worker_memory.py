@@ -60,6 +60,7 @@ class WorkerMemory:
         import torch
         from vllm.config import set_current_vllm_config
         from vllm.multimodal import MULTIMODAL_REGISTRY
+        from vllm.multimodal.encoder_budget import MultiModalBudget
 
         runner: Any = self.model_runner  # type: ignore[attr-defined]
         multimodal: Any = self.model_config.multimodal_config  # type: ignore[attr-defined]
@@ -75,7 +76,7 @@ class WorkerMemory:
                 multimodal.skip_mm_profiling = configured
                 encoder.remove()
         torch.cuda.synchronize()
-        budget = _budget_class()(self.vllm_config, MULTIMODAL_REGISTRY, enable_cache=False)  # type: ignore[attr-defined]
+        budget = MultiModalBudget(self.vllm_config, MULTIMODAL_REGISTRY)  # type: ignore[attr-defined]
         items = budget.mm_max_items_per_batch
         return {
             "activations": activations,
@@ -122,15 +123,6 @@ def _peak(run: Any) -> int:
     run()
     torch.cuda.synchronize()
     return int(torch.cuda.max_memory_allocated() - before)
-
-
-def _budget_class() -> Any:
-    """It moved between the versions that are served."""
-    try:
-        from vllm.multimodal.encoder_budget import MultiModalBudget  # 0.32
-    except ImportError:
-        from vllm.v1.worker.utils import MultiModalBudget
-    return MultiModalBudget
 
 
 def _held_by_this_process() -> int:

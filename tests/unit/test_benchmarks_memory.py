@@ -14,7 +14,7 @@ import pytest
 from benchmarks import memory_table
 from benchmarks.memory import points
 from benchmarks.memory_device import holding
-from benchmarks.memory_results import Results
+from benchmarks.memory_results import Results, is_measured
 from benchmarks.memory_score import fit, halves, read_points, table
 from benchmarks.shapes import shape_config
 from serving import memory
@@ -134,9 +134,9 @@ def measured(name: str, off_mib: int = 0) -> dict[str, Any]:
 
 def test_a_run_that_was_broken_off_goes_on_where_it_was(tmp_path: Path) -> None:
     file = tmp_path / "memory-x.json"
-    Results(file, "first").add(measured(FIRST))
-    Results(file, "first").add({"name": SECOND, "exit": 1, "log": ["it died"]})
-    again = Results(file, "python -m benchmarks.memory --again")
+    Results(file, "first", is_measured).add(measured(FIRST))
+    Results(file, "first", is_measured).add({"name": SECOND, "exit": 1, "log": ["it died"]})
+    again = Results(file, "python -m benchmarks.memory --again", is_measured)
     assert (again.has(FIRST), again.has(SECOND)) == (True, False)
     again.add(measured(SECOND))
     kept = json.loads(file.read_text(encoding="utf-8"))
@@ -158,7 +158,7 @@ def test_sixteen_points_twelve_of_them_of_the_2b() -> None:
 def test_what_took_what_was_predicted_is_scored_so_and_its_constants_are_found_again(tmp_path: Path) -> None:
     file = tmp_path / "memory-x.json"
     for point in points():
-        Results(file, "x").add(measured(point["name"]))
+        Results(file, "x", is_measured).add(measured(point["name"]))
     found = read_points(file)
     fitted_on, scored_on = halves(found)
     assert (len(fitted_on), len(scored_on)) == (6, 10)
@@ -171,8 +171,8 @@ def test_what_took_what_was_predicted_is_scored_so_and_its_constants_are_found_a
 
 def test_too_little_predicted_is_marked_where_too_much_is_not(tmp_path: Path) -> None:
     file = tmp_path / "memory-x.json"
-    Results(file, "x").add(measured(FIRST, off_mib=-60))
-    Results(file, "x").add(measured(SECOND, off_mib=60))
+    Results(file, "x", is_measured).add(measured(FIRST, off_mib=-60))
+    Results(file, "x", is_measured).add(measured(SECOND, off_mib=60))
     under, over = read_points(file)
     assert not under.holds(memory.MEASURED)
     assert over.holds(memory.MEASURED)
