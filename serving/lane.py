@@ -154,7 +154,13 @@ class Lane:
         self._show(house.console.step)
         await self._listens(False)
         has_nvcc = shutil.which("nvcc") is not None
-        environment = child_environment(launch.write(ipc), ipc, has_nvcc=has_nvcc, compiles=launch.compiles)
+        environment = child_environment(
+            launch.write(ipc),
+            ipc,
+            has_nvcc=has_nvcc,
+            compiles=launch.compiles,
+            allocator_share=launch.allocator_share,
+        )
         environment |= launch.card_environment
         ears = Ears(self._logged, self._told, house.take)
         life = self.life = await Life.begin(house.command, house.listening, environment, ears, house.board)

@@ -18,6 +18,8 @@ from serving.state_dir import card_dir, write_text
 
 ENVIRONMENT_KEY = "ONECARD_LAUNCH"
 SUPERVISOR_KEY = "ONECARD_SUPERVISOR_PID"
+# What a user may have told torch's allocator, by its name of today and that of before.
+_ALLOCATOR_KEYS = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}
 
 
 class Offered(BaseModel):
@@ -88,6 +90,15 @@ class Launch(BaseModel):
         return {"VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, each)) for each in own)}
 
     @property
+    def allocator_share(self) -> float | None:
+        """The share of the present GPU that torch's allocator may hold: what is planned, less the context, which is the
+        driver's. None where nothing is planned part by part."""
+        plan = self.plan
+        if plan.gpu.present_mib is None or not plan.predicted:
+            return None
+        return min(1.0, (plan.memory_mib.total - plan.memory_mib.context) / plan.gpu.present_mib)
+
+    @property
     def home(self) -> Path:
         """The folder of the port, which the servers of all cards share; `run_dir` is this one's own."""
         return self.run_dir.parent if self.card else self.run_dir
@@ -125,7 +136,9 @@ def current_launch() -> Launch | None:
     return Launch.model_validate_json(Path(file).read_text(encoding="utf-8")) if file else None
 
 
-def child_environment(launch_file: Path, ipc_dir: Path, *, has_nvcc: bool, compiles: bool = True) -> dict[str, str]:
+def child_environment(
+    launch_file: Path, ipc_dir: Path, *, has_nvcc: bool, compiles: bool = True, allocator_share: float | None = None
+) -> dict[str, str]:
     """The environment of the server process: this one's, with everything that speaks to the outside switched off."""
     environment = notify.child_environment(os.environ) | {
         ENVIRONMENT_KEY: str(launch_file),
@@ -151,6 +164,10 @@ def child_environment(launch_file: Path, ipc_dir: Path, *, has_nvcc: bool, compi
     if not has_nvcc:
         # FlashInfer's sampler compiles CUDA sources at start and kills the engine where there is no compiler (vllm#49497).
         environment.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
+    if allocator_share and not _ALLOCATOR_KEYS & environment.keys():
+        # torch's allocator keeps for later what is given back to it, and goes on to take more beside it, until the card is
+        # full for everybody. At this bound it gives back first what it keeps.
+        environment["PYTORCH_ALLOC_CONF"] = f"per_process_memory_fraction:{allocator_share:.5f}"
     if not compiles:
         environment.setdefault("TORCH_COMPILE_DISABLE", "1")
     return environment

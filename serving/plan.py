@@ -17,12 +17,14 @@ class _Frozen(BaseModel):
 
 class PlannedGpu(_Frozen):
     """`usable_mib` is what onecard may take: the whole, less what desktop and other programs hold; `taken_mib` of the
-    difference is what they hold now beyond what is kept free for them. `onecards` are among these programs."""
+    difference is what they hold now beyond what is kept free for them. `onecards` are among these programs. `present_mib` is
+    the memory of the GPU that is here, which may be a larger one; None where none is."""
 
     name: str
     total_mib: int
     usable_mib: int
     taken_mib: int = 0
+    present_mib: int | None = None
     onecards: tuple[Onecard, ...] = ()
 
 

@@ -25,8 +25,8 @@ PLANNED_WITH = frozenset({*_COMPLETED, "gpu_memory_utilization", "speculative_co
 @dataclass(frozen=True)
 class Choices:
     """What was decided: `cudagraph_sizes` are the batches that get a CUDA graph, none on a CPU, `encoder_budgets` the numbers
-    of a picture's tokens that do. Where the parts could not be `predicted`, vLLM sizes its KV cache itself. `card_mib` is
-    the memory of the GPU that is present, None where none is; `head` the place of the EAGLE3 head that drafts."""
+    of a picture's tokens that do. Where the parts could not be `predicted`, vLLM sizes its KV cache itself. `present_mib`
+    is the memory of the GPU that is here, None where none is; `head` the place of the EAGLE3 head that drafts."""
 
     settings: Settings
     limits: Limits
@@ -37,7 +37,7 @@ class Choices:
     predicted: bool
     lora: Slots | None
     adapters: tuple[Adapter, ...]
-    card_mib: int | None
+    present_mib: int | None
     head: str | None = None
     tensor_parallel_size: int = 1
 
@@ -128,9 +128,9 @@ def _of_a_gpu(profile: Profile, chosen: Choices) -> dict[str, Any]:
             encoder_cudagraph_token_budgets=list(chosen.encoder_budgets),
             encoder_cudagraph_max_vision_items_per_batch=min(_PICTURES_OF_A_GRAPH, *chosen.encoder_budgets),
         )
-    if chosen.card_mib:
+    if chosen.present_mib:
         # What vLLM wants to find free before it loads anything, when its CUDA context is there already: a fraction of the
         # card that is present. It is only checked, since the KV cache is given in bytes.
         needed = chosen.memory.total - chosen.memory.headroom - chosen.memory.context
-        args["gpu_memory_utilization"] = round(min(0.99, needed / chosen.card_mib), 4)
+        args["gpu_memory_utilization"] = round(min(0.99, needed / chosen.present_mib), 4)
     return args

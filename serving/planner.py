@@ -303,7 +303,7 @@ class Subject:
             predicted=predicted,
             lora=slots,
             adapters=self.adapters,
-            card_mib=self._card.total_mib if self._card else None,
+            present_mib=gpu.present_mib,
             head=self.head.place if self.head and draft.speculation and draft.speculation.head else None,
             tensor_parallel_size=self.tensor_parallel_size,
         )

@@ -60,7 +60,14 @@ def planned_gpu(facts: GpuFacts, card: Gpu | None, told_mib: int | None, fractio
         taken = max(0, usable - here.free_mib)
     name = card.name if card else facts.names[0]
     others = card.onecards if card and taken else ()
-    return PlannedGpu(name=name, total_mib=total, usable_mib=usable - taken, taken_mib=taken, onecards=others)
+    return PlannedGpu(
+        name=name,
+        total_mib=total,
+        usable_mib=usable - taken,
+        taken_mib=taken,
+        present_mib=card.total_mib if card else None,
+        onecards=others,
+    )
 
 
 def check_hardware(profile_name: str, profile: Profile, hardware: Hardware, plan: Plan) -> None:

@@ -18,6 +18,7 @@ from serving.errors import NotRunningError, OnecardError
 from serving.guard.keys import KeyRing
 from serving.guard.settings import GuardSettings
 from serving.launch import Launch, child_environment
+from serving.plan import MemoryMib, PlannedGpu
 from serving.orders import send_to_sleep, wake_up
 from serving.prepare import prepare
 from serving.running import describe_status, fetch_status, log_lines, stop_server
@@ -349,6 +350,23 @@ def test_the_server_process_speaks_to_nobody_outside(folder: Path, monkeypatch: 
     assert "VLLM_USE_FLASHINFER_SAMPLER" not in child_environment(folder / "x", folder, has_nvcc=True)
     monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "1")
     assert child_environment(folder / "x", folder, has_nvcc=False)["VLLM_USE_FLASHINFER_SAMPLER"] == "1"
+
+
+def test_torchs_allocator_is_held_to_the_plan(launch: Launch, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    assert launch.allocator_share is None  # on a CPU
+    memory = MemoryMib.nothing_but(weights=3000, context=740, kv_cache=4000, headroom=260)
+    gpu = PlannedGpu(name="NVIDIA H200", total_mib=8188, usable_mib=8000, present_mib=145200)
+    plan = launch.plan.model_copy(update={"gpu": gpu, "memory_mib": memory, "predicted": True})
+    share = launch.model_copy(update={"plan": plan}).allocator_share
+    assert share == pytest.approx(0.05)
+    assert launch.model_copy(update={"plan": plan.model_copy(update={"predicted": False})}).allocator_share is None
+    told = child_environment(folder / "x", folder, has_nvcc=True, allocator_share=share)
+    assert told["PYTORCH_ALLOC_CONF"] == "per_process_memory_fraction:0.05000"
+    assert "PYTORCH_ALLOC_CONF" not in child_environment(folder / "x", folder, has_nvcc=True)
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # what the user has set stays
+    assert "PYTORCH_ALLOC_CONF" not in child_environment(folder / "x", folder, has_nvcc=True, allocator_share=share)
 
 
 def test_an_eager_model_on_a_cpu_has_nothing_compiled(launch: Launch, folder: Path) -> None:
