@@ -151,10 +151,11 @@ def main() -> None:
 
 @contextmanager
 def _watched(gpu: int, options: argparse.Namespace) -> Iterator[dict[int, int]]:
-    """The card made as small as `--card-mib` says for each of the points that are measured at once, and what the processes of
-    each hold at most."""
-    with holding(gpu, options.card_mib * options.at_once), sampling_sessions(gpu) as peaks:
-        yield peaks
+    """The card made as small as `--card-mib` says for each of the points that are measured at once, and where these are
+    several, what the processes of each hold at most."""
+    with ExitStack() as stack:
+        stack.enter_context(holding(gpu, options.card_mib * options.at_once))
+        yield stack.enter_context(sampling_sessions(gpu)) if options.at_once > 1 else {}
 
 
 def measure(
@@ -183,12 +184,10 @@ def measure(
         code = process.wait()
         log.seek(0)
         lines = log.read().splitlines()
-    own_peak = peaks.get(process.pid, 0)
     found = next((line for line in lines if line.startswith("POINT ")), None)
     # The name by NVML, since asking CUDA would make a context and count as memory.
     result: dict[str, Any] = {"runner": options.runner, "gpu": device_name(gpu)}
-    result |= {"processes_peak_mib": own_peak}
-    result |= {"before_mib": before, "peak_mib": device_peak[0] - before} if alone else {"peak_mib": own_peak}
+    result |= {"at_once": options.at_once, "peak_mib": device_peak[0] - before if alone else peaks.get(process.pid, 0)}
     if found is None:
         result |= {"exit": code, "log": lines[-60:]}
     else:

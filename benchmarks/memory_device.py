@@ -65,7 +65,9 @@ def sampling(gpu: int) -> Iterator[list[int]]:
 @contextmanager
 def sampling_sessions(gpu: int) -> Iterator[dict[int, int]]:
     """The highest memory in MiB that the processes of each session (setsid(2)) held together while the context lasts. For what
-    is measured beside others: alone on an H200 it is 6 MiB less than what the device has in use more."""
+    is measured beside others: alone on an H200 it is 6 MiB less than what the device has in use more. Raises NVMLError where
+    the driver does not tell, as in WSL2."""
+    _held_by_sessions(gpu)
     peaks: dict[int, int] = {}
 
     def look() -> None:
