@@ -66,7 +66,8 @@ class WorkerMemory:
         multimodal: Any = self.model_config.multimodal_config  # type: ignore[attr-defined]
         configured = multimodal.skip_mm_profiling
         encoder = _PeakOf(runner.get_model().visual)
-        with set_current_vllm_config(self.vllm_config):  # type: ignore[attr-defined]
+        # vLLM profiles so too: without it every layer's values would be kept for a gradient.
+        with torch.inference_mode(), set_current_vllm_config(self.vllm_config):  # type: ignore[attr-defined]
             try:
                 multimodal.skip_mm_profiling = True
                 activations = _peak(runner.profile_run)
