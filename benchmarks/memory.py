@@ -10,7 +10,6 @@ worker. The rest of the card is held by another process, as on a smaller card.
 import argparse
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -123,7 +122,7 @@ def main() -> None:
     add("--runner", choices=("v1", "v2"), help="vLLM's model runner (default: vLLM's own choice)")
     add("--seconds", type=float, default=3600, help="begin no point after so many seconds")
     options = parser.parse_args()
-    results = Results(options.out, shlex.join(["python", "-m", "benchmarks.memory", *sys.argv[1:]]), is_measured)
+    results = Results(options.out, Results.command("benchmarks.memory", sys.argv[1:]), is_measured)
     wanted = [
         point
         for point in points()

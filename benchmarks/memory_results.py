@@ -4,8 +4,9 @@ that a run that was broken off goes on where it was.
 
 import datetime
 import json
+import shlex
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,13 @@ class Results:
         kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         self._points: dict[str, dict[str, Any]] = {point["name"]: point for point in kept.get("points", ())}
         self._about = {name: kept[name] for name in _ABOUT if name in kept} | {"command": command}
+
+    @staticmethod
+    def command(module: str, words: Sequence[str]) -> str:
+        """As it stands in the file: `python -m MODULE WORDS`, without the folders of the machine that it ran on."""
+        return shlex.join(
+            ["python", "-m", module, *(Path(word).name if Path(word).is_absolute() else word for word in words)]
+        )
 
     def has(self, name: str) -> bool:
         """Whether that point needs no measuring any more."""

@@ -32,17 +32,18 @@ _INTERACTIVE_SIZES = 32
 
 @dataclass(frozen=True)
 class Point:
-    """One measured start under load: what it was, its peak without the KV cache, and what graphs and parts took, in bytes.
-    `parts` is empty for a point that did not measure them."""
+    """One measured start under load: what it was, its peak without the KV cache, what the driver held (context and graphs) and
+    what the parts took, in bytes. `graphs` is None for a point that was measured beside others, since vLLM's account of them
+    is of the whole device; `parts` is empty for a point that did not measure them."""
 
     name: str
     shape: Shape
     weights: int
     load: Load
     peak: int
-    graphs: int
+    graphs: int | None
     reserved_over_used: int
-    outside: int
+    driver: int
     parts: dict[str, int]
 
     def predicted(self, constants: Constants) -> Parts:
@@ -60,10 +61,11 @@ class Point:
 
 def read_points(file: Path) -> list[Point]:
     """The points of a results file that lived; those that died say so there themselves."""
-    return [_point(each) for each in json.loads(file.read_text(encoding="utf-8"))["points"] if "loaded" in each]
+    results = json.loads(file.read_text(encoding="utf-8"))
+    return [_point(each, results.get("vllm", "")) for each in results["points"] if "loaded" in each]
 
 
-def _point(measured: dict[str, Any]) -> Point:
+def _point(measured: dict[str, Any], vllm: str) -> Point:
     config = shape_config(measured["size"], measured["precision"])
     shape = read_shape(config["architectures"][0], config)
     if shape is None:
@@ -72,16 +74,17 @@ def _point(measured: dict[str, Any]) -> Point:
     sequences = args["max_num_seqs"]
     sizes = _INTERACTIVE_SIZES if args["performance_mode"] == "interactivity" else 3 + 2 * sequences // 8
     peak = measured["peak_mib"] * MIB
-    graphs = [
+    told = [
         float(found.group(1)) for line in measured["notes"] if "capturing" in line and (found := _GRAPHS.search(line))
     ]
     pool = loaded.get("graph_pool", loaded.get("cuda_graphs", 0))
-    captured = round(graphs[-1] * 2**30) if graphs else pool
-    outside = peak - loaded["reserved_peak"] - (captured - pool)
+    driver = peak - loaded["reserved_peak"] + pool
+    alone = measured.get("at_once", 1) == 1
+    graphs = (round(told[-1] * 2**30) if told else pool) if alone else None
     return Point(
         name=measured["name"],
         shape=shape,
-        weights=measure_weights(shape, config, {}).total,
+        weights=measure_weights(shape, config, {}).total + _more_rotary_tables(vllm) * memory.rotary_table(shape.text),
         load=Load(
             max_num_seqs=sequences,
             max_num_batched_tokens=args["max_num_batched_tokens"],
@@ -89,43 +92,57 @@ def _point(measured: dict[str, Any]) -> Point:
             cudagraph_sizes=sizes,
         ),
         peak=peak - loaded["kv_cache"],
-        graphs=captured,
+        graphs=graphs,
         reserved_over_used=loaded["reserved_peak"] - loaded["allocated_peak"],
-        outside=outside,
-        parts=_parts(measured, captured, outside) if is_measured(measured) else {},
+        driver=driver,
+        parts=_parts(measured, graphs, driver) if is_measured(measured) else {},
     )
 
 
-def _parts(measured: dict[str, Any], graphs: int, outside: int) -> dict[str, int]:
-    """Bytes by the plan's names: what lasts as it was before the first request, the allocator's peaks after the load."""
+def _more_rotary_tables(vllm: str) -> int:
+    """vLLM 0.26 has the cosines and sines of four times as many positions as the model knows (`MRotaryEmbedding`, mrope.py)."""
+    return 3 if vllm.startswith("0.26.") else 0
+
+
+def _parts(measured: dict[str, Any], graphs: int | None, driver: int) -> dict[str, int]:
+    """Bytes by the plan's names: what lasts as it was before the first request, the allocator's peaks after the load. Names
+    joined by a plus are parts that were not told apart."""
     peaks = {name: measured["loaded"][name] for name in ("reserved_peak", "allocated_peak")}
     found = in_parts(measured["started"] | peaks, measured["transients"], graphs)
-    left_out = {"kv_cache"}
-    if not measured["transients"][
-        "vision_encoder"
-    ]:  # vLLM 0.26's V2 model runner does not run it where memory is profiled
+    left_out = {"kv_cache", "context"}
+    if graphs is None:
+        left_out.add("cuda_graphs")
+    # vLLM 0.26's V2 model runner does not run the encoder where memory is profiled.
+    if not measured["transients"]["vision_encoder"]:
         left_out |= {"vision_encoder", "encoder_cache"}
-    return {name: mib * MIB for name, mib in found.items() if name not in left_out} | {"context": outside}
+    last = {"context+cuda_graphs": driver} if graphs is None else {"context": driver - graphs}
+    return {name: mib * MIB for name, mib in found.items() if name not in left_out} | last
 
 
 def fit(points: Sequence[Point]) -> Constants:
     """The constants that these points say: each the median of what a point says of it, but above every point what differs
     from one to the next, since too little of it ends an engine: the workspace, and the fragments, a line along their share of
     what comes and goes."""
-    graphs = [point.graphs / (point.load.cudagraph_sizes * point.shape.text.layers) for point in points]
+    told = [point.graphs / _captured(point) for point in points if point.graphs is not None]
+    graph_of_layer = statistics.median(told) if told else MEASURED.graph_of_layer
     transient = [_transient(point) for point in points]
     fragments = [point.reserved_over_used for point in points]
-    share = max(0.0, statistics.linear_regression(transient, fragments).slope) if len(points) > 1 else 0.0
+    share = max(0.0, statistics.linear_regression(transient, fragments).slope) if len(set(transient)) > 1 else 0.0
     fixed = max(found - share * need for found, need in zip(fragments, transient, strict=True))
     more = [point.parts["buffers"] - point.predicted(MEASURED).buffers for point in points if point.parts]
     return replace(
         MEASURED,
         workspace=max(0, MEASURED.workspace + max(more, default=0)),
-        context=round(statistics.median(point.outside for point in points)),
-        graph_of_layer=statistics.median(graphs),
+        context=round(statistics.median(point.driver - _captured(point) * graph_of_layer for point in points)),
+        graph_of_layer=graph_of_layer,
         fragments=round(max(0.0, fixed)),
         fragments_share=share,
     )
+
+
+def _captured(point: Point) -> int:
+    """How many graphs of a layer it has."""
+    return point.load.cudagraph_sizes * point.shape.text.layers
 
 
 def _transient(point: Point) -> int:
@@ -160,7 +177,7 @@ def _worst_parts(points: Sequence[Point], constants: Constants) -> dict[str, tup
     for point in points:
         predicted = point.predicted(constants).model_dump()
         for name, found in point.parts.items():
-            pair = (predicted[name] / MIB, found / MIB)
+            pair = (sum(predicted[each] for each in name.split("+")) / MIB, found / MIB)
             off = abs(pair[0] - pair[1])
             if name not in worst or off > abs(worst[name][1] - worst[name][2]):
                 worst[name] = (point, *pair, off <= max(PART_WITHIN_MIB, PART_WITHIN * pair[1]))

@@ -13,12 +13,14 @@ Table = Callable[[Sequence[str], Iterator[Sequence[str]]], str]
 
 
 def measured(language: Language, results: Path, table: Table) -> str:
-    """For each file where and by what it was measured and how many points are near enough; then a row a point."""
-    found = [_measured(file, language, table) for file in sorted(results.glob("memory-*.json"))]
+    """For each file where and by what it was measured and how many points are near enough; of the newest vLLM also a row a
+    point."""
+    files = sorted(results.glob("memory-*.json"), reverse=True)
+    found = [_measured(file, language, table if file == files[0] else None) for file in files]
     return "\n\n".join(found) or {"en": "Not measured yet.", "zh": "尚未测量。"}[language]
 
 
-def _measured(file: Path, language: Language, table: Table) -> str:
+def _measured(file: Path, language: Language, table: Table | None) -> str:
     about = json.loads(file.read_text(encoding="utf-8"))
     points = read_points(file)
     fitted_on, scored_on = halves(points)
@@ -44,7 +46,7 @@ def _measured(file: Path, language: Language, table: Table) -> str:
     rows = (
         _row(point, which, fitted) for which, half in zip(used, (fitted_on, scored_on), strict=True) for point in half
     )
-    return f"{said[language]}\n\n{table(heads[language], rows)}"
+    return f"{said[language]}\n\n{table(heads[language], rows)}" if table else said[language]
 
 
 def _row(point: Point, which: str, fitted: Constants) -> tuple[str, ...]:

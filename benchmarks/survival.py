@@ -12,7 +12,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -35,7 +34,6 @@ from benchmarks.shapes import write_shape
 from benchmarks.spread import spread
 from serving.plan import Plan
 from serving.prepare import prepare
-from serving.state_dir import state_dir
 
 _CLIENTS = 64
 _PROCESSES = 4
@@ -57,7 +55,7 @@ def main() -> None:
     add("--gpus", default="0", help="indices of the GPUs to use side by side (default 0)")
     add("--seconds", type=float, default=120, help="how long the clients ask (default 120)")
     options = parser.parse_args()
-    command = shlex.join(["python", "-m", "benchmarks.survival", *sys.argv[1:]])
+    command = Results.command("benchmarks.survival", sys.argv[1:])
     results = Results(options.out, command, lambda run: "lives" in run)
     wanted = [
         (card, contender)
@@ -83,9 +81,15 @@ def _name(card: str, contender: str) -> str:
 def survive(card: str, contender: str, model: Path, gpu: int, seconds: float) -> dict[str, Any]:
     """One contender on one card: from its start to its end."""
     plan, port = _plan(card, model), 8200 + gpu
-    with holding(gpu, plan.gpu.usable_mib), tempfile.TemporaryFile("w+") as log, sampling(gpu) as peak:
+    with (
+        holding(gpu, plan.gpu.usable_mib),
+        tempfile.TemporaryFile("w+") as log,
+        tempfile.TemporaryDirectory() as state_dir,
+        sampling(gpu) as peak,
+    ):
         before = used_mib(gpu)
-        environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu), "ONECARD_EXPORTER_PORT": "0"}
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu)}
+        environment |= {"ONECARD_EXPORTER_PORT": "0", "ONECARD_STATE_DIR": state_dir}
         began = time.monotonic()
         command = _command(contender, card, plan, model, gpu, port)
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
@@ -98,6 +102,7 @@ def survive(card: str, contender: str, model: Path, gpu: int, seconds: float) ->
             "usable_mib": plan.gpu.usable_mib,
             "planned_mib": plan.memory_mib.model_dump(),
             "kv_tokens": plan.capacity.kv_tokens,
+            "lives": False,
         }
         try:
             if _wait_ready(server, port):
@@ -106,28 +111,26 @@ def survive(card: str, contender: str, model: Path, gpu: int, seconds: float) ->
                 result["lives"] = server.poll() is None and _answers(port, plan)
                 result["preemptions"] = _metric(port, "vllm:num_preemptions_total")
                 result["status"] = _status(port)
-            else:
-                result["lives"] = False
         finally:
             _stop(server)
             wait_until_free(gpu, before)
         result["peak_mib"] = peak[0] - before
-        log.seek(0)
-        lines = log.read().splitlines()
-    if contender == "onecard":
-        state = state_dir() / str(port) / "server.log"
-        lines += state.read_text(errors="replace").splitlines() if state.is_file() else []
-    words = (
-        "OutOfMemory",
-        "out of memory",
-        "EngineDead",
-        "ValueError",
-        "GPU KV cache size",
-        "Graph capturing",
-        "measured",
-    )
-    result["log"] = [line[:300] for line in lines if any(word in line for word in words)][:40] or lines[-15:]
+        if not result["lives"]:
+            log.seek(0)
+            result["log"] = _why([*log.read().splitlines(), *_own_log(Path(state_dir) / str(port))])
     return result
+
+
+def _own_log(run_dir: Path) -> list[str]:
+    """onecard keeps vLLM's words in a file of its own."""
+    file = run_dir / "server.log"
+    return file.read_text(errors="replace").splitlines() if file.is_file() else []
+
+
+def _why(lines: list[str]) -> list[str]:
+    """What a log says of a death, the cause first; where it names none, its end."""
+    words = ("OutOfMemoryError: ", "ValueError: ", "RuntimeError: ", "EngineDeadError")
+    return [line[:300] for line in lines if any(word in line for word in words)][:10] or lines[-15:]
 
 
 def _plan(card: str, model: Path) -> Plan:

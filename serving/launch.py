@@ -91,12 +91,12 @@ class Launch(BaseModel):
 
     @property
     def allocator_share(self) -> float | None:
-        """The share of the present GPU that torch's allocator may hold: what is planned, less the context, which is the
-        driver's. None where nothing is planned part by part."""
+        """The share of the present GPU that torch's allocator may hold: what is ours of the card, less the context, which is
+        the driver's. None where nothing is planned part by part."""
         plan = self.plan
         if plan.gpu.present_mib is None or not plan.predicted:
             return None
-        return min(1.0, (plan.memory_mib.total - plan.memory_mib.context) / plan.gpu.present_mib)
+        return min(1.0, (plan.gpu.usable_mib - plan.memory_mib.context) / plan.gpu.present_mib)
 
     @property
     def home(self) -> Path:
@@ -166,7 +166,7 @@ def child_environment(
         environment.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     if allocator_share and not _ALLOCATOR_KEYS & environment.keys():
         # torch's allocator keeps for later what is given back to it, and goes on to take more beside it, until the card is
-        # full for everybody. At this bound it gives back first what it keeps.
+        # full for the desktop too. At this bound it gives back first what it keeps.
         environment["PYTORCH_ALLOC_CONF"] = f"per_process_memory_fraction:{allocator_share:.5f}"
     if not compiles:
         environment.setdefault("TORCH_COMPILE_DISABLE", "1")

@@ -60,11 +60,11 @@ class Constants:
     and as a share of what comes and goes. `communicator`: NCCL's buffers on each of several cards that share a server, assumed
     and not measured."""
 
-    context: int = 740 * MIB
+    context: int = 735 * MIB
     workspace: int = 80 * MIB
-    graph_of_layer: float = 0.235 * MIB
-    fragments: int = 200 * MIB
-    fragments_share: float = 0.77
+    graph_of_layer: float = 0.24 * MIB
+    fragments: int = 285 * MIB
+    fragments_share: float = 0.60
     communicator: int = 256 * MIB
 
 

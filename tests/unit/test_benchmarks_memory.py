@@ -6,17 +6,19 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import memory_table
+from benchmarks import memory_table, survival_table
 from benchmarks.memory import points
 from benchmarks.memory_device import holding
 from benchmarks.memory_results import Results, is_measured
 from benchmarks.memory_score import fit, halves, read_points, table
 from benchmarks.shapes import shape_config
+from benchmarks.spread import spread
 from serving import memory
 from serving.architecture import read_shape
 from serving.weights import measure_weights
@@ -67,6 +69,39 @@ def test_a_card_is_read_by_nvml(tmp_path: Path) -> None:
     told = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, env=environment, check=True)
     used = -(-int(nvml.answers()["nvmlDeviceGetMemoryInfo.used"]) // 2**20)
     assert told.stdout == f"NVIDIA H200 143771 {used}\n"
+
+
+def test_what_the_processes_of_a_session_hold_together_is_told_apart_from_others(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+        card = Card(tmp_path)
+        processes = {"": "4", ".0": f"{other.pid} {3 << 20}", ".1": f"{os.getpid()} {5 << 20}"}
+        processes |= {".2": f"{2**22 - 1} {7 << 20}", ".3": f"{other.pid} {2**20 + 1}"}  # the third has ended
+        card.tells(**{f"nvmlDeviceGetComputeRunningProcesses_v3{number}": told for number, told in processes.items()})
+        command = "import json; from benchmarks.memory_device import sampling_sessions\n"
+        command += "with sampling_sessions(0) as peaks: pass\nprint(json.dumps(peaks))"
+        environment = os.environ | card.environment
+        told = subprocess.run(
+            [sys.executable, "-c", command], capture_output=True, text=True, env=environment, check=True
+        )
+        other.kill()
+    assert json.loads(told.stdout) == {str(other.pid): 5, str(os.getsid(0)): 5}
+
+
+def test_work_is_spread_over_places_and_stopped_by_the_first_that_fails() -> None:
+    stopping, done = threading.Event(), list[tuple[str, int]]()
+
+    def do(place: str, piece: int) -> None:
+        done.append((place, piece))
+        if piece == 3:
+            raise OSError("no room")
+
+    spread(range(3), ["a", "b", "b"], do, stopping)
+    assert sorted(piece for _, piece in done) == [0, 1, 2]
+    assert not stopping.is_set()
+    with pytest.raises(OSError, match="no room"):
+        spread(range(3, 1000), ["a"], do, stopping)
+    assert stopping.is_set()
+    assert len(done) == 4
 
 
 def test_a_card_that_cannot_be_held_is_no_smaller_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,8 +216,40 @@ def test_too_little_predicted_is_marked_where_too_much_is_not(tmp_path: Path) ->
     assert "with the shipped ones, 1 of all 2" in text
 
 
+def test_of_points_side_by_side_context_and_graphs_are_one_part(tmp_path: Path) -> None:
+    file = tmp_path / "memory-x.json"
+    for name in (FIRST, SECOND):
+        # What vLLM says of the graphs is of the whole device, and so of the others too.
+        told = ["Graph capturing finished in 4 secs, took 9.00 GiB"]
+        Results(file, "x", is_measured).add(measured(name) | {"at_once": 2, "notes": told})
+    found = read_points(file)
+    assert all(abs(point.off_mib(memory.MEASURED)) <= 1 for point in found)
+    assert all("context+cuda_graphs" in point.parts and "cuda_graphs" not in point.parts for point in found)
+    assert fit(found).graph_of_layer == memory.MEASURED.graph_of_layer
+    assert abs(fit(found).context - memory.MEASURED.context) <= memory.MIB
+    assert not any(line.endswith("!") for line in table(found, fit(found)))
+
+
+def test_who_lives_is_told_with_why_the_others_do_not(tmp_path: Path) -> None:
+    card = {"card": "rtx3060", "usable_mib": 11588, "peak_mib": 11439}
+    answers = {"200": 1127, "429": 3, "429: too many": 3}
+    lived = card | {"contender": "onecard", "lives": True, "answers": answers, "preemptions": 0.0, "ready_s": 60.0}
+    cause = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 96.00 MiB."
+    died = lived | {"contender": "original", "lives": False, "log": ["EngineCore", cause]}
+    refused = card | {"contender": "vllm", "lives": False, "log": ["ValueError: Free memory is less than desired."]}
+    about = {"gpu": "NVIDIA H200", "vllm": "0.32.0", "date": "2026-11-30", "command": "python -m benchmarks.survival"}
+    (tmp_path / "survival-x.json").write_text(json.dumps(about | {"points": [died, refused, lived]}), encoding="utf-8")
+    text = survival_table.measured("en", tmp_path, lambda _head, rows: "\n".join(" | ".join(row) for row in rows))
+    assert text.splitlines()[2:] == [
+        "11,588 MiB (`rtx3060`) | onecard | yes | 1,127 | 3 | 0 | 11,439 MiB",
+        "11,588 MiB (`rtx3060`) | original recipe | no: CUDA out of memory | 1,127 | 3 | 0 | 11,439 MiB",
+        "11,588 MiB (`rtx3060`) | vLLM's defaults | did not start: Free memory is less than desired | 0 | – | – | –",
+    ]
+
+
 def test_without_a_results_file_the_documents_say_so(tmp_path: Path) -> None:
     assert memory_table.measured("en", tmp_path, lambda *_: "") == "Not measured yet."
+    assert survival_table.measured("en", tmp_path, lambda *_: "") == "Not measured yet."
 
 
 @pytest.mark.parametrize("module", ["memory", "survival", "memory_score"])

@@ -18,8 +18,8 @@ from serving.errors import NotRunningError, OnecardError
 from serving.guard.keys import KeyRing
 from serving.guard.settings import GuardSettings
 from serving.launch import Launch, child_environment
-from serving.plan import MemoryMib, PlannedGpu
 from serving.orders import send_to_sleep, wake_up
+from serving.plan import MemoryMib, PlannedGpu
 from serving.prepare import prepare
 from serving.running import describe_status, fetch_status, log_lines, stop_server
 from serving.state_dir import ipc_dir, make_run_dir, read_json, run_dir, state_dir, write_json
@@ -356,7 +356,7 @@ def test_torchs_allocator_is_held_to_the_plan(launch: Launch, folder: Path, monk
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         monkeypatch.delenv(name, raising=False)
     assert launch.allocator_share is None  # on a CPU
-    memory = MemoryMib.nothing_but(weights=3000, context=740, kv_cache=4000, headroom=260)
+    memory = MemoryMib.nothing_but(weights=3000, context=740, kv_cache=2000, headroom=260)
     gpu = PlannedGpu(name="NVIDIA H200", total_mib=8188, usable_mib=8000, present_mib=145200)
     plan = launch.plan.model_copy(update={"gpu": gpu, "memory_mib": memory, "predicted": True})
     share = launch.model_copy(update={"plan": plan}).allocator_share

@@ -1,0 +1,59 @@
+"""The documents' table of who lives on a full card, from `results/survival-*.json`. figures.py puts it with the others."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from benchmarks.contenders import TITLES
+
+Language = Literal["en", "zh"]
+Table = Callable[[Sequence[str], Iterator[Sequence[str]]], str]
+
+_CAUSE = re.compile(r"(?:OutOfMemory|Value|Runtime|EngineDead)Error: (.*?)(?:\. |\.?$)")
+
+
+def measured(language: Language, results: Path, table: Table) -> str:
+    """For each file where and by what it was measured; then a row for each contender on each card."""
+    found = [_measured(file, language, table) for file in sorted(results.glob("survival-*.json"))]
+    return "\n\n".join(found) or {"en": "Not measured yet.", "zh": "尚未测量。"}[language]
+
+
+def _measured(file: Path, language: Language, table: Table) -> str:
+    about = json.loads(file.read_text(encoding="utf-8"))
+    where = {"en": ", ", "zh": "，"}[language].join((about["gpu"], f"vLLM {about['vllm']}", about["date"]))
+    said = {"en": f"{where}, by `{about['command']}`:", "zh": f"{where}，命令为 `{about['command']}`："}[language]
+    head = {
+        "en": ("memory", "server", "lived", "answered", "refused or failed", "preempted", "held at most"),
+        "zh": ("显存", "服务器", "活着", "已回答", "被拒绝或失败", "被抢占", "最多占用"),
+    }[language]
+    runs = sorted(about["points"], key=lambda run: (run["usable_mib"], run["contender"] != "onecard"))
+    return f"{said}\n\n{table(head, (_row(run, language) for run in runs))}"
+
+
+def _row(run: dict[str, Any], language: Language) -> tuple[str, ...]:
+    of_card = {
+        "en": f"{run['usable_mib']:,} MiB (`{run['card']}`)",
+        "zh": f"{run['usable_mib']:,} MiB（`{run['card']}`）",
+    }
+    # Beside each code stands the same with its words.
+    counts = {kind: count for kind, count in run.get("answers", {}).items() if ":" not in kind}
+    good = counts.pop("200", 0)
+    return (
+        of_card[language],
+        TITLES[run["contender"]],
+        {"en": "yes", "zh": "是"}[language] if run["lives"] else _cause(run, language),
+        f"{good:,}",
+        f"{sum(counts.values()):,}" if "answers" in run else "–",
+        f"{run['preemptions']:,.0f}" if run.get("preemptions") is not None else "–",
+        f"{run['peak_mib']:,} MiB" if "answers" in run else "–",
+    )
+
+
+def _cause(run: dict[str, Any], language: Language) -> str:
+    """In the server's own words."""
+    told = next((found.group(1) for line in run["log"] if (found := _CAUSE.search(line))), "")
+    if "ready_s" in run:
+        return {"en": f"no: {told or 'it died'}", "zh": f"否：{told or '已崩溃'}"}[language]
+    return {"en": f"did not start: {told}", "zh": f"没有启动：{told}"}[language]
