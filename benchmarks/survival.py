@@ -41,6 +41,8 @@ _READY_SECONDS = 400
 _ANSWER_TOKENS = 64
 _PHOTO = (1280, 960)
 _DUMMY = ("--load-format", "dummy")
+# What vLLM takes of a card by default, and what the original recipe takes.
+_SHARES = {"vllm": 0.92, "original": 0.9}
 
 
 def main() -> None:
@@ -51,7 +53,12 @@ def main() -> None:
     add("--out", type=Path, required=True, help="the JSON of results; what it has already is not measured again")
     add("--work", type=Path, help="folder for the shape, so that the next run finds what vLLM compiles for it")
     add("--cards", default="rtx3060", help="profiles, with commas (default rtx3060)")
-    add("--contenders", default="onecard", help="of onecard, vllm, original, with commas (default onecard)")
+    add(
+        "--contenders",
+        default="onecard",
+        help="of onecard, vllm, original, vllm:fits, original:fits, with commas; the last two take no more than a desktop "
+        "leaves them (default onecard)",
+    )
     add("--gpus", default="0", help="indices of the GPUs to use side by side (default 0)")
     add("--seconds", type=float, default=120, help="how long the clients ask (default 120)")
     options = parser.parse_args()
@@ -146,9 +153,11 @@ def _command(contender: str, card: str, plan: Plan, model: Path, gpu: int, port:
     vllm = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
     vllm += [*_DUMMY, "--port", str(port), "--host", "127.0.0.1"]
     # Its own default share, of the imitated card. Its default context is the model's whole, which no such card holds.
-    share = {"vllm": 0.92, "original": 0.9}[contender] * plan.gpu.total_mib / total_mib(gpu)
+    kind, _, fits = contender.partition(":")
+    wanted = _SHARES[kind] * plan.gpu.total_mib
+    share = min(wanted, plan.gpu.usable_mib - plan.memory_mib.context if fits else wanted) / total_mib(gpu)
     vllm += ["--gpu-memory-utilization", f"{share:.4f}"]
-    if contender == "original":
+    if kind == "original":
         return [*vllm, "--quantization", "awq", "--enforce-eager", "--max-num-seqs", "16", "--max-model-len", "4096"]
     return [*vllm, "--max-model-len", str(plan.capacity.max_model_len)]
 

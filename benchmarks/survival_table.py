@@ -42,13 +42,18 @@ def _row(run: dict[str, Any], language: Language) -> tuple[str, ...]:
     good = counts.pop("200", 0)
     return (
         of_card[language],
-        TITLES[run["contender"]],
+        _title(run["contender"], language),
         {"en": "yes", "zh": "是"}[language] if run["lives"] else _cause(run, language),
         f"{good:,}",
         f"{sum(counts.values()):,}" if "answers" in run else "–",
         f"{run['preemptions']:,.0f}" if run.get("preemptions") is not None else "–",
         f"{run['peak_mib']:,} MiB" if "answers" in run else "–",
     )
+
+
+def _title(contender: str, language: Language) -> str:
+    kind, _, fits = contender.partition(":")
+    return TITLES[kind] + ({"en": ", with a share that fits", "zh": "，占用比例调到放得下"}[language] if fits else "")
 
 
 def _cause(run: dict[str, Any], language: Language) -> str:
