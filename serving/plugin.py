@@ -2,12 +2,13 @@
 did not start."""
 
 import ctypes
+import json
 import multiprocessing
 import os
 import signal
 
 from serving.cpu.waiting import nap_instead_of_spinning
-from serving.launch import ENVIRONMENT_KEY
+from serving.launch import ENVIRONMENT_KEY, current_launch
 from serving.one_tokenizer import read_tokenizers_once
 
 _PR_SET_PDEATHSIG = 1
@@ -26,8 +27,20 @@ def register() -> None:
 
     register_connector()
     read_tokenizers_once()
+    if parent is None:  # the API process, which prepares pictures
+        _cut_pictures_ourselves()
     if current_platform.is_cpu():
         nap_instead_of_spinning()
+
+
+def _cut_pictures_ourselves() -> None:
+    from serving.media import planned_grid
+    from serving.processor import cut_pictures_ourselves
+
+    if (launch := current_launch()) and planned_grid(launch):
+        config = json.loads((launch.model_folder / "config.json").read_text(encoding="utf-8"))
+        for architecture in config["architectures"]:
+            cut_pictures_ourselves(architecture)
 
 
 def die_with_parent(parent: int | None) -> None:
