@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+from multiprocessing import util
 
 from serving.cpu.waiting import nap_instead_of_spinning
 from serving.launch import ENVIRONMENT_KEY, current_launch
@@ -19,15 +20,17 @@ def register() -> None:
     others some of it."""
     if ENVIRONMENT_KEY not in os.environ:
         return
-    parent = multiprocessing.parent_process()
-    die_with_parent(parent.pid if parent else None)
+    _die_with_parent_process()
+    # On CUDA vLLM forks its engine from the API process, and workers from the engine. Linux takes the signal from a forked
+    # child, and vLLM, for which the plugins are loaded there, does not come here again.
+    util.register_after_fork(register, lambda _: _die_with_parent_process())
     from vllm.platforms import current_platform
 
     from serving.media import register_connector
 
     register_connector()
     read_tokenizers_once()
-    if parent is None:  # the API process, which prepares pictures
+    if multiprocessing.parent_process() is None:  # the API process, which prepares pictures
         _cut_pictures_ourselves()
     if current_platform.is_cpu():
         nap_instead_of_spinning()
@@ -43,9 +46,15 @@ def _cut_pictures_ourselves() -> None:
             cut_pictures_ourselves(architecture)
 
 
+def _die_with_parent_process() -> None:
+    parent = multiprocessing.parent_process()
+    die_with_parent(parent.pid if parent else None)
+
+
 def die_with_parent(parent: int | None) -> None:
     """Whoever dies first, nothing is left: the kernel kills this process when its parent is gone (Linux prctl(2)). It does not
-    where the parent has died before it was asked to: `parent` is who that should be, where it is known."""
+    where the parent has died before it was asked to: `parent` is who that should be, where it is known. To the kernel a parent
+    is a thread: the signal comes at the end of the one that started this process, in vLLM the main thread."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent is not None and os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -11,6 +11,7 @@ from pathlib import Path
 SERVER = (sys.executable, "-m", "serving.server")
 # Ctrl-C ends everything within ten seconds: this for a clean end, the rest for killing and clearing up.
 STOP_GRACE_S = 6.0
+_LOOK_EVERY_S = 0.1
 _SHARED_MEMORY = "/dev/shm/"  # noqa: S108
 
 
@@ -44,8 +45,11 @@ class ServerProcess:
         return self._process.pid
 
     async def wait(self) -> int:
-        """Waits for the API process; its exit code."""
-        return await self._process.wait()
+        """Waits for the API process; its exit code. asyncio's own `wait` goes on until nobody holds the output's pipe any more,
+        and what the server has started holds it too."""
+        while self._process.returncode is None:
+            await asyncio.sleep(_LOOK_EVERY_S)
+        return self._process.returncode
 
     def drain(self) -> None:
         """Asks the server to take no new requests and to finish those that it has."""
@@ -72,18 +76,18 @@ class ServerProcess:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), grace_s)
+                await asyncio.wait_for(self.wait(), grace_s)
         await self.clear()
 
     async def clear(self) -> None:
         """Kills what is left of the group and removes the shared memory that it has left behind."""
         self.remember_shared_memory()
         self.kill()
-        await self._process.wait()
+        await self.wait()
         for _ in range(50):
             if not any(_group(self.pid)):
                 break
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(_LOOK_EVERY_S)
         for file in self._shared_memory:
             with contextlib.suppress(OSError):
                 os.unlink(file)

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ ENDS_WITHIN_S = 10
 
 def descendants(server: Server) -> list[psutil.Process]:
     return psutil.Process(server.process.pid).children(recursive=True)
+
+
+def api_process(server: Server) -> psutil.Process:
+    (api,) = psutil.Process(server.process.pid).children()
+    return api
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -82,7 +88,7 @@ def test_a_port_in_use_is_refused_before_anything_is_loaded(server: Server) -> N
 @pytest.mark.long
 def test_sigkill_of_the_server_process_is_followed_by_a_restart_on_the_same_port(server: Server) -> None:
     """In each run of the tests, the same of a server without an engine (tests/unit/test_supervisor.py), and of the engine."""
-    (api,) = psutil.Process(server.process.pid).children()
+    api = api_process(server)
     old = descendants(server)
     statuses: list[int] = []
     lost: list[Exception] = []
@@ -114,8 +120,17 @@ def test_sigkill_of_the_server_process_is_followed_by_a_restart_on_the_same_port
     assert server.get("/onecard/status").json()["restarts"] >= 1
 
 
+def engines(server: Server) -> list[psutil.Process]:
+    """None while it starts."""
+    found = []
+    for each in descendants(server):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [each] if "EngineCore" in " ".join(each.cmdline()) else []
+    return found
+
+
 def engine(server: Server) -> psutil.Process:
-    return next(each for each in descendants(server) if "EngineCore" in " ".join(each.cmdline()))
+    return engines(server)[0]
 
 
 def question(**more: Any) -> dict[str, Any]:
@@ -193,14 +208,54 @@ def test_status_and_logs_of_the_running_server(server: Server) -> None:
 @pytest.mark.ends_server
 def test_a_killed_supervisor_leaves_no_process_and_a_free_port(server: Server) -> None:
     """The kernel ends what it has left; the next start on the same port clears what is left in files."""
+    killed_alone(server)
+
+
+@pytest.fixture
+def forking(tmp_path: Path) -> Iterator[Server]:
+    """A server that loads, with an engine that was forked from the API process, as on CUDA."""
+    starting = start_server(tmp_path, environment={"PYTHONPATH": str(Path(__file__).parents[1] / "forking")})
+    try:
+        while not (there := engines(starting)):
+            assert starting.process.poll() is None, starting.output.read_text()
+            time.sleep(0.1)
+        # The kernel makes it with addresses of its own for each program that is started; a fork has its parent's.
+        auxv = {Path(f"/proc/{each.pid}/auxv").read_bytes() for each in (api_process(starting), there[0])}
+        assert len(auxv) == 1, "the engine is not a fork"
+        yield starting
+    finally:
+        starting.stop()
+
+
+def killed_alone(server: Server) -> None:
+    """SIGKILL of the supervisor: asserts that nothing is left."""
     processes = descendants(server)
     server.process.kill()
     server.process.wait()
     _, left = psutil.wait_procs(processes, timeout=ENDS_WITHIN_S)
-    assert alive(left) == []
+    left = alive(left)
+    for each in left:
+        each.kill()
+    assert left == []
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", server.port))
+
+
+def test_a_killed_supervisor_leaves_no_forked_engine_that_loads(forking: Server) -> None:
+    killed_alone(forking)
+
+
+@pytest.mark.long
+def test_a_killed_server_process_or_supervisor_leaves_no_forked_engine_that_serves(forking: Server) -> None:
+    forking.wait_until_ready()
+    old = descendants(forking)
+    api_process(forking).kill()
+    _, left = psutil.wait_procs(old, timeout=ENDS_WITHIN_S)
+    assert alive(left) == []
+    forking.wait_until_ready()
+    assert "red" in known_good(forking.port)
+    killed_alone(forking)
 
 
 def test_stop_without_a_server(tmp_path: Path) -> None:

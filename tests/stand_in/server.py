@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 
@@ -96,6 +97,8 @@ def main() -> None:
             raise RuntimeError("the weights are of clay")
         case "clay" if NAME == "clay":
             raise RuntimeError("the weights are of clay")
+        case "starts another":
+            subprocess.Popen(["sleep", "600"])
         case "second never starts" if launch and launch.card == 1:
             signal.pause()
         case "crashes":

@@ -210,6 +210,22 @@ def test_a_server_that_dies_is_started_again_and_the_port_never_closes(tmp_path:
         assert running.ask().status_code == 200
 
 
+def test_a_death_is_seen_while_what_the_server_has_started_holds_its_output(tmp_path: Path) -> None:
+    with supervised(tmp_path, "starts another", hang_s=10 * LONG_S) as running:
+        running.until(200)
+        server = running.server()
+        started = server.children()
+        server.kill()
+        _, left = psutil.wait_procs(started, LONG_S)
+        for each in left:
+            each.kill()
+        assert (len(started), left) == (1, [])
+        running.until(200)
+        assert running.restarts() == 1
+        running.process.terminate()
+        assert running.ends() == 0
+
+
 def test_a_full_disk_is_no_reason_not_to_start_again(tmp_path: Path) -> None:
     with supervised(tmp_path) as running:
         running.until(200)
