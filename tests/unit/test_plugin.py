@@ -7,6 +7,10 @@ from pathlib import Path
 
 import psutil
 
+from serving.hub import resolve_model
+from serving.launch import Launch
+from serving.prepare import prepare
+
 # As vLLM on CUDA: the API process forks the engine, which forks a worker, and each loads the plugins.
 FORKING = """
 import multiprocessing, sys, time
@@ -24,9 +28,11 @@ live(["engine", "worker"])
 
 
 def test_forked_processes_of_the_server_die_with_their_parent(tmp_path: Path) -> None:
+    plan, demo = prepare("cpu", "demo", gpu_memory_mib=8192).plan, resolve_model("demo").folder
+    launch = Launch(plan=plan, model_folder=demo, default_max_tokens=256, host="127.0.0.1", port=8000, run_dir=tmp_path)
     parent = subprocess.Popen(
         [sys.executable, "-c", FORKING],
-        env=os.environ | {"ONECARD_LAUNCH": str(tmp_path / "launch.json")},
+        env=os.environ | {"ONECARD_LAUNCH": str(launch.write())},
         stdout=subprocess.PIPE,
         text=True,
     )
