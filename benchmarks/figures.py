@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from benchmarks import cards_table, memory_table, quality, quantize_table, speed, survival_table
+from benchmarks import cards_table, image_path_table, memory_table, quality, quantize_table, speed, survival_table
 from benchmarks.markdown import table
 from serving.bootstrap import NEWEST, OLDEST
 from serving.matrix import plans
@@ -245,6 +245,7 @@ TABLES: dict[str, Callable[[Language, Path], str]] = {
     "quality": lambda _language, results: quality.measured(results, table),
     "quantized": lambda _language, results: quantize_table.measured(results),
     "speed": lambda language, results: speed.measured(language, results, table),
+    "pictures": lambda language, results: image_path_table.measured(language, results, table),
     "memory": lambda language, results: memory_table.measured(language, results, table),
     "survival": lambda language, results: survival_table.measured(language, results, table),
     "cards": lambda _language, results: cards_table.measured(results),

@@ -1,16 +1,17 @@
 """What does a picture cost before the GPU sees it, and on which thread? `python -m benchmarks.image_path`.
 
-Two ways side by side, in one run, function by function: vLLM's own connector with the model's processor, and ours. What
-the connector does runs on several threads; hashing and processing share the one thread that vLLM has for them, so that
-their sum bounds the pictures per second of a server, whatever its GPU.
+Two ways side by side, in one run: vLLM's own connector and processor, and ours. What the connector does runs on several
+threads; all that follows, up to what the engine is sent, has the one thread that vLLM has for it, which bounds the pictures per
+second of a server, whatever its GPU.
 
-No server: the functions are called as vLLM 0.32 calls them, with normalizing left to the device (its default for
-Qwen3-VL), one torch thread (its default), and the pixel budget of the profile `rtx3060`.
+No server: vLLM 0.32's own functions are called, with normalizing left to the device (its default for Qwen3-VL), one torch
+thread (its default), and the pixel budget of the profile `rtx3060`, for the demo model, whose pictures are Qwen3-VL's.
 """
 
 import argparse
 import base64
 import io
+import itertools
 import json
 import os
 import platform
@@ -26,11 +27,13 @@ import numpy as np
 from PIL import Image
 
 from serving.demo.evaluate import served_by
+from serving.hub import resolve_model
 from serving.images.data_url import read_data_url
 from serving.images.decode import decode
 from serving.images.fit import detail, fit, resize
 from serving.images.grid import Grid
 from serving.images.header import read_header
+from serving.processor import cut_pictures_ourselves
 
 GRID = Grid(32, min_pixels=65_536, max_pixels=1_228_800)
 CASES = (
@@ -43,6 +46,8 @@ CASES = (
 _RESULTS = Path(__file__).parent / "results"
 
 Steps = dict[str, float]
+# From what the connector hands over to what the engine is sent.
+Prepare = Callable[[Any], Any]
 
 
 def main() -> None:
@@ -53,11 +58,12 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
+    theirs, ours = preparing()
     results = []
     for name, width, height, kind in CASES:
         sys.stderr.write(f"{name} …\n")
         url = picture(width, height, kind)
-        sides = {"vllm": before(url, options.repeats), "onecard": after(url, options.repeats)}
+        sides = {"vllm": before(url, theirs, options.repeats), "onecard": after(url, ours, options.repeats)}
         results.append({"picture": name, "file_kb": len(url) * 3 // 4000, **sides})
     sys.stdout.write(table(results) + "\n")
     result = {
@@ -75,8 +81,31 @@ def main() -> None:
     sys.stdout.write(f"written to {file}\n")
 
 
-def before(url: str, repeats: int) -> Steps:
-    """vLLM's connector, then its preprocessing thread."""
+def preparing() -> tuple[Prepare, Prepare]:
+    """What vLLM's one thread does for a picture, as vLLM has it and with our cutting in it."""
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.renderers import renderer_from_config
+
+    size = {"shortest_edge": GRID.min_pixels, "longest_edge": GRID.max_pixels}
+    config = EngineArgs(
+        model=str(resolve_model("demo").folder),
+        enforce_eager=True,
+        limit_mm_per_prompt={"image": 4, "video": 0},
+        mm_processor_kwargs={"size": size},
+    ).create_engine_config()
+
+    def prepare() -> Prepare:
+        renderer = renderer_from_config(config)
+        prompt = renderer.tokenizer.encode("<|vision_start|><|image_pad|><|vision_end|>What is in the picture?")
+        return lambda media: renderer._process_multimodal(prompt, {"image": [media]}, None, None)
+
+    theirs = prepare()
+    cut_pictures_ourselves(config.model_config.architecture)
+    return theirs, prepare()
+
+
+def before(url: str, prepare: Prepare, repeats: int) -> Steps:
+    """vLLM's connector, then its one thread."""
     from vllm.multimodal.media import MediaWithBytes
     from vllm.multimodal.media.image import ImageMediaIO
 
@@ -88,13 +117,14 @@ def before(url: str, repeats: int) -> Steps:
         "decode": timed(lambda: reader.load_bytes(data), repeats),
         "resize": 0.0,  # the processor's
     }
-    return _summed(connector, MediaWithBytes(loaded.media, data, loaded.io_config), repeats)
+    return _with_one_thread(
+        connector, prepare, lambda other: MediaWithBytes(loaded.media, data + other, loaded.io_config), repeats
+    )
 
 
-def after(url: str, repeats: int) -> Steps:
-    """Our connector, then vLLM's preprocessing thread with what ours hands over."""
-    import hashlib
-
+def after(url: str, prepare: Prepare, repeats: int) -> Steps:
+    """Our connector, then vLLM's one thread with what ours hands over."""
+    from blake3 import blake3
     from vllm.multimodal.media import MediaWithBytes
 
     data = read_data_url(url)
@@ -102,26 +132,18 @@ def after(url: str, repeats: int) -> Steps:
     size = GRID.fit(header.width, header.height)
     pixels, orientation = decode(data, header, at_least=detail(*size))
     connector = {
-        "read": timed(lambda: (hashlib.sha256(read_data_url(url)), read_header(data)), repeats),
+        "read": timed(lambda: (blake3(read_data_url(url)).digest(), read_header(data)), repeats),
         "decode": timed(lambda: decode(data, header, at_least=detail(*size)), repeats),
         "resize": timed(lambda: resize(pixels, size, orientation), repeats),
     }
-    handed_over = MediaWithBytes(fit(data, header, GRID), hashlib.sha256(data).digest())
-    return _summed(connector, handed_over, repeats)
+    fitted, digest = fit(data, header, GRID), blake3(data).digest()
+    return _with_one_thread(connector, prepare, lambda other: MediaWithBytes(fitted, digest + other), repeats)
 
 
-def _summed(connector: Steps, handed_over: Any, repeats: int) -> Steps:
-    """The connector's steps and those of vLLM's one thread, with the sum of the latter."""
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
-    from vllm.multimodal.hasher import MultiModalHasher
-
-    size = {"shortest_edge": GRID.min_pixels, "longest_edge": GRID.max_pixels}
-    process = Qwen2VLImageProcessor(patch_size=16, merge_size=2, size=size, do_normalize=False, do_rescale=False)
-    one_thread = {
-        "hash": timed(lambda: MultiModalHasher.hash_kwargs("blake3", image=handed_over), repeats),
-        "processor": timed(lambda: process(images=[handed_over.media], return_tensors="pt"), repeats),
-    }
-    steps = connector | one_thread | {"one thread": sum(one_thread.values())}
+def _with_one_thread(connector: Steps, prepare: Prepare, hand_over: Callable[[bytes], Any], repeats: int) -> Steps:
+    """The connector's steps, and what vLLM's thread takes for pictures that it has not seen: each with other bytes."""
+    fresh = (hand_over(number.to_bytes(8)) for number in itertools.count())
+    steps = connector | {"one thread": timed(lambda: prepare(next(fresh)), repeats)}
     return {name: round(value, 2) for name, value in steps.items()}
 
 
@@ -150,7 +172,7 @@ def picture(width: int, height: int, kind: str) -> str:
 
 def table(results: list[dict[str, Any]]) -> str:
     """One row a picture and way."""
-    columns = ("read", "decode", "resize", "hash", "processor", "one thread")
+    columns = ("read", "decode", "resize", "one thread")
     lines = [f"{'ms a picture':<17}{'':<9}" + "".join(f"{column:>12}" for column in columns)]
     for each in results:
         for way in ("vllm", "onecard"):

@@ -1,7 +1,6 @@
 """Many pictures at once: on threads, as many as there are cores, within bounded memory, never on the event loop."""
 
 import asyncio
-import hashlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -70,10 +69,12 @@ def _one_core_each() -> None:
 
 def _read(source: str | bytes) -> tuple[bytes, ImageHeader, bytes]:
     """The file, its header found acceptable, and its digest."""
+    from blake3 import blake3  # comes with vLLM; several times faster than SHA-256
+
     began = time.perf_counter()
     data = read_data_url(source) if isinstance(source, str) else source
     header = read_header(data)
     check_size(header.width, header.height)
-    digest = hashlib.sha256(data).digest()
+    digest = blake3(data).digest()
     metrics.record_image_step("fetch", time.perf_counter() - began)
     return data, header, digest
