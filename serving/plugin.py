@@ -7,6 +7,7 @@ import os
 import signal
 
 from serving.cpu.waiting import nap_instead_of_spinning
+from serving.inspecting import inspect_models_here
 from serving.launch import ENVIRONMENT_KEY
 from serving.one_tokenizer import read_tokenizers_once
 
@@ -14,7 +15,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def register() -> None:
-    """Registers our media connector, ties this process's life to its parent's, reads a tokenizer once, and on a CPU leaves
+    """Registers our media connector, ties this process's life to its parent's, spends less on a start, and on a CPU leaves
     others some of it."""
     if ENVIRONMENT_KEY not in os.environ:
         return
@@ -25,6 +26,7 @@ def register() -> None:
     from serving.media import register_connector
 
     register_connector()
+    inspect_models_here()
     read_tokenizers_once()
     if current_platform.is_cpu():
         nap_instead_of_spinning()
