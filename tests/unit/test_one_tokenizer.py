@@ -1,4 +1,4 @@
-"""A tokenizer is read once for all processors that vLLM has made, and each works as before."""
+"""A tokenizer is read once for all processors that vLLM has made, and not copied; and each works as before."""
 
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(str(name))
         return read(name, *arguments, **options)
 
-    load = ProcessorMixin.__dict__["_load_tokenizer_from_pretrained"]
-    monkeypatch.setattr(ProcessorMixin, "_load_tokenizer_from_pretrained", load)  # as it was, afterwards
+    for name in ("_load_tokenizer_from_pretrained", "get_processor_dict"):
+        monkeypatch.setattr(ProcessorMixin, name, ProcessorMixin.__dict__[name])  # as it was, afterwards
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", counting)
     read_tokenizers_once()
     return found
@@ -47,6 +47,18 @@ def test_the_processors_that_vllm_makes_share_one_reading(reads: list[str]) -> N
     assert len(first[0]) > len(given.encode("What is in the picture?"))
 
 
+def test_a_tokenizer_that_is_given_is_not_copied(reads: list[str]) -> None:
+    class Uncopied(type(AutoTokenizer.from_pretrained(DEMO))):  # type: ignore[misc]
+        def __deepcopy__(self, _copied: dict[int, Any]) -> None:
+            raise AssertionError("copied")
+
+    given = AutoTokenizer.from_pretrained(DEMO)
+    given.__class__ = Uncopied
+    reads.clear()
+    assert AutoProcessor.from_pretrained(DEMO, tokenizer=given).tokenizer is given
+    assert reads == []
+
+
 def test_other_folders_and_other_options_are_read_for_themselves(reads: list[str], tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.symlink_to(DEMO)
@@ -57,7 +69,10 @@ def test_other_folders_and_other_options_are_read_for_themselves(reads: list[str
 
 
 def test_twice_is_once(reads: list[str]) -> None:
-    loading = ProcessorMixin._load_tokenizer_from_pretrained.__func__
+    before = ProcessorMixin._load_tokenizer_from_pretrained.__func__, ProcessorMixin.get_processor_dict.__func__
     read_tokenizers_once()
-    assert ProcessorMixin._load_tokenizer_from_pretrained.__func__ is loading
+    assert before == (
+        ProcessorMixin._load_tokenizer_from_pretrained.__func__,
+        ProcessorMixin.get_processor_dict.__func__,
+    )
     assert reads == []
