@@ -1,23 +1,33 @@
-"""A process reads its checkpoint's tokenizer once for all its processors, and copies it for none.
+"""A process reads its checkpoint's tokenizer once, for vLLM and all processors of transformers, and copies it for none.
 
 Before it serves, vLLM has transformers make the model's processor several times (`cached_get_processor` with other arguments
-each time), and transformers reads the tokenizer anew for each, even for one that is given a tokenizer and throws the other
-away, and copies the one that it is given, for an audio tokenizer that no such model has. A tokenizer of Qwen's 151,936 words
-is read in 1 to 4 s and copied in one, by one core, while nothing else of a start goes on.
+each time): of its own tokenizer, once before that to see which arguments a processor takes, and once to see its chat template.
+transformers reads the tokenizer anew for each, even for one that is given a tokenizer and throws the other away, and copies the
+one that it is given, for an audio tokenizer that no such model has. A tokenizer of Qwen's 151,936 words is read in 1 to 4 s and
+copied in one, by one core, while nothing else of a start goes on.
 """
 
+import copy
 import functools
+from contextvars import ContextVar
 from typing import Any
+
+# vLLM's own tokenizer, while vLLM has processors made for it.
+_lent: ContextVar[Any] = ContextVar("_lent", default=None)
 
 
 def read_tokenizers_once() -> None:
-    """In this process, from now on. A transformers that loads processors in another way is left as it is."""
+    """In this process, from now on. What a transformers or a vLLM does in another way is left as it is."""
     from transformers.processing_utils import ProcessorMixin
+    from vllm.transformers_utils import processor
 
     for name, wrap in (("_load_tokenizer_from_pretrained", _load_once), ("get_processor_dict", _without_copying)):
         now = getattr(ProcessorMixin, name, None)
         if now is not None and not hasattr(now, "__wrapped__"):
             setattr(ProcessorMixin, name, classmethod(wrap(now.__func__)))
+    make = getattr(processor, "cached_get_processor_without_dynamic_kwargs", None)
+    if make is not None and not hasattr(make, "__wrapped__"):
+        processor.cached_get_processor_without_dynamic_kwargs = _lending(make)
 
 
 def _load_once(load: Any) -> Any:
@@ -29,10 +39,17 @@ def _load_once(load: Any) -> Any:
         given = options.get("tokenizer")
         if given is not None and kind == "tokenizer":
             return given
-        told = sorted((name, value) for name, value in options.items() if not name.startswith("_"))
+        # vLLM says that it has no `code_revision` to one processor, and nothing to another.
+        unsaid = {"code_revision"} if options.get("code_revision") is None else set()
+        told = sorted((name, value) for name, value in options.items() if name[0] != "_" and name not in unsaid)
         key = (kind, str(path), subfolder, repr(told))
         if key not in read:
-            read[key] = load(cls, kind, path, subfolder=subfolder, **options)
+            lent = _lent.get() if kind == "tokenizer" and not subfolder else None
+            if getattr(lent, "name_or_path", None) == str(path):
+                # A shallow copy, as vLLM makes of it: what one user sets on its own the others do not see.
+                read[key] = copy.copy(lent)
+            else:
+                read[key] = load(cls, kind, path, subfolder=subfolder, **options)
         return read[key]
 
     return load_once
@@ -46,3 +63,15 @@ def _without_copying(get: Any) -> Any:
         return found, left | kept
 
     return get_processor_dict
+
+
+def _lending(make: Any) -> Any:
+    @functools.wraps(make)
+    def make_lending(*arguments: Any, **options: Any) -> Any:
+        token = _lent.set(options.get("tokenizer"))
+        try:
+            return make(*arguments, **options)
+        finally:
+            _lent.reset(token)
+
+    return make_lending
