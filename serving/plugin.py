@@ -9,6 +9,7 @@ import signal
 from multiprocessing import util
 
 from serving.cpu.waiting import nap_instead_of_spinning
+from serving.inspecting import inspect_models_here
 from serving.launch import ENVIRONMENT_KEY, current_launch
 from serving.one_tokenizer import read_tokenizers_once
 
@@ -16,7 +17,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def register() -> None:
-    """Registers our media connector, ties this process's life to its parent's, reads a tokenizer once, and on a CPU leaves
+    """Registers our media connector, ties this process's life to its parent's, spends less on a start, and on a CPU leaves
     others some of it."""
     if ENVIRONMENT_KEY not in os.environ:
         return
@@ -29,6 +30,7 @@ def register() -> None:
     from serving.media import register_connector
 
     register_connector()
+    inspect_models_here()
     read_tokenizers_once()
     if multiprocessing.parent_process() is None:  # the API process, which prepares pictures
         _cut_pictures_ourselves()

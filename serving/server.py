@@ -5,12 +5,13 @@ media connector come in through vLLM's extension points.
 """
 
 import contextlib
+import gc
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
@@ -26,6 +27,7 @@ from serving.plugin import die_with_parent
 
 logger = logging.getLogger("vllm.onecard")
 
+_Run = Callable[..., Coroutine[Any, Any, None]]
 # vLLM's API server moved between the versions that are served: (run_server_worker, make_arg_parser and its checks).
 _PLACES = (
     ("vllm.entrypoints.launchers.api_server.entry", "vllm.entrypoints.launchers.cli_args"),  # 0.32, 0.33
@@ -68,6 +70,28 @@ def main() -> int:
 
 
 def _serve(launch: Launch, listening: socket.socket) -> None:
+    with _no_collecting():
+        run_server_worker, args = _load(launch)
+    import uvloop
+
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(run_server_worker(launch.url, listening, args, **_UVICORN))
+
+
+@contextlib.contextmanager
+def _no_collecting() -> Iterator[None]:
+    """What vLLM's imports make stays, and Python's collector would look through it again and again as it grows, and later in
+    each full round, also in the engine, which is forked with it."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _load(launch: Launch) -> tuple[_Run, Any]:
+    """Imports vLLM. Its `run_server_worker` and the arguments for that, as its parser reads them."""
     run_server_worker, cli_args = _vllm()
     _mend_wsl2()
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -79,10 +103,7 @@ def _serve(launch: Launch, listening: socket.socket) -> None:
         cli_args.validate_parsed_serve_args(args)
     except (TypeError, ValueError) as error:
         raise EngineArgsError(f"vLLM refuses its arguments: {error}") from error
-    import uvloop
-
-    with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(run_server_worker(launch.url, listening, args, **_UVICORN))
+    return run_server_worker, args
 
 
 def _argv(launch: Launch, known_flags: dict[str, Any]) -> list[str]:
@@ -126,7 +147,7 @@ def _check_user_argv(user_argv: tuple[str, ...], known_flags: dict[str, Any]) ->
             raise UsageError(f"vLLM has no argument {flag}." + (f" Did you mean {near[0]}?" if near else ""))
 
 
-def _vllm() -> tuple[Callable[..., Coroutine[Any, Any, None]], Any]:
+def _vllm() -> tuple[_Run, Any]:
     """`run_server_worker` and the module with the argument parser, where this vLLM has them."""
     try:
         import_module("vllm")
