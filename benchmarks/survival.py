@@ -69,24 +69,29 @@ def main() -> None:
         for contender, card in itertools.product(options.contenders.split(","), options.cards.split(","))
         if not results.has(_name(card, contender))
     ]
+    stopping = threading.Event()
     with ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         model = write_shape("2b", "awq", options.shape, work)
 
         def do(gpu: int, run: tuple[str, str]) -> None:
-            result = survive(*run, model, gpu, options.seconds)
+            result = survive(*run, model, gpu, options.seconds, stopping)
+            if stopping.is_set():
+                return
             results.add(result)
             say({key: value for key, value in result.items() if key not in ("log", "planned_mib")})
 
-        spread(wanted, [int(gpu) for gpu in options.gpus.split(",")], do, threading.Event())
+        spread(wanted, [int(gpu) for gpu in options.gpus.split(",")], do, stopping)
 
 
 def _name(card: str, contender: str) -> str:
     return f"{card}, {contender}"
 
 
-def survive(card: str, contender: str, model: Path, gpu: int, seconds: float) -> dict[str, Any]:
-    """One contender on one card: from its start to its end."""
+def survive(
+    card: str, contender: str, model: Path, gpu: int, seconds: float, stopping: threading.Event
+) -> dict[str, Any]:
+    """One contender on one card: from its start to its end, or until nobody wants to know any more."""
     plan, port = _plan(card, model), 8200 + gpu
     with (
         holding(gpu, plan.gpu.usable_mib),
@@ -112,9 +117,9 @@ def survive(card: str, contender: str, model: Path, gpu: int, seconds: float) ->
             "lives": False,
         }
         try:
-            if _wait_ready(server, port):
+            if _wait_ready(server, port, stopping):
                 result["ready_s"] = round(time.monotonic() - began, 1)
-                result["answers"] = _ask(port, plan, seconds)
+                result["answers"] = _ask(port, plan, seconds, stopping)
                 result["lives"] = server.poll() is None and _answers(port, plan)
                 result["preemptions"] = _metric(port, "vllm:num_preemptions_total")
                 result["status"] = _status(port)
@@ -162,9 +167,9 @@ def _command(contender: str, card: str, plan: Plan, model: Path, gpu: int, port:
     return [*vllm, "--max-model-len", str(plan.capacity.max_model_len)]
 
 
-def _wait_ready(server: "subprocess.Popen[bytes]", port: int) -> bool:
+def _wait_ready(server: "subprocess.Popen[bytes]", port: int, stopping: threading.Event) -> bool:
     for _ in range(_READY_SECONDS * 2):
-        if server.poll() is not None:
+        if server.poll() is not None or stopping.wait(0.5):
             return False
         for path in ("/ready", "/v1/models"):
             code = _get(port, path)[0]
@@ -172,7 +177,6 @@ def _wait_ready(server: "subprocess.Popen[bytes]", port: int) -> bool:
                 return True
             if code != 404:
                 break
-        time.sleep(0.5)
     return False
 
 
@@ -209,14 +213,17 @@ def _stop(server: "subprocess.Popen[bytes]") -> None:
         server.wait()
 
 
-def _ask(port: int, plan: Plan, seconds: float) -> dict[str, int]:
+def _ask(port: int, plan: Plan, seconds: float, stopping: threading.Event) -> dict[str, int]:
     """How many answers of each kind the clients got, from processes of their own."""
     limits = (plan.limits.max_image_pixels, plan.limits.max_images_per_request, plan.capacity.max_model_len)
     context = multiprocessing.get_context("spawn")
     with context.Pool(_PROCESSES) as pool:
         each = _CLIENTS // _PROCESSES
-        found = pool.starmap(_clients, [(port, limits, each, number, seconds) for number in range(_PROCESSES)])
-    return dict(sum(found, Counter[str]()))
+        work = [(port, limits, each, number, seconds) for number in range(_PROCESSES)]
+        found = pool.starmap_async(_clients, work)
+        while not found.ready() and not stopping.is_set():
+            found.wait(0.5)
+        return dict(sum(found.get(), Counter[str]())) if found.ready() else {}
 
 
 def _answers(port: int, plan: Plan) -> bool:
