@@ -6,9 +6,10 @@ small and large pictures, for greedy and drawn answers, with log probabilities a
 
 import asyncio
 import base64
+import contextlib
 import io
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
 import httpx
@@ -29,6 +30,10 @@ _SCHEMA = {"type": "object", "properties": {"answer": {"type": "string", "maxLen
 _GRAMMAR: dict[str, Any] = {
     "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": _SCHEMA}}
 }
+
+# Asks, for the number of the prompt's tokens; and a step of a name and requests that are made at once.
+_Ask = Callable[..., Coroutine[Any, Any, int]]
+_Step = Callable[..., Coroutine[Any, Any, int]]
 
 
 async def warm_up(client: httpx.AsyncClient, model: str, plan: Plan) -> dict[str, float]:
@@ -64,9 +69,17 @@ async def warm_up(client: httpx.AsyncClient, model: str, plan: Plan) -> dict[str
         await step(f"adapter_{adapter}", ask([_QUESTION], model=adapter))
     if "worker_extension_cls" not in plan.engine_args:
         return seconds
-    for number, options in enumerate((_DRAWN, _LOGPROBS, _GRAMMAR)):
+    # A grammar's first use takes seconds of a thread of the engine's, in which everything else goes on.
+    async with _beside(step("grammar", ask([_QUESTION], **_GRAMMAR))):
+        await _warm_up_a_gpu(step, ask, plan)
+    return seconds
+
+
+async def _warm_up_a_gpu(step: _Step, ask: _Ask, plan: Plan) -> None:
+    sees = plan.limits.max_images_per_request > 0
+    for number, options in enumerate((_DRAWN, _LOGPROBS)):
         await step(f"kind_{number}", ask([_QUESTION], **options))
-    pictures = list(_pictures(pixels)) if sees else []
+    pictures = list(_pictures(plan.limits.max_image_pixels)) if sees else []
     for number, picture in enumerate(pictures):
         await step(f"size_{number}", ask([picture, _QUESTION]))
     # Batches of each size that a graph was captured for, with pictures and without, and a prompt of several steps.
@@ -78,7 +91,17 @@ async def warm_up(client: httpx.AsyncClient, model: str, plan: Plan) -> dict[str
         together //= 2
     long = "word " * max(1, plan.capacity.max_model_len // 2)
     await step("long", ask([{"type": "text", "text": long}]))
-    return seconds
+
+
+@contextlib.asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
+    """Done while the block runs, and to the end before it is left; not any more where the block fails."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+        await task
+    finally:
+        task.cancel()
 
 
 def _check_picture(tokens: int, plan: Plan) -> None:

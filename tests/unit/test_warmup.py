@@ -67,6 +67,30 @@ def test_a_gpu_sees_every_kind_of_request_alone_and_as_many_as_can_run_at_once()
     assert any("logprobs" in body for body in recorder.asked)
 
 
+def test_what_takes_longest_to_prepare_is_waited_for_beside_the_rest_and_ends_with_it() -> None:
+    class Grammars(Recorder):
+        """Answers a request with a grammar once everything else was asked, and fails the last step where it is to."""
+
+        async def _answer(self, request: Request) -> JSONResponse:
+            body = await request.json()
+            if "response_format" in body:
+                while not any(len(str(asked)) > 10_000 and "word word" in str(asked) for asked in self.asked):
+                    await asyncio.sleep(0.01)
+            return await super()._answer(request)
+
+    recorder = Grammars()
+    assert "warmup_grammar_s" in warmed("rtx3060", recorder)
+    assert "response_format" in recorder.asked[-1]
+
+    class Failing(Grammars):
+        async def _answer(self, request: Request) -> JSONResponse:
+            self.status = 500 if "top_logprobs" in await request.json() else 200
+            return await super()._answer(request)
+
+    with pytest.raises(RuntimeError, match="500"):
+        warmed("rtx3060", Failing())
+
+
 def test_a_cpu_compiles_nothing_and_is_asked_twice() -> None:
     recorder = Recorder()
     assert set(warmed("cpu", recorder)) == {"warmup_text_s", "warmup_image_s"}
