@@ -46,9 +46,9 @@ def cut_pictures_ourselves(architecture: str) -> None:
     from vllm.model_executor.models.registry import ModelRegistry
     from vllm.multimodal import MULTIMODAL_REGISTRY
 
-    if architecture not in ModelRegistry.models:
+    if (known := getattr(ModelRegistry, "models", {}).get(architecture)) is None:
         return
-    model = ModelRegistry.models[architecture].load_model_cls()
+    model = known.load_model_cls()
     factories = vars(model).get("_processor_factory")
     theirs = getattr(factories, "processor", None)
     if not (isinstance(theirs, type) and _takes(theirs, "_apply_hf_processor_main", "mm_items", "hf_kwargs")):
