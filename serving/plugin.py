@@ -44,7 +44,7 @@ def _cut_pictures_ourselves() -> None:
 
     if (launch := current_launch()) and planned_grid(launch):
         config = json.loads((launch.model_folder / "config.json").read_text(encoding="utf-8"))
-        for architecture in config["architectures"]:
+        for architecture in config.get("architectures") or ():
             cut_pictures_ourselves(architecture)
 
 
