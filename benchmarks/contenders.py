@@ -4,7 +4,7 @@
     original          the recipe that this project began with
     vllm              vLLM with its own defaults
     engine            vLLM with exactly onecard's engine arguments, and nothing else of onecard
-    engine+connector  the same, with onecard's media connector
+    engine+connector  the same, with onecard's media connector and what else its plugin does in vLLM's processes
     onecard           `onecard serve`
 
 What onecard is beyond `engine` is what guard, connector and metrics cost; `engine+connector` tells the connector apart.

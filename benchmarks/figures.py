@@ -4,20 +4,17 @@ setup, and the JSON under `results/`. Pure but for reading those files; readme.p
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from pydantic import BaseModel
 
 from benchmarks import cards_table, image_path_table, memory_table, quality, quantize_table, speed, survival_table
-from benchmarks.markdown import table
+from benchmarks.markdown import NOT_MEASURED, Language, table
 from serving.bootstrap import NEWEST, OLDEST
 from serving.matrix import plans
 from serving.plan import Plan
 from serving.policy import wished
 from serving.profile import Profile, load_models, load_profiles
 from serving.setup.choose import MIN_DRIVER, NEEDED_MIB
-
-Language = Literal["en", "zh"]
 
 # The demo model's kinds of question (serving/demo/questions.py), as a reader would call them.
 KIND_NAMES: dict[str, dict[Language, str]] = {
@@ -131,7 +128,7 @@ def demo(language: Language, results: Path) -> str:
     """The demo model's accuracy for each kind of question and each language; what `results/demo.json` says."""
     file = results / "demo.json"
     if not file.is_file():
-        return {"en": "Not measured yet.", "zh": "尚未测量。"}[language]
+        return NOT_MEASURED[language]
     result = DemoResult.model_validate_json(file.read_text(encoding="utf-8"))
     heads = {"en": ("question", "in English", "in Chinese"), "zh": ("问题类型", "英文提问", "中文提问")}
     rows = (

@@ -1,23 +1,22 @@
 """The documents' table of what a picture costs before the GPU sees it, from `results/image-path.json`."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-Language = Literal["en", "zh"]
-Table = Callable[[Sequence[str], Iterator[Sequence[str]]], str]
+from benchmarks.markdown import NOT_MEASURED, Language, Table, listed
 
 
 def measured(language: Language, results: Path, table: Table) -> str:
     """Where and by what it was measured, and a row a picture."""
     file = results / "image-path.json"
     if not file.is_file():
-        return {"en": "Not measured yet.", "zh": "尚未测量。"}[language]
+        return NOT_MEASURED[language]
     about = json.loads(file.read_text(encoding="utf-8"))
+    where = listed(language, about["machine"], about["vllm"], about["date"])
     said = {
-        "en": f"{about['machine']}, {about['vllm']}, {about['date']}, by `{about['command']}`: milliseconds a picture.",
-        "zh": f"{about['machine']}，{about['vllm']}，{about['date']}，命令为 `{about['command']}`：每张图片的毫秒数。",
+        "en": f"{where}, by `{about['command']}`: milliseconds a picture.",
+        "zh": f"{where}，命令为 `{about['command']}`：每张图片的毫秒数。",
     }[language]
     head = {
         "en": (

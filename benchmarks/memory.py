@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,8 @@ def main() -> None:
                 return
             folder = point.pop("folder")
             measured = measure(gpu, point, folder, peaks[gpu], options, stopping)
+            if stopping.is_set():  # it was ended, and did not die
+                return
             results.add(point | measured)
             say(_line(point["name"], measured))
 
@@ -173,7 +175,7 @@ def measure(
     alone, before = options.at_once == 1, used_mib(gpu)
     described = point | {"engine_args": point["engine_args"] | {"model": folder}}
     command = [sys.executable, "-m", "benchmarks.memory_point", json.dumps(described)]
-    with tempfile.TemporaryFile("w+") as log, sampling(gpu) as device_peak:
+    with tempfile.TemporaryFile("w+") as log, sampling(gpu) if alone else nullcontext([0]) as device_peak:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         ends = time.monotonic() + _POINT_SECONDS
         while process.poll() is None and time.monotonic() < ends and not stopping.wait(_LOOK_SECONDS):

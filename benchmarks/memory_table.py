@@ -1,15 +1,11 @@
 """The documents' table of how right the memory plan is, from `results/memory-*.json`. figures.py puts it with the others."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
+from benchmarks.markdown import NOT_MEASURED, Language, Table, listed
 from benchmarks.memory_score import UNDER_MIB, WITHIN, WITHIN_MIB, Point, fit, halves, read_points
 from serving.memory import MEASURED, MIB, Constants
-
-Language = Literal["en", "zh"]
-Table = Callable[[Sequence[str], Iterator[Sequence[str]]], str]
 
 
 def measured(language: Language, results: Path, table: Table) -> str:
@@ -17,7 +13,7 @@ def measured(language: Language, results: Path, table: Table) -> str:
     point."""
     files = sorted(results.glob("memory-*.json"), reverse=True)
     found = [_measured(file, language, table if file == files[0] else None) for file in files]
-    return "\n\n".join(found) or {"en": "Not measured yet.", "zh": "尚未测量。"}[language]
+    return "\n\n".join(found) or NOT_MEASURED[language]
 
 
 def _measured(file: Path, language: Language, table: Table | None) -> str:
@@ -27,7 +23,7 @@ def _measured(file: Path, language: Language, table: Table | None) -> str:
     fitted = fit(fitted_on) if fitted_on else MEASURED
     near = sum(point.holds(fitted) for point in scored_on)
     shipped = sum(point.holds(MEASURED) for point in points)
-    where = {"en": ", ", "zh": "，"}[language].join((about["gpu"], f"vLLM {about['vllm']}", about["date"]))
+    where = listed(language, about["gpu"], f"vLLM {about['vllm']}", about["date"])
     bound = f"{WITHIN:.0%} or {WITHIN_MIB} MiB" if language == "en" else f"{WITHIN:.0%} 或 {WITHIN_MIB} MiB"
     said = {
         "en": f"{where}, by `{about['command']}`: the peak of everything but the KV cache, in MiB. With constants fitted on "

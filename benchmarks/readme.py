@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.figures import TABLES, Language
+from benchmarks.figures import TABLES
+from benchmarks.markdown import Language
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS: dict[str, Language] = {

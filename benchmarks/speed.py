@@ -2,16 +2,13 @@
 here has (roofline.py). figures.py puts them with the others.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 from benchmarks import roofline
+from benchmarks.markdown import NOT_MEASURED, Language, Table, listed
 from benchmarks.questions import burst, start
 from benchmarks.results import Facts, Row, Run
-
-Language = Literal["en", "zh"]
-Table = Callable[[Sequence[str], Iterator[Sequence[str]]], str]
 
 
 def runs(results: Path) -> list[Run]:
@@ -23,13 +20,13 @@ def runs(results: Path) -> list[Run]:
 def measured(language: Language, results: Path, table: Table) -> str:
     """For each run what it was, and one row a contender; runs of nothing but starts have columns of their own."""
     found = [_measured(run, language, table) for run in runs(results) if run.rows]
-    return "\n\n".join(found) or {"en": "Not measured yet.", "zh": "尚未测量。"}[language]
+    return "\n\n".join(found) or NOT_MEASURED[language]
 
 
 def _measured(run: Run, language: Language, table: Table) -> str:
     machine = run.machine.get("gpu") or f"{run.machine['cores']} × {run.machine['cpu']}"
     engine = ", ".join(f"{name} {version}" for name, version in run.versions.items() if name.startswith("vllm"))
-    where = {"en": ", ", "zh": "，"}[language].join((machine, engine, run.date))
+    where = listed(language, machine, engine, run.date)
     of_starts = all(row.question in ("start", "burst") for row in run.rows)
     return (_started if of_starts else _asked)(run, where, language, table)
 

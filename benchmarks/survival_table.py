@@ -2,14 +2,11 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from benchmarks.contenders import TITLES
-
-Language = Literal["en", "zh"]
-Table = Callable[[Sequence[str], Iterator[Sequence[str]]], str]
+from benchmarks.markdown import NOT_MEASURED, Language, Table, listed
 
 _CAUSE = re.compile(r"(?:OutOfMemory|Value|Runtime|EngineDead)Error: (.*?)(?:\. |\.?$)")
 
@@ -17,12 +14,12 @@ _CAUSE = re.compile(r"(?:OutOfMemory|Value|Runtime|EngineDead)Error: (.*?)(?:\. 
 def measured(language: Language, results: Path, table: Table) -> str:
     """For each file where and by what it was measured; then a row for each contender on each card."""
     found = [_measured(file, language, table) for file in sorted(results.glob("survival-*.json"))]
-    return "\n\n".join(found) or {"en": "Not measured yet.", "zh": "尚未测量。"}[language]
+    return "\n\n".join(found) or NOT_MEASURED[language]
 
 
 def _measured(file: Path, language: Language, table: Table) -> str:
     about = json.loads(file.read_text(encoding="utf-8"))
-    where = {"en": ", ", "zh": "，"}[language].join((about["gpu"], f"vLLM {about['vllm']}", about["date"]))
+    where = listed(language, about["gpu"], f"vLLM {about['vllm']}", about["date"])
     said = {"en": f"{where}, by `{about['command']}`:", "zh": f"{where}，命令为 `{about['command']}`："}[language]
     head = {
         "en": ("memory", "server", "lived", "answered", "refused or failed", "preempted", "held at most"),

@@ -69,7 +69,7 @@ def test_a_gpu_sees_every_kind_of_request_alone_and_as_many_as_can_run_at_once()
 
 def test_what_takes_longest_to_prepare_is_waited_for_beside_the_rest_and_ends_with_it() -> None:
     class Grammars(Recorder):
-        """Answers a request with a grammar once everything else was asked, and fails the last step where it is to."""
+        """Answers a request with a grammar once everything else was asked."""
 
         async def _answer(self, request: Request) -> JSONResponse:
             body = await request.json()
