@@ -4,7 +4,6 @@ Both are YAML files under `configs/`, or a file of the user's own given by its p
 it decides nothing. An unknown key is an error that names the nearest known one.
 """
 
-import difflib
 import os
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.errors import ConfigError
+from serving.near import nearest
 
 # The one in C takes a tenth of the time; it comes with most builds of the package.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -228,5 +228,5 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _nearest(word: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" Did you mean `{matches[0]}`?" if matches else ""
+    near = nearest(word, known, cutoff=0.5)
+    return f" Did you mean `{near}`?" if near else ""

@@ -3,13 +3,13 @@
 A refusal here costs a second; the same finding after the download would have cost gigabytes.
 """
 
-import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from serving.errors import ConfigError, DiskFullError, HardwareError
+from serving.near import nearest
 from serving.setup.machine import Gpu, Machine
 
 Variant = Literal["gpu", "cpu"]
@@ -41,10 +41,8 @@ def profile_device(name: str, folder: Path) -> Literal["auto", "cuda", "cpu"]:
         names = [path.stem, *(re.split(r"[\s,]+", aliases.group(1).strip()) if aliases else ())]
         known.update((alias.strip("'\""), path) for alias in names)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=5, cutoff=0.4)
-        # Digits in the wrong order are likelier than other digits: rtx3600 was rtx3060.
-        nearest = min(near, key=lambda each: sorted(each) != sorted(name), default=None)
-        hint = f" Did you mean {nearest}?" if nearest else ""
+        near = nearest(name, known, cutoff=0.4)
+        hint = f" Did you mean {near}?" if near else ""
         raise ConfigError(f"There is no profile {name!r}.{hint} Known: auto, {', '.join(sorted(known))}.")
     return _device(known[name])
 

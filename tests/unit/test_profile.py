@@ -114,7 +114,8 @@ def test_an_alias_is_the_profile_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant"), [("rtx306", "rtx3060"), ("RTX4090", "rtx4090"), ("4060ti", "rtx4060ti"), ("cup", "cpu")]
+    ("typed", "meant"),
+    [("rtx306", "rtx3060"), ("rtx3600", "rtx3060`"), ("RTX4090", "rtx4090"), ("4060ti", "rtx4060ti"), ("cup", "cpu")],
 )
 def test_a_mistyped_profile_names_the_one_that_was_meant(typed: str, meant: str) -> None:
     with pytest.raises(ConfigError, match=f"Did you mean `{meant}") as caught:
