@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.errors import ConfigError
-from serving.near import nearest
+from serving.setup.near import nearest
 
 # The one in C takes a tenth of the time; it comes with most builds of the package.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

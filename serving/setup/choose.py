@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from serving.errors import ConfigError, DiskFullError, HardwareError
-from serving.near import nearest
 from serving.setup.machine import Gpu, Machine
+from serving.setup.near import nearest
 
 Variant = Literal["gpu", "cpu"]
 
