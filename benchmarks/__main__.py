@@ -20,7 +20,7 @@ from typing import NoReturn
 from benchmarks import contenders, cores, plot
 from benchmarks.contenders import Contender, Setting
 from benchmarks.generator import Generator
-from benchmarks.questions import apps, burst, goodput, latency, long, several, start, text, throughput
+from benchmarks.questions import apps, burst, goodput, latency, long, several, start, text, throughput, where
 from benchmarks.results import RESULTS, Book, new_run, table
 from benchmarks.run import Job, Place, ask_url, run_all
 from benchmarks.servers import DiedError, first_model
@@ -30,7 +30,7 @@ from serving.prepare import prepare
 
 QUESTIONS = {
     module.QUESTION.name: module.QUESTION
-    for module in (burst, latency, throughput, goodput, several, long, text, apps, start)
+    for module in (burst, latency, throughput, goodput, several, long, text, apps, where, start)
 }
 # What `make bench` asks where there is no GPU: the built-in model, few requests. The contenders run together where the
 # memory holds this many.
@@ -64,7 +64,8 @@ def _measure(options: argparse.Namespace, argv: Sequence[str], shared: tuple[str
     questions = [QUESTIONS[name] for name in options.questions or (_ON_CPU if on_cpu else QUESTIONS)]
     folder = Path(tempfile.mkdtemp(prefix="onecard-bench-"))
     short = {str(setting.folder): setting.folder.name, sys.executable: "python", str(folder): "…"}
-    short |= {str(options.out): options.out.name} | ({options.model: Path(options.model).name} if options.model else {})
+    short |= {str(path): path.name for path in (options.out, options.caches) if path}
+    short |= {options.model: Path(options.model).name} if options.model else {}
     if options.url:
         model = options.model or first_model(options.url.rstrip("/"))
         settings = vars(scope)

@@ -27,7 +27,7 @@ def _measured(run: Run, language: Language, table: Table) -> str:
     machine = run.machine.get("gpu") or f"{run.machine['cores']} × {run.machine['cpu']}"
     engine = ", ".join(f"{name} {version}" for name, version in run.versions.items() if name.startswith("vllm"))
     where = listed(language, machine, engine, run.date)
-    of_starts = all(row.question in ("start", "burst") for row in run.rows)
+    of_starts = all(row.question in ("start", "burst", "where") for row in run.rows)
     return (_started if of_starts else _asked)(run, where, language, table)
 
 
@@ -52,8 +52,14 @@ def _asked(run: Run, where: str, language: Language, table: Table) -> str:
         f"取中位数，命令为 `{run.command}`。",
     }
     heads = {
-        "en": ("", "first token", "each further token", "whole answer", f"images/s, {clients} clients", "first burst"),
-        "zh": ("", "首 token", "之后每个 token", "完整回答", f"图片/秒，{clients} 个客户端", "首批请求"),
+        "en": (
+            *("", "first token", "each further token", "whole answer", f"images/s, {clients} clients"),
+            *("GPU busy", "first burst"),
+        ),
+        "zh": (
+            *("", "首 token", "之后每个 token", "完整回答", f"图片/秒，{clients} 个客户端"),
+            *("GPU 忙碌", "首批请求"),
+        ),
     }
     return f"{said[language]}\n\n{table(heads[language], _rows(run, clients))}"
 
@@ -69,6 +75,7 @@ def _rows(run: Run, clients: int) -> Iterator[Sequence[str]]:
             _figure(alone, "per_token_ms", "{:.2f} ms"),
             _figure(alone, "total_ms", "{:,.0f} ms"),
             _figure(many, "images_per_s", "{:.1f}"),
+            _figure(many, "gpu_busy", "{:.0%}"),
             _share(*bursts),
         )
 

@@ -100,6 +100,11 @@ class Target:
             raise NotServedError
         return self._sender.url, self._sender.model
 
+    @property
+    def server_pid(self) -> int | None:
+        """The server's first process, where there is one on this machine."""
+        return self._sender.server_pid
+
     def unseen(self) -> int:
         """The number of a picture that was not sent before."""
         first, self._next = self._next, self._next + 1
@@ -108,7 +113,7 @@ class Target:
     def _send(self, workload: Workload, first: int, count: int, clients: int | None, per_s: float = math.inf) -> Load:
         if not self.contender.serves and clients != 1:
             raise NotServedError
-        with watching(self._gpu, self._sender.server_pid) as watch:
+        with watching(self._gpu, self.server_pid) as watch:
             load = self._sender.send(
                 workload,
                 first=first,

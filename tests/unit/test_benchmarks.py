@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import math
+import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from PIL import Image
 from benchmarks import contenders, cores, generator, guard_cost, pictures, watch
 from benchmarks.contenders import Contender, Setting
 from benchmarks.load import Answer, Load, medians, percentile
+from benchmarks.questions import where
 from benchmarks.questions.goodput import highest_rate
 from benchmarks.target import NotServedError, Scope, Target, ToTransformers
 from benchmarks.worker import Worker, WorkerError, last_error
@@ -395,3 +397,72 @@ def test_the_apis_cpu_is_that_of_its_processes_and_not_of_the_engine(title: str,
     spent = seen.api_cpu_s(math.inf)
     assert spent is not None
     assert (spent > 0) == counted
+
+
+STACKS = """\
+thread (1): MainThread;run (a.py:1);step (a.py:2);schedule (s.py:1) 30
+thread (1): MainThread;run (a.py:1);step (a.py:2);execute (e.py:1) 50
+thread (7): picture_0;_worker (concurrent/futures/thread.py:69) 90
+thread (7): picture_0;_worker (concurrent/futures/thread.py:69);decode (d.py:1) 60
+thread (8): picture_1;_worker (concurrent/futures/thread.py:69);decode (d.py:1) 60
+thread (9): Thread-1 (sockets);Poller.poll (zmq/sugar/poll.py:80) 70
+"""
+
+
+def test_where_the_time_goes_is_told_by_thread_and_function_and_sleep_is_none_of_it() -> None:
+    assert where.shares(STACKS, 100) == {
+        "MainThread": 0.8,
+        "MainThread · step (a.py:2)": 0.8,
+        "MainThread · execute (e.py:1)": 0.5,
+        "MainThread · schedule (s.py:1)": 0.3,
+        "picture": 1.2,
+        "picture · decode (d.py:1)": 1.2,
+    }
+
+
+def test_where_needs_a_server_of_this_machine_and_py_spy(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Asked:
+        server_pid: int | None = None
+
+    [case, _] = where.cases(Scope())
+    with pytest.raises(NotServedError):
+        case.measure(Asked())  # type: ignore[arg-type]
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(Asked, "server_pid", 1)
+    with pytest.raises(ValueError, match="pip install py-spy"):
+        case.measure(Asked())  # type: ignore[arg-type]
+
+
+BUSY = """
+import threading
+
+def working():
+    while True:
+        pass
+
+working()
+"""
+
+
+@pytest.mark.skipif(shutil.which("py-spy") is None, reason="py-spy is not installed")
+def test_py_spy_sees_what_a_server_does_while_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(where, "_SECONDS", 1)
+    with subprocess.Popen([sys.executable, "-c", BUSY]) as process:
+
+        class Asked:
+            scope = Scope(clients=(2,))
+            server_pid = process.pid
+
+            def closed_loop(self, _workload: Workload, _clients: int, count: int = 2) -> Load:
+                time.sleep(0.1 if count == 2 else 5)
+                return Load(0.1, 1, [Answer(0.1, 0.1, 1, 1)] * count)
+
+        try:
+            [engine, api] = where.cases(Asked.scope)
+            figures = api.measure(Asked())  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match="no engine process"):
+                engine.measure(Asked())  # type: ignore[arg-type]
+        finally:
+            process.kill()
+    assert figures["MainThread"] > 0.5
+    assert any("working" in name for name in figures)
