@@ -1,6 +1,7 @@
 """vLLM as the guard sees it from outside its handlers: the one place that knows where vLLM keeps its engine's client, and what
 it notes of a request for whoever stands before it."""
 
+import sys
 from typing import Any, NamedTuple
 
 from starlette.types import Scope
@@ -13,6 +14,14 @@ def is_dead(scope: Scope) -> bool:
     then new requests fail already."""
     client: Any = getattr(getattr(scope.get("app"), "state", None), "engine_client", None)
     return client is not None and bool(client.errored)
+
+
+def keep_environment() -> None:
+    """From now on vLLM's variables are what they are: here it reads the environment for each token that it counts
+    (`IterationStats`, v1/metrics/stats.py), which takes 2.6 µs and kept 0.4. Its engine process does the same itself."""
+    keep = getattr(sys.modules.get("vllm.envs"), "enable_envs_cache", None)
+    if keep is not None:
+        keep()
 
 
 class Used(NamedTuple):

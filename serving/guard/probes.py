@@ -59,6 +59,7 @@ class Probes:
             logger.exception("the warm-up failed")
             control.tell(event="failed", reason=f"the warm-up request failed: {error}")
             return
+        engine.keep_environment()
         state.ready()
         control.tell(event="ready", measured=state.measured, wake_s=state.launch.wake_s)
         leaving = Leaving(state, lifespan)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from starlette.types import Message, Receive, Scope, Send
 
 from serving.errors import ConfigError
+from serving.guard import engine
 from serving.guard.body import Body
 from serving.guard.keys import Key, KeyRing, Keys, read_keys
 from serving.guard.routes import ROUTES, Routes
@@ -264,3 +265,19 @@ def test_the_waiting_room_has_the_same_doors_as_the_server(tmp_path: Path) -> No
 @given(st.none() | st.floats(allow_nan=False, allow_infinity=False))
 def test_the_time_to_ask_again_is_a_sensible_number_of_seconds(left: float | None) -> None:
     assert 5 <= retry_after(left) <= 60
+
+
+# --- vLLM ---
+
+
+def test_vllms_variables_stay_what_they_are_once_they_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm import envs
+
+    monkeypatch.setenv("VLLM_COMPUTE_NANS_IN_LOGITS", "0")
+    engine.keep_environment()
+    try:
+        monkeypatch.setenv("VLLM_COMPUTE_NANS_IN_LOGITS", "1")
+        assert envs.VLLM_COMPUTE_NANS_IN_LOGITS is False
+    finally:
+        envs.disable_envs_cache()
+    assert envs.VLLM_COMPUTE_NANS_IN_LOGITS is True
