@@ -201,7 +201,7 @@ def test_the_readmes_table_names_what_was_measured_and_what_did_not_start(tmp_pa
     assert TABLES["speed"]("en", tmp_path) == "Not measured yet."
     (tmp_path / "speed-h200.json").write_text(a_run().model_dump_json(), "utf-8")
     english, chinese = TABLES["speed"]("en", tmp_path), TABLES["speed"]("zh", tmp_path)
-    assert "| onecard | 40 ms | 2.50 ms | 360 ms | 2.7 | 90% |" in english
+    assert "| onecard | 40 ms | 2.50 ms | 360 ms | 2.7 | – | 90% |" in english
     assert "| vLLM's defaults (did not start: X) | – |" in english
     assert "NVIDIA H200" in chinese
     assert "did not start: X" in table(a_run(), [("latency", ("total_ms",))])
