@@ -7,9 +7,19 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from benchmarks import cards_table, image_path_table, memory_table, quality, quantize_table, speed, survival_table
+from benchmarks import (
+    cards_table,
+    headline,
+    image_path_table,
+    memory_table,
+    quality,
+    quantize_table,
+    speed,
+    survival_table,
+)
 from benchmarks.markdown import NOT_MEASURED, Language, table
 from serving.bootstrap import NEWEST, OLDEST
+from serving.describe import describe_plan
 from serving.matrix import plans
 from serving.plan import Plan
 from serving.policy import wished
@@ -122,6 +132,14 @@ def _tokens(plan: Plan) -> str:
     if not plan.fits:
         return "–"
     return f"{plan.capacity.kv_tokens / 1000:.0f}k" + ("*" if plan.given_up else "")
+
+
+def plan(_language: Language, _results: Path) -> str:
+    """How `onecard plan` of the headline's card begins: the memory, and what it holds."""
+    model = load_profiles()[headline.CARD].model
+    planned = next(each for each in plans() if (each.profile, each.model) == (headline.CARD, model))
+    memory, _, rest = describe_plan(planned).partition("KV cache: ")
+    return f"```\n{memory}KV cache: {rest.splitlines()[0]}\n```"
 
 
 def demo(language: Language, results: Path) -> str:
@@ -237,6 +255,8 @@ TABLES: dict[str, Callable[[Language, Path], str]] = {
     "profiles": profiles,
     "models": models,
     "fits": fits,
+    "plan": plan,
+    "headline": lambda language, results: headline.measured(language, results, table),
     "demo": demo,
     "tested": tested,
     "quality": lambda _language, results: quality.measured(results, table),
