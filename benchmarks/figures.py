@@ -142,17 +142,10 @@ def plan(_language: Language, _results: Path) -> str:
     return f"```\n{memory}KV cache: {rest.splitlines()[0]}\n```"
 
 
-def demo(language: Language, results: Path) -> str:
-    """The demo model's accuracy for each kind of question and each language; what `results/demo.json` says."""
-    file = results / "demo.json"
-    if not file.is_file():
+def score(language: Language, results: Path) -> str:
+    """How many questions the demo model answered rightly, and by what that was measured; what `results/demo.json` says."""
+    if (result := _demo(results)) is None:
         return NOT_MEASURED[language]
-    result = DemoResult.model_validate_json(file.read_text(encoding="utf-8"))
-    heads = {"en": ("question", "in English", "in Chinese"), "zh": ("问题类型", "英文提问", "中文提问")}
-    rows = (
-        (KIND_NAMES.get(kind, {language: kind})[language], *(_score(scores.get(each)) for each in ("en", "zh")))
-        for kind, scores in result.kinds.items()
-    )
     right, share = f"{result.right:,}", _percent(result.right, result.questions)
     photographs, drawings = result.photographs, result.drawings_refused_wrongly
     unseen = f"{result.unseen_phrasings.right} / {result.unseen_phrasings.of}"
@@ -167,7 +160,24 @@ def demo(language: Language, results: Path) -> str:
         f"{photographs.of} 张照片认出了 {photographs.refused} 张；"
         f"{drawings.of} 张图形中，误当成照片的有 {drawings.count} 张。",
     }
-    return f"{said[language]}\n\n{table(heads[language], rows)}"
+    return said[language]
+
+
+def demo(language: Language, results: Path) -> str:
+    """The same, and its accuracy for each kind of question and each language."""
+    if (result := _demo(results)) is None:
+        return NOT_MEASURED[language]
+    heads = {"en": ("question", "in English", "in Chinese"), "zh": ("问题类型", "英文提问", "中文提问")}
+    rows = (
+        (KIND_NAMES.get(kind, {language: kind})[language], *(_score(scores.get(each)) for each in ("en", "zh")))
+        for kind, scores in result.kinds.items()
+    )
+    return f"{score(language, results)}\n\n{table(heads[language], rows)}"
+
+
+def _demo(results: Path) -> DemoResult | None:
+    file = results / "demo.json"
+    return DemoResult.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 class ServeResult(BaseModel):
@@ -257,12 +267,14 @@ TABLES: dict[str, Callable[[Language, Path], str]] = {
     "fits": fits,
     "plan": plan,
     "headline": lambda language, results: headline.measured(language, results, table),
+    "score": score,
     "demo": demo,
     "tested": tested,
     "quality": lambda _language, results: quality.measured(results, table),
     "quantized": lambda _language, results: quantize_table.measured(results),
     "speed": lambda language, results: speed.measured(language, results, table),
     "pictures": lambda language, results: image_path_table.measured(language, results, table),
+    "accuracy": lambda language, results: memory_table.measured(language, results, None),
     "memory": lambda language, results: memory_table.measured(language, results, table),
     "survival": lambda language, results: survival_table.measured(language, results, table),
     "cards": lambda _language, results: cards_table.measured(results),

@@ -257,7 +257,7 @@ def test_without_a_results_file_the_documents_say_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("module", ["memory", "survival", "memory_score"])
 def test_the_commands_of_the_notes_are_what_the_programs_take(module: str) -> None:
     notes = (ROOT / "benchmarks" / "NOTES.md").read_text("utf-8").replace("\\\n", " ")
-    (line,) = re.findall(rf"python -m benchmarks\.{module} (--shape .*|benchmarks/\S+)", notes)
+    (line,) = re.findall(rf"python -m benchmarks\.{module} (--shape SHAPE .*|benchmarks/\S+)", notes)
     flags = re.findall(r"--[a-z-]+", line.partition("#")[0])
     told = subprocess.run([sys.executable, "-m", f"benchmarks.{module}", "--help"], capture_output=True, text=True)
     assert [flag for flag in flags if flag not in told.stdout] == []
