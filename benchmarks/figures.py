@@ -7,9 +7,19 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from benchmarks import cards_table, image_path_table, memory_table, quality, quantize_table, speed, survival_table
+from benchmarks import (
+    cards_table,
+    headline,
+    image_path_table,
+    memory_table,
+    quality,
+    quantize_table,
+    speed,
+    survival_table,
+)
 from benchmarks.markdown import NOT_MEASURED, Language, table
 from serving.bootstrap import NEWEST, OLDEST
+from serving.describe import describe_plan
 from serving.matrix import plans
 from serving.plan import Plan
 from serving.policy import wished
@@ -124,17 +134,18 @@ def _tokens(plan: Plan) -> str:
     return f"{plan.capacity.kv_tokens / 1000:.0f}k" + ("*" if plan.given_up else "")
 
 
-def demo(language: Language, results: Path) -> str:
-    """The demo model's accuracy for each kind of question and each language; what `results/demo.json` says."""
-    file = results / "demo.json"
-    if not file.is_file():
+def plan(_language: Language, _results: Path) -> str:
+    """How `onecard plan` of the headline's card begins: the memory, and what it holds."""
+    model = load_profiles()[headline.CARD].model
+    planned = next(each for each in plans() if (each.profile, each.model) == (headline.CARD, model))
+    memory, _, rest = describe_plan(planned).partition("KV cache: ")
+    return f"```\n{memory}KV cache: {rest.splitlines()[0]}\n```"
+
+
+def score(language: Language, results: Path) -> str:
+    """How many questions the demo model answered rightly, and by what that was measured; what `results/demo.json` says."""
+    if (result := _demo(results)) is None:
         return NOT_MEASURED[language]
-    result = DemoResult.model_validate_json(file.read_text(encoding="utf-8"))
-    heads = {"en": ("question", "in English", "in Chinese"), "zh": ("问题类型", "英文提问", "中文提问")}
-    rows = (
-        (KIND_NAMES.get(kind, {language: kind})[language], *(_score(scores.get(each)) for each in ("en", "zh")))
-        for kind, scores in result.kinds.items()
-    )
     right, share = f"{result.right:,}", _percent(result.right, result.questions)
     photographs, drawings = result.photographs, result.drawings_refused_wrongly
     unseen = f"{result.unseen_phrasings.right} / {result.unseen_phrasings.of}"
@@ -149,7 +160,24 @@ def demo(language: Language, results: Path) -> str:
         f"{photographs.of} 张照片认出了 {photographs.refused} 张；"
         f"{drawings.of} 张图形中，误当成照片的有 {drawings.count} 张。",
     }
-    return f"{said[language]}\n\n{table(heads[language], rows)}"
+    return said[language]
+
+
+def demo(language: Language, results: Path) -> str:
+    """The same, and its accuracy for each kind of question and each language."""
+    if (result := _demo(results)) is None:
+        return NOT_MEASURED[language]
+    heads = {"en": ("question", "in English", "in Chinese"), "zh": ("问题类型", "英文提问", "中文提问")}
+    rows = (
+        (KIND_NAMES.get(kind, {language: kind})[language], *(_score(scores.get(each)) for each in ("en", "zh")))
+        for kind, scores in result.kinds.items()
+    )
+    return f"{score(language, results)}\n\n{table(heads[language], rows)}"
+
+
+def _demo(results: Path) -> DemoResult | None:
+    file = results / "demo.json"
+    return DemoResult.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 class ServeResult(BaseModel):
@@ -237,12 +265,16 @@ TABLES: dict[str, Callable[[Language, Path], str]] = {
     "profiles": profiles,
     "models": models,
     "fits": fits,
+    "plan": plan,
+    "headline": lambda language, results: headline.measured(language, results, table),
+    "score": score,
     "demo": demo,
     "tested": tested,
     "quality": lambda _language, results: quality.measured(results, table),
     "quantized": lambda _language, results: quantize_table.measured(results),
     "speed": lambda language, results: speed.measured(language, results, table),
     "pictures": lambda language, results: image_path_table.measured(language, results, table),
+    "accuracy": lambda language, results: memory_table.measured(language, results, None),
     "memory": lambda language, results: memory_table.measured(language, results, table),
     "survival": lambda language, results: survival_table.measured(language, results, table),
     "cards": lambda _language, results: cards_table.measured(results),

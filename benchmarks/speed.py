@@ -71,7 +71,7 @@ def _rows(run: Run, clients: int) -> Iterator[Sequence[str]]:
         bursts = (run.row("burst", "first burst after ready", name), run.row("burst", "second burst", name))
         yield (
             facts.title + (f" ({facts.failed.splitlines()[0][:80]})" if facts.failed else ""),
-            _figure(alone, "first_token_ms", "{:.0f} ms"),
+            _figure(alone, "first_token_ms", "{:,.0f} ms"),
             _figure(alone, "per_token_ms", "{:.2f} ms"),
             _figure(alone, "total_ms", "{:,.0f} ms"),
             _figure(many, "images_per_s", "{:.1f}"),

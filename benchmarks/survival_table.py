@@ -20,13 +20,24 @@ def measured(language: Language, results: Path, table: Table) -> str:
 def _measured(file: Path, language: Language, table: Table) -> str:
     about = json.loads(file.read_text(encoding="utf-8"))
     where = listed(language, about["gpu"], f"vLLM {about['vllm']}", about["date"])
-    said = {"en": f"{where}, by `{about['command']}`:", "zh": f"{where}，命令为 `{about['command']}`："}[language]
+    by = _commands(about, language)
+    said = {"en": f"{where}, by {by}:", "zh": f"{where}，命令为 {by}："}[language]
     head = {
         "en": ("memory", "server", "lived", "answered", "refused or failed", "preempted", "held at most"),
         "zh": ("显存", "服务器", "活着", "已回答", "被拒绝或失败", "被抢占", "最多占用"),
     }[language]
     runs = sorted(about["points"], key=lambda run: (run["usable_mib"], run["contender"] != "onecard"))
     return f"{said}\n\n{table(head, (_row(run, language) for run in runs))}"
+
+
+def _commands(about: dict[str, Any], language: Language) -> str:
+    """The command of the last run, and who was measured by another one: a file is filled by several."""
+    command = about["command"]
+    named = re.search(r"--contenders (\S+)", command)
+    measured = dict.fromkeys(run["contender"] for run in about["points"])
+    others = ",".join(each for each in measured if named and each not in named[1].split(","))
+    more = {"en": f", and with `--contenders {others}`", "zh": f"，另用 `--contenders {others}` 测过"}[language]
+    return f"`{command}`" + (more if others else "")
 
 
 def _row(run: dict[str, Any], language: Language) -> tuple[str, ...]:

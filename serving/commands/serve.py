@@ -16,7 +16,10 @@ def serve(
     model: ModelOption = None,
     port: PortOption = 8000,
     host: Annotated[
-        str, typer.Option(help="The address to listen on; others than loopback need an API key.")
+        str,
+        typer.Option(
+            help="The address to listen on; others than loopback need a key, in ONECARD_API_KEY or --api-keys-file."
+        ),
     ] = "127.0.0.1",
     models: Annotated[
         str | None, typer.Option(help="Models that requests may name, with commas; one is loaded at a time.")
@@ -32,7 +35,10 @@ def serve(
         ),
     ] = False,
     api_keys_file: Annotated[
-        Path | None, typer.Option(envvar="ONECARD_API_KEYS_FILE", help="A file with a `name:key` a line.")
+        Path | None,
+        typer.Option(
+            envvar="ONECARD_API_KEYS_FILE", help="A file with a `name:key` a line, and quotas (docs/settings.md)."
+        ),
     ] = None,
     allow_host: Annotated[
         list[str] | None,

@@ -14,6 +14,7 @@ _HEAD = """# Bad inputs and faults, and what is answered
 Written by `ONECARD_WRITE_FAULTS=1 make test` from what the tests of `tests/faults` saw; the column for plain vLLM by
 `ONECARD_WRITE_FAULTS=1 .venv/bin/python -m pytest tests/faults/test_plain_vllm.py`. Both on the CPU, with the demo model.
 After each case a known question about a picture was answered rightly. Milliseconds are the client's, with the sending.
+A row's number is that of the kind of case; an empty cell was not measured.
 
 | row | what is done | onecard | ms | plain vLLM {version} | ms |
 |---|---|---|---:|---|---:|

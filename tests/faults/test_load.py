@@ -90,7 +90,8 @@ def note(table: list[Line], server: Server, count: int) -> None:
     guards = refusals.within(0.99)
     assert guards <= 0.1
     answer = (
-        f"200 for {served}, 429 for {len(refused)}: 99% after at most {1000 * guards:.0f} ms in the guard, and within"
+        f"200 for {served}, 429 for {len(refused)}: 99% of these after at most {1000 * guards:.0f} ms in the guard, "
+        f"and with the client in {slowest:.0f} ms"
     )
     table.append(Line("44", f"{count:,} requests at once", answer, slowest))
 

@@ -237,9 +237,10 @@ def test_who_lives_is_told_with_why_the_others_do_not(tmp_path: Path) -> None:
     cause = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 96.00 MiB."
     died = lived | {"contender": "original:fits", "lives": False, "log": ["EngineCore", cause]}
     refused = card | {"contender": "vllm", "lives": False, "log": ["ValueError: Free memory is less than desired."]}
-    about = {"gpu": "NVIDIA H200", "vllm": "0.32.0", "date": "2026-11-30", "command": "python -m benchmarks.survival"}
+    about = {"gpu": "NVIDIA H200", "vllm": "0.32.0", "date": "2026-11-30", "command": "x --contenders onecard,vllm"}
     (tmp_path / "survival-x.json").write_text(json.dumps(about | {"points": [died, refused, lived]}), encoding="utf-8")
     text = survival_table.measured("en", tmp_path, lambda _head, rows: "\n".join(" | ".join(row) for row in rows))
+    assert text.splitlines()[0].endswith("by `x --contenders onecard,vllm`, and with `--contenders original:fits`:")
     assert text.splitlines()[2:] == [
         "11,588 MiB (`rtx3060`) | onecard | yes | 1,127 | 3 | 0 | 11,439 MiB",
         "11,588 MiB (`rtx3060`) | original recipe, with a share that fits | no: CUDA out of memory | 1,127 | 3 | 0 | "
@@ -256,7 +257,7 @@ def test_without_a_results_file_the_documents_say_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("module", ["memory", "survival", "memory_score"])
 def test_the_commands_of_the_notes_are_what_the_programs_take(module: str) -> None:
     notes = (ROOT / "benchmarks" / "NOTES.md").read_text("utf-8").replace("\\\n", " ")
-    (line,) = re.findall(rf"python -m benchmarks\.{module} (--shape .*|benchmarks/\S+)", notes)
+    (line,) = re.findall(rf"python -m benchmarks\.{module} (--shape SHAPE .*|benchmarks/\S+)", notes)
     flags = re.findall(r"--[a-z-]+", line.partition("#")[0])
     told = subprocess.run([sys.executable, "-m", f"benchmarks.{module}", "--help"], capture_output=True, text=True)
     assert [flag for flag in flags if flag not in told.stdout] == []

@@ -201,10 +201,36 @@ def test_the_readmes_table_names_what_was_measured_and_what_did_not_start(tmp_pa
     assert TABLES["speed"]("en", tmp_path) == "Not measured yet."
     (tmp_path / "speed-h200.json").write_text(a_run().model_dump_json(), "utf-8")
     english, chinese = TABLES["speed"]("en", tmp_path), TABLES["speed"]("zh", tmp_path)
-    assert "| onecard | 40 ms | 2.50 ms | 360 ms | 2.7 | 90% |" in english
+    assert "| onecard | 40 ms | 2.50 ms | 360 ms | 2.7 | – | 90% |" in english
     assert "| vLLM's defaults (did not start: X) | – |" in english
     assert "NVIDIA H200" in chinese
     assert "did not start: X" in table(a_run(), [("latency", ("total_ms",))])
+
+
+def test_the_headline_has_only_what_was_measured_of_both(tmp_path: Path) -> None:
+    assert TABLES["headline"]("en", tmp_path) == "Not measured yet."
+    run = a_run()
+    run.rows.append(Row(question="latency", case="1 client", contender="vllm", medians={"first_token_ms": 80.0}))
+    run.rows += [
+        Row(question="start", case=case, contender="onecard", medians={"ready_s": ready_s})
+        for case, ready_s in (("empty caches", 110.0), ("warm caches", 34.0))
+    ]
+    (tmp_path / "speed-h200.json").write_text(run.model_dump_json(), "utf-8")
+    point = {"card": "rtx3060", "lives": True, "ready_s": 60.0, "answers": {"200": 1127, "429": 3, "429: too many": 3}}
+    points = [point | {"contender": "onecard"}, point | {"contender": "vllm", "lives": False}]
+    (tmp_path / "survival-x.json").write_text(json.dumps({"points": points}), "utf-8")
+    assert TABLES["headline"]("en", tmp_path).splitlines() == [
+        "Measured on an NVIDIA H200, vLLM 0.32.0, 2026-11-22:",
+        "",
+        "|  | onecard | vLLM's defaults |",
+        "| --- | --- | --- |",
+        "| 12 GB beside a desktop, full load for two minutes | 1,127 answered, 3 lost | dies after 1,127 answers |",
+        "| first token, one client | 40 ms | 80 ms |",
+        "| ready, the first time; later | 110 s; 34 s | not measured |",
+    ]
+    del points[1]["ready_s"]
+    (tmp_path / "survival-x.json").write_text(json.dumps({"points": points}), "utf-8")
+    assert "启动失败" in TABLES["headline"]("zh", tmp_path)
 
 
 def test_the_plot_shows_what_the_run_has(tmp_path: Path) -> None:

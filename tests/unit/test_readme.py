@@ -17,6 +17,7 @@ from serving import errors
 from serving.cli import app
 from serving.demo.questions.conversations import KINDS
 from serving.guard.routes import ROUTES
+from serving.profile import GpuFacts, Limits, Profile, Video
 
 ROOT = Path(__file__).parents[2]
 READMES = ("README.md", "README.zh-CN.md")
@@ -147,12 +148,39 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_relative_links_lead_somewhere(text: str) -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", text):
+@pytest.mark.parametrize("page", [*READMES, "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/NOTES.md", *GUIDES])
+def test_relative_links_lead_somewhere(page: str) -> None:
+    document = ROOT / page
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text("utf-8")):
         if "://" not in target:
             file, _, anchor = target.partition("#")
-            assert not file or (ROOT / file).is_file(), target
-            assert not anchor or anchor in anchors((ROOT / file).read_text("utf-8") if file else text), target
+            led_to = document.parent / file if file else document
+            assert led_to.exists(), target
+            assert not anchor or anchor in anchors(led_to.read_text("utf-8")), target
+
+
+def test_the_readme_leads_to_every_page(text: str) -> None:
+    missing = {guide for guide in GUIDES if guide.count("/") == 1 or guide.endswith("README.md")} - set(
+        re.findall(r"\]\(([^)#]+)", text)
+    )
+    assert not missing
+
+
+def test_the_settings_are_all_in_the_reference_and_exist() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    named = set(re.findall(r"ONECARD_[A-Z_]+", page))
+    options = [option for command in COMMANDS.values() for option in command.params]
+    assert {str(option.envvar) for option in options if option.envvar} <= named
+    sources = [file for folder in ("serving", "clients") for file in (ROOT / folder).rglob("*.py")]
+    code = "\n".join(file.read_text("utf-8") for file in sources)
+    assert set(re.findall(r"""environ\.get\(\s*"(ONECARD_\w+)""", code)) <= named
+    deployed = "\n".join((ROOT / "deploy" / name).read_text("utf-8") for name in ("compose.yaml", "install.sh"))
+    assert all(variable in code or variable in deployed for variable in named)
+    flags = dict(re.findall(r"^\| `(ONECARD_\w+)` \| `(--[\w-]+)` \|", page, re.MULTILINE))
+    assert flags.items() <= {(option.envvar, flag) for option in options for flag in option.opts}
+    keys = set(re.findall(r"`(\w+)`", page))
+    for model in (Profile, GpuFacts, Limits, Video):
+        assert model.model_fields.keys() <= keys, model
 
 
 def test_both_readmes_have_the_same_figures_and_code_examples() -> None:
