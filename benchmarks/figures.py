@@ -274,7 +274,6 @@ TABLES: dict[str, Callable[[Language, Path], str]] = {
     "quantized": lambda _language, results: quantize_table.measured(results),
     "speed": lambda language, results: speed.measured(language, results, table),
     "pictures": lambda language, results: image_path_table.measured(language, results, table),
-    "accuracy": lambda language, results: memory_table.measured(language, results, None),
     "memory": lambda language, results: memory_table.measured(language, results, table),
     "survival": lambda language, results: survival_table.measured(language, results, table),
     "cards": lambda _language, results: cards_table.measured(results),

@@ -8,9 +8,9 @@ from benchmarks.memory_score import UNDER_MIB, WITHIN, WITHIN_MIB, Point, fit, h
 from serving.memory import MEASURED, MIB, Constants
 
 
-def measured(language: Language, results: Path, table: Table | None) -> str:
-    """For each file where and by what it was measured and how many points are near enough; with `table` also a row a point of
-    the newest vLLM."""
+def measured(language: Language, results: Path, table: Table) -> str:
+    """For each file where and by what it was measured and how many points are near enough; of the newest vLLM also a row a
+    point."""
     files = sorted(results.glob("memory-*.json"), reverse=True)
     found = [_measured(file, language, table if file == files[0] else None) for file in files]
     return "\n\n".join(found) or NOT_MEASURED[language]
