@@ -42,7 +42,7 @@ def _merged(config: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
 
 
 def read_checkpoint(files: Files) -> Checkpoint:
-    """Reads `config.json`, `preprocessor_config.json` and every safetensors header: of a folder, or over the network.
+    """Reads `config.json`, the image processor's and every safetensors header: of a folder, or over the network.
 
     Raises CheckpointError when a file is missing or broken or it is not a vision-language model.
     """
@@ -69,16 +69,27 @@ def read_checkpoint(files: Files) -> Checkpoint:
 
 def _pixels(files: Files) -> tuple[int, int]:
     """Between which sizes the processor resizes: `size` in newer checkpoints, `min_pixels` and `max_pixels` in older."""
-    processor = read_json(files, "preprocessor_config.json", "It says how pictures are prepared.")
+    processor = read_processor(files)
     size = processor.get("size")
     if not isinstance(size, dict) or not {"shortest_edge", "longest_edge"} <= size.keys():
         size = {"shortest_edge": processor.get("min_pixels"), "longest_edge": processor.get("max_pixels")}
     smallest, largest = size["shortest_edge"], size["longest_edge"]
     if not (isinstance(smallest, int) and isinstance(largest, int) and 0 < smallest <= largest and largest >= 1024):
         raise CheckpointError(
-            f"{files.where}/preprocessor_config.json has no usable `size` (pixels as shortest_edge and longest_edge)."
+            f"{files.where}: its image processor's config has no usable `size` (pixels as shortest_edge and longest_edge)."
         )
     return smallest, largest
+
+
+def read_processor(files: Files) -> dict[str, Any]:
+    """How pictures are prepared. transformers 5 saves it within `processor_config.json`, and looks there first.
+
+    Raises CheckpointError where no file says it."""
+    if "processor_config.json" in files.names():
+        whole = read_json(files, "processor_config.json", files.remedy)
+        if isinstance(whole.get("image_processor"), dict):
+            return dict(whole["image_processor"])
+    return read_json(files, "preprocessor_config.json", "It says how pictures are prepared.")
 
 
 def read_tensors(files: Files) -> dict[str, Tensor]:
