@@ -73,6 +73,14 @@ def test_the_sizes_of_qwen3_vl_2b() -> None:
     assert known.parameters == 2_127_532_032  # that the model's page on the hub names
 
 
+@pytest.mark.parametrize(("model", "mib"), [("qwen2-vl-2b", 32), ("qwen2.5-vl-3b", 125), ("qwen3-vl-2b", 64)])
+def test_the_rotary_table_is_as_long_as_vllms(model: str, mib: int) -> None:
+    """vLLM 0.32's `get_rope` of the three configs; of Qwen3-VL the weights that were measured say the same."""
+    known = read_shape(shape(model).architecture, shape(model).config)
+    assert known is not None
+    assert memory.rotary_table(known.text) == mib * MIB
+
+
 def test_the_size_without_weights_is_that_of_the_weights_when_they_come() -> None:
     folder = resolve_model("demo").folder
     assert folder is not None
