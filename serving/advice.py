@@ -30,6 +30,9 @@ def nearest(subject: Subject, plan: Plan, user_args: dict[str, Any], others: Ite
     found = []
     if plan.speculation:
         found += _one(subject, user_args | _PLAIN, "without --speculative-config")
+    if "kv_cache_memory_bytes" in user_args:
+        left = {name: value for name, value in user_args.items() if name != "kv_cache_memory_bytes"}
+        found += _one(subject, left, "without --kv-cache-memory-bytes")
     shorter = plan.capacity.kv_tokens // 1024 * 1024
     if user_args.get("max_model_len") and shorter:
         found += _one(subject, user_args | {"max_model_len": shorter}, f"--max-model-len {shorter}")
@@ -88,7 +91,5 @@ def _one(subject: Subject, args: dict[str, Any], change: str) -> list[str]:
         return []
     if not plan.fits:
         return []
-    return [
-        f"{change} fits: {plan.precision}, {plan.capacity.kv_tokens:,} tokens of KV cache, conversations of "
-        f"{plan.capacity.max_model_len:,}"
-    ]
+    cache = f", {plan.capacity.kv_tokens:,} tokens of KV cache" if plan.predicted else ""
+    return [f"{change} fits: {plan.precision}{cache}, conversations of {plan.capacity.max_model_len:,}"]

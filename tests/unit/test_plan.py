@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from serving import memory
 from serving.advice import nearest, steps
-from serving.architecture import KNOWN, read_shape
+from serving.architecture import KNOWN, QWEN3_5, read_shape
 from serving.checkpoint import Checkpoint, read_checkpoint
 from serving.describe import describe_plan, describe_steps
 from serving.errors import CheckpointError, UsageError
@@ -237,6 +237,34 @@ def test_256k_of_context_names_what_it_needs_and_what_there_is() -> None:
     assert any("--max-model-len" in each for each in nearest(subject_of(), plan, {"max_model_len": 262_144}))
 
 
+def test_a_kv_cache_that_is_too_large_is_what_the_refusal_names() -> None:
+    user = {"kv_cache_memory_bytes": "20G"}
+    subject = subject_of("rtx3060", AWQ, model="qwen3-vl-2b-awq")
+    plan = subject.plan(user)
+    assert not plan.fits
+    left = plan.gpu.usable_mib - plan.memory_mib.total + 20 * 1024
+    assert f"--kv-cache-memory-bytes asks for 20,480 MiB, and {left:,} MiB are left for it" in str(plan.reason)
+    assert nearest(subject, plan, user)[0].startswith("without --kv-cache-memory-bytes fits")
+    # As much as is named fits, though with shorter steps than wished.
+    fitting = subject.plan({"kv_cache_memory_bytes": left * MIB})
+    assert fitting.fits
+    assert fitting.memory_mib.kv_cache == left
+    assert "steps of 1,024 instead of 2,048 tokens" in fitting.given_up[0]
+
+
+def test_what_a_conversation_of_a_hybrid_needs_counts_its_state_once() -> None:
+    import transformers
+
+    config = transformers.Qwen3_5Config().to_dict()
+    hybrid = Checkpoint(QWEN3_5, config, {}, min_pixels=65_536, max_pixels=1_048_576)
+    plan = plan_of(
+        "rtx4090", hybrid, user_args={"max_num_seqs": 64, "max_model_len": 8192, "kv_cache_memory_bytes": "1G"}
+    )
+    assert plan.capacity.kv_tokens == 0  # the state of 64 requests takes more
+    # 24 layers keep 49.1 MiB of state for each request, 8 keep 32 KiB for a token.
+    assert "a conversation of 8,192 tokens needs 3,400 MiB of KV cache" in str(plan.reason)
+
+
 def test_a_small_card_gives_way_in_words_and_not_where_the_user_decided() -> None:
     plan = plan_of("rtx4060", shape("qwen3-vl-4b-awq"), model="qwen3-vl-4b-awq", gpu_memory_mib=7000)
     assert plan.fits
@@ -276,6 +304,11 @@ def test_an_architecture_that_is_not_known_is_left_to_vllms_own_profiling() -> N
     assert "vLLM measures them itself" in describe_plan(plan)
     with pytest.raises(CheckpointError, match="cannot be told"):
         plan_of("rtx3060", replace(other, tensors={}))
+    assert plan_of("rtx3060", other, user_args={"kv_cache_memory_bytes": "4G"}).memory_mib.kv_cache == 4096
+    subject, user = subject_of("rtx3060", other), {"kv_cache_memory_bytes": "20G"}
+    refused = subject.plan(user)
+    assert "--kv-cache-memory-bytes asks for 20,480 MiB" in str(refused.reason)
+    assert nearest(subject, refused, user) == ("without --kv-cache-memory-bytes fits: 16 bits, conversations of 8,192",)
 
 
 def test_what_the_user_gives_wins_and_is_planned_with() -> None:
