@@ -347,6 +347,13 @@ def test_what_the_user_gives_wins_and_is_planned_with() -> None:
         ({"mm_processor_kwargs": {"max_pixels": 100}}, "without `size`"),
         ({"mm_processor_kwargs": {"size": {"longest_edge": 99_999}}}, "`shortest_edge` and `longest_edge`"),
         ({"mm_processor_kwargs": "{"}, "needs a JSON object"),
+        ({"compilation_config": "{"}, "--compilation-config needs a JSON object"),
+        ({"compilation_config": 3}, "--compilation-config needs a JSON object"),
+        ({"compilation_config": {"cudagraph_capture_sizes": ["a"]}}, "`cudagraph_capture_sizes` is"),
+        ({"compilation_config": {"cudagraph_capture_sizes": 8}}, "a list of whole numbers above 0"),
+        ({"compilation_config": {"encoder_cudagraph_token_budgets": ["16k"]}}, "`encoder_cudagraph_token_budgets` is"),
+        ({"compilation_config": {"max_cudagraph_capture_size": 8}}, "write --compilation-config"),
+        ({"hf_overrides": "{text_config: 1}"}, "--hf-overrides needs a JSON object"),
         ({"limit_mm_per_prompt": {"image": -1}}, "a number from 0 to 1,000"),
         ({"limit_mm_per_prompt": {"video": 1}}, "nothing is planned for video"),
         (
@@ -553,7 +560,7 @@ def test_graphs_of_pictures_are_planned_as_the_user_says_and_given_up_first() ->
     assert plan.memory_mib.cuda_graphs > plan_of("rtx4090", AWQ).memory_mib.cuda_graphs + 200
     small = {"compilation_config": {"cudagraph_mm_encoder": True, "encoder_cudagraph_token_budgets": [8, 64]}}
     assert _compilation(plan_of("rtx4090", AWQ, user_args=small))["encoder_cudagraph_max_vision_items_per_batch"] == 8
-    with pytest.raises(UsageError, match="encoder-cudagraph-token-budgets is 'many'"):
+    with pytest.raises(UsageError, match="`encoder_cudagraph_token_budgets` is"):
         plan_of("rtx4090", AWQ, user_args={"compilation_config": {"encoder_cudagraph_token_budgets": ["many"]}})
     refused = plan_of("rtx4090", AWQ, h200, user_args={"compilation_config": {"cudagraph_mm_encoder": False}})
     assert "encoder_cudagraph_token_budgets" not in _compilation(refused)
