@@ -29,7 +29,14 @@ class Checkpoint:
 
     def overridden(self, overrides: dict[str, Any]) -> "Checkpoint":
         """As vLLM will read it with these `--hf-overrides`: objects are merged, all else is replaced."""
-        return replace(self, config=_merged(self.config, overrides))
+        config = _merged(self.config, overrides)
+        named = _architecture(config) if "architectures" in overrides else self.architecture
+        return replace(self, config=config, architecture=named)
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    named = config.get("architectures")
+    return str(named[0] if isinstance(named, list) and named else config.get("model_type", "unknown"))
 
 
 def _merged(config: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -47,19 +54,17 @@ def read_checkpoint(files: Files) -> Checkpoint:
     Raises CheckpointError when a file is missing or broken or it is not a vision-language model.
     """
     config = read_json(files, "config.json", "Every Hugging Face checkpoint has one; is this the right folder?")
-    architectures = config.get("architectures")
-    if not isinstance(architectures, list) or not architectures:
-        architectures = [config.get("model_type", "unknown")]
+    architecture = _architecture(config)
     if not isinstance(config.get("vision_config"), dict):
         raise CheckpointError(
-            f"{files.where} is not a vision-language model: its config.json ({architectures[0]}) has no `vision_config`. "
+            f"{files.where} is not a vision-language model: its config.json ({architecture}) has no `vision_config`. "
             "onecard serves models that see pictures, such as Qwen/Qwen3-VL-2B-Instruct; for a text model use vLLM itself."
         )
     if not isinstance(config.get("text_config", {}), dict):
         raise CheckpointError(f"{files.where}/config.json is broken: its `text_config` is no object. {files.remedy}")
     smallest, largest = _pixels(files)
     return Checkpoint(
-        architecture=str(architectures[0]),
+        architecture=architecture,
         config=config,
         tensors=read_tensors(files),
         min_pixels=smallest,

@@ -529,6 +529,12 @@ def test_a_config_that_the_user_overrides_is_planned_as_vllm_will_read_it() -> N
     assert four.engine_args["hf_overrides"]["quantization_config"] == bits["quantization_config"]
 
 
+def test_an_architecture_that_the_user_names_is_the_one_that_is_planned() -> None:
+    named = {"hf_overrides": {"architectures": ["Qwen3VLForConditionalGeneration"]}}
+    derived = replace(QWEN, architecture="MyOwnForConditionalGeneration")
+    assert plan_of(checkpoint=derived, user_args=named).memory_mib == plan_of().memory_mib
+
+
 def _compilation(plan: Plan) -> dict[str, Any]:
     found: dict[str, Any] = plan.engine_args["compilation_config"]
     return found
