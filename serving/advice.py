@@ -16,10 +16,12 @@ _PLAIN: dict[str, Any] = {"speculative_config": None}
 
 @dataclass(frozen=True)
 class Step:
-    """A choice made otherwise, the flag that makes it, and the plan that it would be."""
+    """A choice made otherwise, the flag that makes it, and the plan that it would be. `also` says in words which other choices
+    that plan makes otherwise: what it has to give up, or need not any more."""
 
     flag: str
     plan: Plan
+    also: tuple[str, ...]
 
 
 def nearest(subject: Subject, plan: Plan, user_args: dict[str, Any], others: Iterable[Subject] = ()) -> tuple[str, ...]:
@@ -73,10 +75,24 @@ def steps(subject: Subject, plan: Plan, user_args: dict[str, Any]) -> list[Step]
     found = []
     for flag, change in changes:
         try:
-            found.append(Step(flag, subject.plan(user_args | change)))
+            other = subject.plan(user_args | change)
         except UsageError:
             continue  # beyond what the model itself allows
+        chosen, before = _choices(other), _choices(plan)
+        found.append(
+            Step(flag, other, tuple(chosen[key] for key in chosen if key not in change and chosen[key] != before[key]))
+        )
     return found
+
+
+def _choices(plan: Plan) -> dict[str, str]:
+    """Each in words, by the argument that makes it."""
+    return {
+        "max_model_len": f"conversations of {plan.capacity.max_model_len:,}",
+        "mm_processor_kwargs": f"pictures of {plan.limits.max_image_pixels:,} pixels",
+        "max_num_seqs": f"{plan.capacity.max_num_seqs:,} requests at once",
+        "max_num_batched_tokens": f"steps of {plan.engine_args['max_num_batched_tokens']:,} tokens",
+    }
 
 
 def _pixels(pixels: int) -> dict[str, Any]:

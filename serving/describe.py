@@ -157,7 +157,8 @@ def _step(plan: Plan, step: Step) -> str:
     if not other.fits:
         return f"  {step.flag:<34} does not fit: {other.reason}"
     changed = other.capacity.kv_tokens - plan.capacity.kv_tokens
-    return f"  {step.flag:<34} {other.capacity.kv_tokens:,} KV tokens ({changed:+,})"
+    also = f", with {', '.join(step.also)}" if step.also else ""
+    return f"  {step.flag:<34} {other.capacity.kv_tokens:,} KV tokens ({changed:+,}){also}"
 
 
 def describe_measured(status: dict[str, Any]) -> str:

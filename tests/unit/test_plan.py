@@ -294,6 +294,21 @@ def test_one_step_in_each_direction_is_a_plan_of_its_own() -> None:
     assert "KV tokens (-" in describe_steps(subject, subject.plan(), {})
 
 
+def test_a_step_says_what_else_it_changes_where_something_was_given_up() -> None:
+    subject = subject_of("rtx4060", shape("qwen3-vl-4b-fp8"), model="qwen3-vl-4b-fp8")
+    plan = subject.plan()
+    found = {step.flag: step for step in steps(subject, plan, {})}
+    more = found[f"--max-num-seqs {2 * plan.capacity.max_num_seqs}"]
+    assert more.also == (f"conversations of {more.plan.capacity.max_model_len:,}",)
+    assert more.plan.capacity.max_model_len < plan.capacity.max_model_len
+    assert f"KV tokens ({more.plan.capacity.kv_tokens - plan.capacity.kv_tokens:+,}), with {more.also[0]}" in (
+        describe_steps(subject, plan, {})
+    )
+    assert any("requests at once" in said for said in found["--max-model-len 3072"].also)
+    easy = subject_of("rtx4090", AWQ, model="qwen3-vl-2b-awq")
+    assert not any(step.also for step in steps(easy, easy.plan(), {}))
+
+
 def test_an_architecture_that_is_not_known_is_left_to_vllms_own_profiling() -> None:
     other = replace(weighing(3 * 2**30), architecture="SomeOtherForConditionalGeneration")
     plan = plan_of("rtx3060", other)
