@@ -136,3 +136,12 @@ def test_headers_count_what_vllm_loads() -> None:
     assert (untied.total, untied.read_per_token) == (4000 + 4000 + 500 + 100, 4000 + 500)
     # With headers the sizes are known, whatever the method is called.
     assert measure_weights(None, {"quantization_config": {"quant_method": "quantum7"}}, tensors).precision == "quantum7"
+
+
+def test_a_quantization_that_the_text_config_names_is_read_as_one_of_the_whole() -> None:
+    tensors = {"layers.0.qweight": Tensor("I32", (250,), 1000), "layers.0.scales": Tensor("F32", (25,), 100)}
+    for method in ("gptq", "quantum7"):
+        quantization = {"quantization_config": {"quant_method": method, "bits": 4}}
+        whole, inner = (measure_weights(None, each, tensors) for each in (quantization, {"text_config": quantization}))
+        assert inner == whole
+        assert inner.total == 1100  # its 32-bit scales are not those of a 32-bit model
