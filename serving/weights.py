@@ -117,7 +117,9 @@ def _compressed(quantized: Mapping[str, Any], kept: Any, vision: bool) -> Quanti
     name = f"compressed-tensors {kind}{_bits(scheme, 'num_bits')}"
     head = heads[0].get("weights") if heads else None
     head_bits = _with_scales(head) if isinstance(head, dict) else None
-    return Quantization(name, _with_scales(scheme), vision, "lm_head" not in kept, head_bits)
+    # The names that are left out may be patterns, as `re:.*lm_head`.
+    left_out = any("lm_head" in str(name) for name in kept)
+    return Quantization(name, _with_scales(scheme), vision, not left_out, head_bits)
 
 
 def _is_head(targets: Any) -> bool:
@@ -127,6 +129,10 @@ def _is_head(targets: Any) -> bool:
 
 def _with_scales(scheme: Mapping[str, Any]) -> float:
     bits = _bits(scheme, "num_bits")
+    if (
+        scheme.get("strategy") == "tensor_group"
+    ):  # NVFP4: a scale of 8 bits for each group, and one for the whole matrix
+        return bits + _per_weight(8, scheme.get("group_size"))
     size = scheme.get("group_size") if scheme.get("strategy") == "group" else None
     return bits + _per_weight(_SCALE_BITS + (0 if scheme.get("symmetric", True) else bits), size)
 

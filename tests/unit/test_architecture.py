@@ -98,6 +98,19 @@ def test_the_shipped_shapes_weigh_what_their_precision_says(name: str, bits: flo
             "compressed-tensors W8",
             8,
         ),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {
+                    "group_0": {
+                        "weights": {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
+                    }
+                },
+                "ignore": ["re:.*lm_head"],
+            },
+            "compressed-tensors FP4",
+            4.5,
+        ),
     ],
 )
 def test_the_precisions_that_checkpoints_come_in(quantization: dict[str, Any], name: str, bits: float) -> None:
