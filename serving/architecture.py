@@ -302,10 +302,10 @@ def _vision(
 
 
 def attention_sizes(text: dict[str, Any]) -> tuple[int, int, int, int]:
-    """Hidden size, heads, KV heads, and the size of a head (Qwen2's configs leave it to be divided)."""
+    """Hidden size, heads, KV heads, and the size of a head, which may be left to be divided, or be null."""
     d, heads = need(text, "hidden_size"), need(text, "num_attention_heads")
-    kv_heads = need(text, "num_key_value_heads")
-    return d, heads, kv_heads, need(text, "head_dim") if "head_dim" in text else d // heads
+    given = {"head_dim": d // heads if text.get("head_dim") is None else text["head_dim"]}
+    return d, heads, need(text, "num_key_value_heads"), need(given, "head_dim")
 
 
 def _section(config: dict[str, Any], name: str) -> dict[str, Any]:

@@ -158,3 +158,16 @@ def test_a_quantization_that_the_text_config_names_is_read_as_one_of_the_whole()
         whole, inner = (measure_weights(None, each, tensors) for each in (quantization, {"text_config": quantization}))
         assert inner == whole
         assert inner.total == 1100  # its 32-bit scales are not those of a 32-bit model
+
+
+@pytest.mark.parametrize("architecture", [QWEN2_5_VL, QWEN3_VL])
+def test_a_head_whose_size_is_not_said_has_its_share_and_no_share_of_nothing(architecture: str) -> None:
+    folder = shape_dir("qwen3-vl-8b" if architecture == QWEN3_VL else "qwen2.5-vl-7b")
+    assert folder is not None
+    config = read_checkpoint(Folder(folder)).config
+    text = config.get("text_config", config)
+    whole = read_shape(architecture, config | {"text_config": text | {"head_dim": None}})
+    assert whole is not None
+    assert whole.text.head_dim == 128
+    with pytest.raises(CheckpointError, match="no usable `head_dim`"):
+        read_shape(architecture, config | {"text_config": text | {"head_dim": None, "num_attention_heads": 10**6}})
