@@ -60,6 +60,7 @@ def steps(subject: Subject, plan: Plan, user_args: dict[str, Any]) -> list[Step]
     changes += [
         (f"pictures of {pixels:,} pixels", _pixels(pixels))
         for pixels in (limits.max_image_pixels // 2, limits.max_image_pixels * 2)
+        if limits.max_images_per_request
     ]
     changes += [
         (f"--max-num-seqs {sequences}", {"max_num_seqs": sequences})

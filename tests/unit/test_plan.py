@@ -309,6 +309,13 @@ def test_a_step_says_what_else_it_changes_where_something_was_given_up() -> None
     assert not any(step.also for step in steps(easy, easy.plan(), {}))
 
 
+def test_a_plan_without_pictures_tells_of_none() -> None:
+    subject, user = subject_of("rtx3060", AWQ, model="qwen3-vl-2b-awq"), {"limit_mm_per_prompt": {"image": 0}}
+    plan = subject.plan(user)
+    assert "Pictures: none" in describe_plan(plan)
+    assert "pixels" not in describe_plan(plan) + describe_steps(subject, plan, user)
+
+
 def test_an_architecture_that_is_not_known_is_left_to_vllms_own_profiling() -> None:
     other = replace(weighing(3 * 2**30), architecture="SomeOtherForConditionalGeneration")
     plan = plan_of("rtx3060", other)
