@@ -16,10 +16,12 @@ _PLAIN: dict[str, Any] = {"speculative_config": None}
 
 @dataclass(frozen=True)
 class Step:
-    """A choice made otherwise, the flag that makes it, and the plan that it would be."""
+    """A choice made otherwise, the flag that makes it, and the plan that it would be. `also` says in words which other choices
+    that plan makes otherwise: what it has to give up, or need not any more."""
 
     flag: str
     plan: Plan
+    also: tuple[str, ...]
 
 
 def nearest(subject: Subject, plan: Plan, user_args: dict[str, Any], others: Iterable[Subject] = ()) -> tuple[str, ...]:
@@ -30,6 +32,9 @@ def nearest(subject: Subject, plan: Plan, user_args: dict[str, Any], others: Ite
     found = []
     if plan.speculation:
         found += _one(subject, user_args | _PLAIN, "without --speculative-config")
+    if "kv_cache_memory_bytes" in user_args:
+        left = {name: value for name, value in user_args.items() if name != "kv_cache_memory_bytes"}
+        found += _one(subject, left, "without --kv-cache-memory-bytes")
     shorter = plan.capacity.kv_tokens // 1024 * 1024
     if user_args.get("max_model_len") and shorter:
         found += _one(subject, user_args | {"max_model_len": shorter}, f"--max-model-len {shorter}")
@@ -55,6 +60,7 @@ def steps(subject: Subject, plan: Plan, user_args: dict[str, Any]) -> list[Step]
     changes += [
         (f"pictures of {pixels:,} pixels", _pixels(pixels))
         for pixels in (limits.max_image_pixels // 2, limits.max_image_pixels * 2)
+        if limits.max_images_per_request
     ]
     changes += [
         (f"--max-num-seqs {sequences}", {"max_num_seqs": sequences})
@@ -70,10 +76,24 @@ def steps(subject: Subject, plan: Plan, user_args: dict[str, Any]) -> list[Step]
     found = []
     for flag, change in changes:
         try:
-            found.append(Step(flag, subject.plan(user_args | change)))
+            other = subject.plan(user_args | change)
         except UsageError:
             continue  # beyond what the model itself allows
+        chosen, before = _choices(other), _choices(plan)
+        found.append(
+            Step(flag, other, tuple(chosen[key] for key in chosen if key not in change and chosen[key] != before[key]))
+        )
     return found
+
+
+def _choices(plan: Plan) -> dict[str, str]:
+    """Each in words, by the argument that makes it."""
+    return {
+        "max_model_len": f"conversations of {plan.capacity.max_model_len:,}",
+        "mm_processor_kwargs": f"pictures of {plan.limits.max_image_pixels:,} pixels",
+        "max_num_seqs": f"{plan.capacity.max_num_seqs:,} requests at once",
+        "max_num_batched_tokens": f"steps of {plan.engine_args['max_num_batched_tokens']:,} tokens",
+    }
 
 
 def _pixels(pixels: int) -> dict[str, Any]:
@@ -88,7 +108,5 @@ def _one(subject: Subject, args: dict[str, Any], change: str) -> list[str]:
         return []
     if not plan.fits:
         return []
-    return [
-        f"{change} fits: {plan.precision}, {plan.capacity.kv_tokens:,} tokens of KV cache, conversations of "
-        f"{plan.capacity.max_model_len:,}"
-    ]
+    cache = f", {plan.capacity.kv_tokens:,} tokens of KV cache" if plan.predicted else ""
+    return [f"{change} fits: {plan.precision}{cache}, conversations of {plan.capacity.max_model_len:,}"]

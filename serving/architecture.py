@@ -15,6 +15,9 @@ QWEN2_5_VL = "Qwen2_5_VLForConditionalGeneration"
 QWEN3_VL = "Qwen3VLForConditionalGeneration"
 QWEN3_5 = "Qwen3_5ForConditionalGeneration"
 KNOWN = (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_5)
+# vLLM makes a longer table for a video's positions, but where the model's class knows that they never run ahead of its tokens,
+# as Qwen3-VL's does (`mrope_positions_factor` in vllm/model_executor/models/qwen3_vl.py).
+_POSITIONS_OF_QWEN2 = 4
 # No model has more of anything.
 _LARGEST_NUMBER = 10**9
 
@@ -34,7 +37,8 @@ class Parameters:
 @dataclass(frozen=True)
 class Text:
     """The language model. `kv_layers` are those that keep keys and values; `state_elements` are (16-bit, 32-bit) numbers
-    of recurrent state that one sequence keeps in the other layers."""
+    of recurrent state that one sequence keeps in the other layers. vLLM's rotary table has `positions_factor` times the
+    model's positions."""
 
     layers: int
     kv_layers: int
@@ -48,6 +52,7 @@ class Text:
     max_positions: int
     body: Parameters
     state_elements: tuple[int, int] = (0, 0)
+    positions_factor: int = 1
 
     @property
     def embedding(self) -> int:
@@ -171,7 +176,7 @@ def _qwen2_text(text: dict[str, Any], tied: bool) -> Text:
     d, heads, kv_heads, size = attention_sizes(text)
     attention = 2 * d * heads * size + 2 * d * kv_heads * size
     biases = (heads + 2 * kv_heads) * size
-    return text_of(text, tied, linear=attention, other=biases + 2 * d)
+    return text_of(text, tied, linear=attention, other=biases + 2 * d, positions_factor=_POSITIONS_OF_QWEN2)
 
 
 def _qwen3_text(text: dict[str, Any], tied: bool) -> Text:
@@ -213,6 +218,7 @@ def text_of(
     body: Parameters | None = None,
     kv_layers: int | None = None,
     state: tuple[int, int] = (0, 0),
+    positions_factor: int = 1,
 ) -> Text:
     """The language model that a config describes; `linear` and `other` are the parameters of one layer besides its gated
     feed-forward network. Raises CheckpointError."""
@@ -231,6 +237,7 @@ def text_of(
         max_positions=need(text, "max_position_embeddings"),
         body=body or Parameters(layers * (linear + 3 * d * inner), layers * other + d),
         state_elements=state,
+        positions_factor=positions_factor,
     )
 
 
@@ -295,10 +302,10 @@ def _vision(
 
 
 def attention_sizes(text: dict[str, Any]) -> tuple[int, int, int, int]:
-    """Hidden size, heads, KV heads, and the size of a head (Qwen2's configs leave it to be divided)."""
+    """Hidden size, heads, KV heads, and the size of a head, which may be left to be divided, or be null."""
     d, heads = need(text, "hidden_size"), need(text, "num_attention_heads")
-    kv_heads = need(text, "num_key_value_heads")
-    return d, heads, kv_heads, need(text, "head_dim") if "head_dim" in text else d // heads
+    given = {"head_dim": d // heads if text.get("head_dim") is None else text["head_dim"]}
+    return d, heads, need(text, "num_key_value_heads"), need(given, "head_dim")
 
 
 def _section(config: dict[str, Any], name: str) -> dict[str, Any]:

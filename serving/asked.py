@@ -3,6 +3,7 @@ what follows from them is `planner.py`'s question.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ _COUNTS = frozenset(
     {"max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "max_loras", "max_lora_rank"}
     | {"tensor_parallel_size"}
 )
+_OBJECTS = ("compilation_config", "hf_overrides", "limit_mm_per_prompt", "quantization_config")
 _KV_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
 # Numbers that are surely a slip of the finger, and would only fail much later.
 _LARGEST = {
@@ -83,11 +85,9 @@ def read_asked(args: dict[str, Any]) -> Asked:
         raise UsageError(f"--dtype {args['dtype']}: 16 bits are planned for weights and activations. Leave it out.")
     if drafted := _object("speculative_config", args.get("speculative_config") or {}):
         args["speculative_config"] = drafted
-    _check_budgets(args.get("compilation_config"))
-    if "quantization_config" in args:
-        args["quantization_config"] = _object("quantization_config", args["quantization_config"])
-    if "limit_mm_per_prompt" in args:
-        args["limit_mm_per_prompt"] = _object("limit_mm_per_prompt", args["limit_mm_per_prompt"])
+    for name in args.keys() & _OBJECTS:
+        args[name] = _object(name, args[name])
+    _check_graphs(args.get("compilation_config", {}))
     kv_dtype = str(args.get("kv_cache_dtype", "auto"))
     if kv_dtype not in _KV_BYTES:
         raise UsageError(f"--kv-cache-dtype {kv_dtype}: the plan knows {', '.join(_KV_BYTES)}.")
@@ -102,11 +102,16 @@ def read_asked(args: dict[str, Any]) -> Asked:
     )
 
 
-def _check_budgets(compilation: Any) -> None:
-    """Those of the vision encoder's graphs, which the plan counts."""
-    given = compilation.get("encoder_cudagraph_token_budgets") if isinstance(compilation, dict) else None
-    for budget in given if isinstance(given, list) else ():
-        count("encoder_cudagraph_token_budgets", budget)
+def _check_graphs(compilation: Mapping[str, Any]) -> None:
+    """The sizes of CUDA graphs, which the plan counts."""
+    if "max_cudagraph_capture_size" in compilation:
+        check_own("max_cudagraph_capture_size")  # vLLM does not start with another bound than the planned sizes have
+    for name in ("cudagraph_capture_sizes", "encoder_cudagraph_token_budgets"):
+        given = compilation.get(name) or []
+        if not isinstance(given, list) or not all(type(size) is int and size > 0 for size in given):
+            raise UsageError(
+                f"--compilation-config: `{name}` is {given!r}, and the plan needs a list of whole numbers above 0."
+            )
 
 
 def _fraction(given: Any) -> float | None:

@@ -29,7 +29,14 @@ class Checkpoint:
 
     def overridden(self, overrides: dict[str, Any]) -> "Checkpoint":
         """As vLLM will read it with these `--hf-overrides`: objects are merged, all else is replaced."""
-        return replace(self, config=_merged(self.config, overrides))
+        config = _merged(self.config, overrides)
+        named = _architecture(config) if "architectures" in overrides else self.architecture
+        return replace(self, config=config, architecture=named)
+
+
+def _architecture(config: dict[str, Any]) -> str:
+    named = config.get("architectures")
+    return str(named[0] if isinstance(named, list) and named else config.get("model_type", "unknown"))
 
 
 def _merged(config: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
@@ -42,24 +49,22 @@ def _merged(config: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]
 
 
 def read_checkpoint(files: Files) -> Checkpoint:
-    """Reads `config.json`, `preprocessor_config.json` and every safetensors header: of a folder, or over the network.
+    """Reads `config.json`, the image processor's and every safetensors header: of a folder, or over the network.
 
     Raises CheckpointError when a file is missing or broken or it is not a vision-language model.
     """
     config = read_json(files, "config.json", "Every Hugging Face checkpoint has one; is this the right folder?")
-    architectures = config.get("architectures")
-    if not isinstance(architectures, list) or not architectures:
-        architectures = [config.get("model_type", "unknown")]
+    architecture = _architecture(config)
     if not isinstance(config.get("vision_config"), dict):
         raise CheckpointError(
-            f"{files.where} is not a vision-language model: its config.json ({architectures[0]}) has no `vision_config`. "
+            f"{files.where} is not a vision-language model: its config.json ({architecture}) has no `vision_config`. "
             "onecard serves models that see pictures, such as Qwen/Qwen3-VL-2B-Instruct; for a text model use vLLM itself."
         )
     if not isinstance(config.get("text_config", {}), dict):
         raise CheckpointError(f"{files.where}/config.json is broken: its `text_config` is no object. {files.remedy}")
     smallest, largest = _pixels(files)
     return Checkpoint(
-        architecture=str(architectures[0]),
+        architecture=architecture,
         config=config,
         tensors=read_tensors(files),
         min_pixels=smallest,
@@ -69,16 +74,27 @@ def read_checkpoint(files: Files) -> Checkpoint:
 
 def _pixels(files: Files) -> tuple[int, int]:
     """Between which sizes the processor resizes: `size` in newer checkpoints, `min_pixels` and `max_pixels` in older."""
-    processor = read_json(files, "preprocessor_config.json", "It says how pictures are prepared.")
+    processor = read_processor(files)
     size = processor.get("size")
     if not isinstance(size, dict) or not {"shortest_edge", "longest_edge"} <= size.keys():
         size = {"shortest_edge": processor.get("min_pixels"), "longest_edge": processor.get("max_pixels")}
     smallest, largest = size["shortest_edge"], size["longest_edge"]
     if not (isinstance(smallest, int) and isinstance(largest, int) and 0 < smallest <= largest and largest >= 1024):
         raise CheckpointError(
-            f"{files.where}/preprocessor_config.json has no usable `size` (pixels as shortest_edge and longest_edge)."
+            f"{files.where}: its image processor's config has no usable `size` (pixels as shortest_edge and longest_edge)."
         )
     return smallest, largest
+
+
+def read_processor(files: Files) -> dict[str, Any]:
+    """How pictures are prepared. transformers 5 saves it within `processor_config.json`, and looks there first.
+
+    Raises CheckpointError where no file says it."""
+    if "processor_config.json" in files.names():
+        whole = read_json(files, "processor_config.json", files.remedy)
+        if isinstance(whole.get("image_processor"), dict):
+            return dict(whole["image_processor"])
+    return read_json(files, "preprocessor_config.json", "It says how pictures are prepared.")
 
 
 def read_tensors(files: Files) -> dict[str, Tensor]:

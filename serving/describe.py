@@ -81,12 +81,14 @@ def _choices(plan: Plan) -> list[str]:
         lines += [
             f"{plan.servers} such servers on one port: one for {'each card' if together == 1 else f'{together} cards'}."
         ]
-    lines += [
-        f"{kv}; at most {capacity.max_num_seqs} requests run at once.",
+    lines.append(f"{kv}; at most {capacity.max_num_seqs} requests run at once.")
+    lines.append(
         f"Pictures: at most {limits.max_image_pixels:,} pixels ({capacity.image_tokens:,} tokens), larger ones are shrunk; "
         f"{limits.max_images_per_request} a request. One step sends up to {capacity.encoder_tokens:,} tokens of them through "
-        "the vision encoder.",
-    ]
+        "the vision encoder."
+        if limits.max_images_per_request
+        else "Pictures: none, and no memory is planned for them."
+    )
     if capacity.image_tokens:
         lines.append(_video(plan))
     if graphs := plan.compilation.get("encoder_cudagraph_token_budgets"):
@@ -157,7 +159,8 @@ def _step(plan: Plan, step: Step) -> str:
     if not other.fits:
         return f"  {step.flag:<34} does not fit: {other.reason}"
     changed = other.capacity.kv_tokens - plan.capacity.kv_tokens
-    return f"  {step.flag:<34} {other.capacity.kv_tokens:,} KV tokens ({changed:+,})"
+    also = f", with {', '.join(step.also)}" if step.also else ""
+    return f"  {step.flag:<34} {other.capacity.kv_tokens:,} KV tokens ({changed:+,}){also}"
 
 
 def describe_measured(status: dict[str, Any]) -> str:

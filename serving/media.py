@@ -6,12 +6,13 @@ guard has refused much of it before; here no other way of vLLM's API gets around
 
 import asyncio
 import functools
-import json
 import logging
 from typing import Any, NoReturn
 
 from serving import metrics
+from serving.checkpoint import read_processor
 from serving.fetch import Fetcher
+from serving.files import Folder
 from serving.images.data_url import is_data_url
 from serving.images.errors import ImageError
 from serving.images.grid import Grid
@@ -55,7 +56,7 @@ class PictureSource:
 def planned_grid(launch: Launch) -> Grid | None:
     """The grid on which this launch's model sees pictures, as its processor will be told; None where that is not
     Qwen's, or where the user's own `mm_processor_kwargs` say more than the size: then the processor resizes."""
-    processor = json.loads((launch.model_folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    processor = read_processor(Folder(launch.model_folder))
     told = launch.plan.engine_args.get("mm_processor_kwargs", {})
     if not str(processor.get("image_processor_type")).startswith("Qwen2VLImageProcessor") or set(told) - {"size"}:
         return None

@@ -199,8 +199,9 @@ def drawing(text: Text, load: Load) -> int:
 
 
 def rotary_table(text: Text) -> int:
-    """Cosines and sines of every position that the model knows, 16 bits (vLLM's `cos_sin_cache`)."""
-    return text.max_positions * text.head_dim * _BYTES_16_BIT
+    """Cosines and sines of every position in vLLM's table, 16 bits (`cos_sin_cache` of `MRotaryEmbedding`,
+    layers/rotary_embedding/mrope.py)."""
+    return text.max_positions * text.positions_factor * text.head_dim * _BYTES_16_BIT
 
 
 def lora(text: Text, slots: Slots) -> int:

@@ -128,7 +128,7 @@ class Subject:
         wish, fixed = self._wish(asked, limits, shape)
         draft = self._draft(asked, shape, weights, gpu, wish)
         for settings in concessions(wish, fixed):
-            if draft.kv_tokens >= context:
+            if draft.kv_tokens >= context and draft.memory_mib.total <= gpu.usable_mib:
                 break
             draft = self._draft(asked, shape, weights, gpu, settings)
         given_up = conceded(replace(wish, max_image_pixels=wished_for.max_image_pixels), draft.settings)
@@ -147,7 +147,8 @@ class Subject:
             limits, context = self._with_video(video, asked, limits, shape, context, draft.kv_tokens)
             if limits.max_video_frames < video.max_frames:
                 given_up = (*given_up, f"{limits.max_video_frames} instead of {video.max_frames} frames of a video")
-        reason = reason_against(gpu, draft.memory_mib, draft.kv_tokens, context, weights.precision)
+        needed_mib = -(-(draft.state_bytes + context * draft.token_bytes) // MIB)
+        reason = reason_against(gpu, draft.memory_mib, draft.kv_tokens, context, needed_mib, weights.precision)
         return self._plan(asked, limits, context, weights, gpu, draft, reason, given_up=given_up)
 
     def _limits(self, asked: Asked) -> PlannedLimits:
@@ -223,6 +224,8 @@ class Subject:
             settings,
             needed.model_copy(update={"kv_cache": kv_mib}),
             kv_tokens,
+            token,
+            state,
             load.image_tokens,
             load.encoder_tokens,
             load.encoder_budgets,
@@ -273,9 +276,12 @@ class Subject:
         limits = self._limits(asked)
         context = asked.number("max_model_len") or self.profile.context
         weights_mib, headroom = -(-weights.total // MIB), int(gpu.usable_mib * _UNKNOWN_SHARE)
-        kv_mib = max(0, gpu.usable_mib - weights_mib - headroom)
-        planned = MemoryMib.nothing_but(weights=weights_mib, headroom=headroom, kv_cache=kv_mib)
-        reason = None if kv_mib else f"the weights alone take {weights_mib:,} of {gpu.usable_mib:,} MiB"
+        given, left = asked.number("kv_cache_memory_bytes"), max(0, gpu.usable_mib - weights_mib - headroom)
+        planned = MemoryMib.nothing_but(
+            weights=weights_mib, headroom=headroom, kv_cache=given // MIB if given else left
+        )
+        # How long a conversation it holds is vLLM's to say.
+        reason = reason_against(gpu, planned, context, context, 0, weights.precision)
         draft = _Draft(self._wish(asked, limits, None)[0], planned)
         return self._plan(asked, limits, context, weights, gpu, draft, reason, predicted=False)
 
@@ -341,11 +347,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class _Draft:
-    """What one choice of settings comes to: each part of the memory, and how many tokens fit its KV cache."""
+    """What one choice of settings comes to: each part of the memory, and how many tokens fit its KV cache, where each takes
+    `token_bytes` and all requests together `state_bytes`."""
 
     settings: Settings
     memory_mib: MemoryMib
     kv_tokens: int = 0
+    token_bytes: int = 0
+    state_bytes: int = 0
     image_tokens: int = 0
     encoder_tokens: int = 0
     encoder_budgets: tuple[int, ...] = ()

@@ -7,10 +7,10 @@ it decides nothing. An unknown key is an error that names the nearest known one.
 import os
 import sys
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from serving.errors import ConfigError
 from serving.setup.near import nearest
@@ -30,7 +30,7 @@ class _Strict(BaseModel):
 class GpuFacts(_Strict):
     """What a card is, from its data sheet. `names` are the names NVML gives it."""
 
-    names: tuple[str, ...]
+    names: tuple[str, ...] = Field(min_length=1)
     memory_mib: int = Field(gt=0)
     bandwidth_gb_s: float = Field(gt=0)
     compute_capability: str
@@ -72,6 +72,16 @@ class Profile(_Strict):
     kv_cache_mib: int | None = Field(default=None, gt=0, description="the most that the KV cache may take")
     lora_modules: tuple[str, ...] = Field(default=(), description="LoRA adapters as name=folder, each a model name")
     engine_args: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _can_be_planned(self) -> Self:
+        """Without the card's memory the plan would be made of the machine's, and arguments by other names would go past it."""
+        if (self.device == "cuda") != (self.gpu is not None):
+            raise ValueError("`gpu` says what the card is: `device: cuda` needs it, and `device: cpu` has none")
+        for name in self.engine_args:
+            if "-" in name:
+                raise ValueError(f"`engine_args.{name}`: write `{name.replace('-', '_').strip('_')}`, with underscores")
+        return self
 
 
 class ModelSource(_Strict):
@@ -213,6 +223,8 @@ def _explain(path: Path, kind: type[BaseModel], problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "missing":
         return f"{path}: `{where}` is missing."
+    if not where:
+        return f"{path}: {problem['msg'].removeprefix('Value error, ')}."
     if problem["type"] != "extra_forbidden":
         return f"{path}: `{where}`: {problem['msg']} (it is {problem['input']!r})."
     owner: Any = kind

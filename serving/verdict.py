@@ -88,20 +88,26 @@ def conceded(wish: Settings, settings: Settings) -> tuple[str, ...]:
     return ((graphs,) if wish.prompt_graphs and not settings.prompt_graphs else ()) + smaller
 
 
-def reason_against(gpu: PlannedGpu, planned: MemoryMib, kv_tokens: int, context: int, precision: str) -> str | None:
-    """Why a plan does not fit; None where it does."""
-    others = planned.total - planned.kv_cache - planned.weights
-    if planned.total > gpu.usable_mib or planned.kv_cache == 0:
+def reason_against(
+    gpu: PlannedGpu, planned: MemoryMib, kv_tokens: int, context: int, needed_mib: int, precision: str
+) -> str | None:
+    """Why a plan does not fit; None where it does. `needed_mib` is what a conversation of `context` tokens takes."""
+    beside = planned.total - planned.kv_cache
+    if beside >= gpu.usable_mib:
         return (
             f"the weights take {planned.weights:,} MiB ({precision}) and everything else but the KV cache "
-            f"{others:,} MiB, and {gpu.name} has {gpu.usable_mib:,} MiB to use"
+            f"{beside - planned.weights:,} MiB, and {gpu.name} has {gpu.usable_mib:,} MiB to use"
             + (f" while other programs hold {gpu.taken_mib:,} MiB more than usual" if gpu.taken_mib else "")
             + among(gpu.onecards)
         )
-    if kv_tokens < context:
-        needed = -(-planned.kv_cache * context // max(1, kv_tokens))
+    if planned.total > gpu.usable_mib:
         return (
-            f"a conversation of {context:,} tokens needs {needed:,} MiB of KV cache, and {planned.kv_cache:,} MiB are left "
+            f"--kv-cache-memory-bytes asks for {planned.kv_cache:,} MiB, and {gpu.usable_mib - beside:,} MiB are left for it "
+            f"of {gpu.usable_mib:,} MiB, beside the weights and everything else"
+        )
+    if kv_tokens < context:
+        return (
+            f"a conversation of {context:,} tokens needs {needed_mib:,} MiB of KV cache, and {planned.kv_cache:,} MiB are left "
             f"for it, which is {kv_tokens:,} tokens"
         )
     return None

@@ -101,6 +101,7 @@ def quantization_of(config: Mapping[str, Any]) -> Quantization | None:
 
 
 def _quantized(config: Mapping[str, Any]) -> Any:
+    """Of the whole model, or, as vLLM reads it too, of its language model."""
     return config.get("quantization_config") or config.get("text_config", {}).get("quantization_config")
 
 
@@ -116,7 +117,9 @@ def _compressed(quantized: Mapping[str, Any], kept: Any, vision: bool) -> Quanti
     name = f"compressed-tensors {kind}{_bits(scheme, 'num_bits')}"
     head = heads[0].get("weights") if heads else None
     head_bits = _with_scales(head) if isinstance(head, dict) else None
-    return Quantization(name, _with_scales(scheme), vision, "lm_head" not in kept, head_bits)
+    # The names that are left out may be patterns, as `re:.*lm_head`.
+    left_out = any("lm_head" in str(name) for name in kept)
+    return Quantization(name, _with_scales(scheme), vision, not left_out, head_bits)
 
 
 def _is_head(targets: Any) -> bool:
@@ -126,6 +129,10 @@ def _is_head(targets: Any) -> bool:
 
 def _with_scales(scheme: Mapping[str, Any]) -> float:
     bits = _bits(scheme, "num_bits")
+    if (
+        scheme.get("strategy") == "tensor_group"
+    ):  # NVFP4: a scale of 8 bits for each group, and one for the whole matrix
+        return bits + _per_weight(8, scheme.get("group_size"))
     size = scheme.get("group_size") if scheme.get("strategy") == "group" else None
     return bits + _per_weight(_SCALE_BITS + (0 if scheme.get("symmetric", True) else bits), size)
 
@@ -163,7 +170,7 @@ def _from_headers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> W
     method = quantization_of(config) if _known(config) else None
     tied = bool(config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings", False)))
     # Unquantized checkpoints in 32 bits are loaded in 16.
-    halved = {"F32": 2, "F64": 4} if not config.get("quantization_config") else {}
+    halved = {"F32": 2, "F64": 4} if not _quantized(config) else {}
     total = read = 0
     for name, tensor in tensors.items():
         if name.startswith("mtp.") or (tied and name.startswith("lm_head.")):
@@ -172,8 +179,8 @@ def _from_headers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> W
         total += size
         if "visual." not in name and (tied or "embed_tokens" not in name):
             read += size
-    if method is None and config.get("quantization_config"):
-        precision = str(config["quantization_config"].get("quant_method"))
+    if method is None and (quantized := _quantized(config)):
+        precision = str(quantized.get("quant_method"))
     else:
         precision = method.name if method else "16 bits"
     return Weights(total, read, precision, "the headers of the safetensors files")
@@ -181,5 +188,5 @@ def _from_headers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> W
 
 def _known(config: Mapping[str, Any]) -> bool:
     """With headers the sizes are known, whatever the method is called."""
-    quantized = config.get("quantization_config")
+    quantized = _quantized(config)
     return not isinstance(quantized, dict) or quantized.get("quant_method") in _METHODS

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from serving.checkpoint import read_json, weight_files
+from serving.checkpoint import read_json, read_processor, weight_files
 from serving.errors import CheckpointError
 from serving.files import Folder
 from serving.hub.listing import Listing, kept_listing
@@ -88,13 +88,12 @@ class Cache:
         try:
             weights = weight_files(Folder(folder))
             sees = "vision_config" in read_json(Folder(folder), "config.json", "")
+            if sees:
+                read_processor(Folder(folder))
         except CheckpointError:
             return False
-        if not sees:
-            return bool(weights) and all((folder / name).exists() for name in weights)
-        is_there = [(folder / name).exists() for name in (*weights, "config.json", "preprocessor_config.json")]
         has_tokenizer = any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json"))
-        return bool(weights) and all(is_there) and has_tokenizer
+        return bool(weights) and all((folder / name).exists() for name in weights) and (has_tokenizer or not sees)
 
 
 def _ref(listing: Listing) -> str:

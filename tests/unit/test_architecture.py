@@ -98,6 +98,19 @@ def test_the_shipped_shapes_weigh_what_their_precision_says(name: str, bits: flo
             "compressed-tensors W8",
             8,
         ),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {
+                    "group_0": {
+                        "weights": {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
+                    }
+                },
+                "ignore": ["re:.*lm_head"],
+            },
+            "compressed-tensors FP4",
+            4.5,
+        ),
     ],
 )
 def test_the_precisions_that_checkpoints_come_in(quantization: dict[str, Any], name: str, bits: float) -> None:
@@ -136,3 +149,25 @@ def test_headers_count_what_vllm_loads() -> None:
     assert (untied.total, untied.read_per_token) == (4000 + 4000 + 500 + 100, 4000 + 500)
     # With headers the sizes are known, whatever the method is called.
     assert measure_weights(None, {"quantization_config": {"quant_method": "quantum7"}}, tensors).precision == "quantum7"
+
+
+def test_a_quantization_that_the_text_config_names_is_read_as_one_of_the_whole() -> None:
+    tensors = {"layers.0.qweight": Tensor("I32", (250,), 1000), "layers.0.scales": Tensor("F32", (25,), 100)}
+    for method in ("gptq", "quantum7"):
+        quantization = {"quantization_config": {"quant_method": method, "bits": 4}}
+        whole, inner = (measure_weights(None, each, tensors) for each in (quantization, {"text_config": quantization}))
+        assert inner == whole
+        assert inner.total == 1100  # its 32-bit scales are not those of a 32-bit model
+
+
+@pytest.mark.parametrize("architecture", [QWEN2_5_VL, QWEN3_VL])
+def test_a_head_whose_size_is_not_said_has_its_share_and_no_share_of_nothing(architecture: str) -> None:
+    folder = shape_dir("qwen3-vl-8b" if architecture == QWEN3_VL else "qwen2.5-vl-7b")
+    assert folder is not None
+    config = read_checkpoint(Folder(folder)).config
+    text = config.get("text_config", config)
+    whole = read_shape(architecture, config | {"text_config": text | {"head_dim": None}})
+    assert whole is not None
+    assert whole.text.head_dim == 128
+    with pytest.raises(CheckpointError, match="no usable `head_dim`"):
+        read_shape(architecture, config | {"text_config": text | {"head_dim": None, "num_attention_heads": 10**6}})

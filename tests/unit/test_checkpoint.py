@@ -261,3 +261,21 @@ def test_older_processors_name_their_bounds_otherwise(tmp_path: Path) -> None:
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(bounds), encoding="utf-8")
     found = read_checkpoint(Folder(tmp_path))
     assert (found.min_pixels, found.max_pixels) == (3136, 12_845_056)
+
+
+def test_a_processor_as_transformers_5_saves_it_is_read_and_comes_first(folder: Path) -> None:
+    whole = {
+        "processor_class": "Qwen3VLProcessor",
+        "image_processor": {"size": {"shortest_edge": 1024, "longest_edge": 2048}},
+    }
+    (folder / "processor_config.json").write_text(json.dumps(whole), encoding="utf-8")
+    assert read_checkpoint(Folder(folder)).max_pixels == 2048
+    (folder / "preprocessor_config.json").unlink()
+    assert read_checkpoint(Folder(folder)).max_pixels == 2048
+
+
+def test_an_older_processor_config_says_nothing_of_pictures(folder: Path) -> None:
+    (folder / "processor_config.json").write_text('{"processor_class": "Qwen2VLProcessor"}', encoding="utf-8")
+    assert read_checkpoint(Folder(folder)).max_pixels == 65_536
+    (folder / "preprocessor_config.json").unlink()
+    assert "has no preprocessor_config.json" in refusal(folder)

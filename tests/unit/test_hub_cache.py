@@ -36,6 +36,17 @@ def test_what_other_programs_downloaded_is_found(hub: Hub, user: User) -> None:
     assert hub.asked == []
 
 
+def test_a_download_of_what_transformers_5_has_saved_is_found(tmp_path: Path) -> None:
+    files = dict(WANTED)
+    files["processor_config.json"] = b'{"image_processor": %s}' % files.pop("preprocessor_config.json")
+    with hub_of(files) as hub:
+        user = User(tmp_path, hub.url)
+        folder = user.python("from huggingface_hub import snapshot_download; print(snapshot_download('someone/model'))")
+        hub.asked.clear()
+        assert succeeds(user.pull()) == Path(folder)
+        assert hub.asked == []
+
+
 def test_what_other_programs_downloaded_in_part_is_completed(hub: Hub, user: User) -> None:
     """vLLM and transformers look at a model's config before anything else."""
     user.python("from huggingface_hub import hf_hub_download; hf_hub_download('someone/model', 'config.json')")

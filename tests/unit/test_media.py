@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from transformers import AutoProcessor
 
 from serving.hub import resolve_model
 from serving.images.data_url import read_data_url
@@ -204,6 +205,14 @@ def test_another_familys_processor_resizes_itself(tmp_path: Path) -> None:
     processor = model / "preprocessor_config.json"
     processor.write_text(processor.read_text().replace("Qwen2VLImageProcessorFast", "Glm4vImageProcessor"))
     assert planned_grid(launch_of(tmp_path, model=model)) is None
+
+
+def test_the_grid_is_that_of_a_model_saved_by_transformers_5(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(DEMO, tmp_path / "model"))
+    AutoProcessor.from_pretrained(DEMO).save_pretrained(tmp_path / "saved")
+    (model / "preprocessor_config.json").unlink()
+    shutil.copy(tmp_path / "saved" / "processor_config.json", model)
+    assert planned_grid(launch_of(tmp_path, model=model)) == planned_grid(launch_of(tmp_path))
 
 
 def test_a_refusal_keeps_its_cause_apart() -> None:

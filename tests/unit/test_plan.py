@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from serving import memory
 from serving.advice import nearest, steps
-from serving.architecture import KNOWN, read_shape
+from serving.architecture import KNOWN, QWEN3_5, read_shape
 from serving.checkpoint import Checkpoint, read_checkpoint
 from serving.describe import describe_plan, describe_steps
 from serving.errors import CheckpointError, UsageError
@@ -71,6 +71,14 @@ def test_the_sizes_of_qwen3_vl_2b() -> None:
     assert memory.kv_bytes_per_token(known.text) == 112 * 1024
     assert 1024 * 768 // known.vision.pixels_per_token == 768
     assert known.parameters == 2_127_532_032  # that the model's page on the hub names
+
+
+@pytest.mark.parametrize(("model", "mib"), [("qwen2-vl-2b", 32), ("qwen2.5-vl-3b", 125), ("qwen3-vl-2b", 64)])
+def test_the_rotary_table_is_as_long_as_vllms(model: str, mib: int) -> None:
+    """vLLM 0.32's `get_rope` of the three configs; of Qwen3-VL the weights that were measured say the same."""
+    known = read_shape(shape(model).architecture, shape(model).config)
+    assert known is not None
+    assert memory.rotary_table(known.text) == mib * MIB
 
 
 def test_the_size_without_weights_is_that_of_the_weights_when_they_come() -> None:
@@ -229,6 +237,34 @@ def test_256k_of_context_names_what_it_needs_and_what_there_is() -> None:
     assert any("--max-model-len" in each for each in nearest(subject_of(), plan, {"max_model_len": 262_144}))
 
 
+def test_a_kv_cache_that_is_too_large_is_what_the_refusal_names() -> None:
+    user = {"kv_cache_memory_bytes": "20G"}
+    subject = subject_of("rtx3060", AWQ, model="qwen3-vl-2b-awq")
+    plan = subject.plan(user)
+    assert not plan.fits
+    left = plan.gpu.usable_mib - plan.memory_mib.total + 20 * 1024
+    assert f"--kv-cache-memory-bytes asks for 20,480 MiB, and {left:,} MiB are left for it" in str(plan.reason)
+    assert nearest(subject, plan, user)[0].startswith("without --kv-cache-memory-bytes fits")
+    # As much as is named fits, though with shorter steps than wished.
+    fitting = subject.plan({"kv_cache_memory_bytes": left * MIB})
+    assert fitting.fits
+    assert fitting.memory_mib.kv_cache == left
+    assert "steps of 1,024 instead of 2,048 tokens" in fitting.given_up[0]
+
+
+def test_what_a_conversation_of_a_hybrid_needs_counts_its_state_once() -> None:
+    import transformers
+
+    config = transformers.Qwen3_5Config().to_dict()
+    hybrid = Checkpoint(QWEN3_5, config, {}, min_pixels=65_536, max_pixels=1_048_576)
+    plan = plan_of(
+        "rtx4090", hybrid, user_args={"max_num_seqs": 64, "max_model_len": 8192, "kv_cache_memory_bytes": "1G"}
+    )
+    assert plan.capacity.kv_tokens == 0  # the state of 64 requests takes more
+    # 24 layers keep 49.1 MiB of state for each request, 8 keep 32 KiB for a token.
+    assert "a conversation of 8,192 tokens needs 3,400 MiB of KV cache" in str(plan.reason)
+
+
 def test_a_small_card_gives_way_in_words_and_not_where_the_user_decided() -> None:
     plan = plan_of("rtx4060", shape("qwen3-vl-4b-awq"), model="qwen3-vl-4b-awq", gpu_memory_mib=7000)
     assert plan.fits
@@ -258,6 +294,28 @@ def test_one_step_in_each_direction_is_a_plan_of_its_own() -> None:
     assert "KV tokens (-" in describe_steps(subject, subject.plan(), {})
 
 
+def test_a_step_says_what_else_it_changes_where_something_was_given_up() -> None:
+    subject = subject_of("rtx4060", shape("qwen3-vl-4b-fp8"), model="qwen3-vl-4b-fp8")
+    plan = subject.plan()
+    found = {step.flag: step for step in steps(subject, plan, {})}
+    more = found[f"--max-num-seqs {2 * plan.capacity.max_num_seqs}"]
+    assert more.also == (f"conversations of {more.plan.capacity.max_model_len:,}",)
+    assert more.plan.capacity.max_model_len < plan.capacity.max_model_len
+    assert f"KV tokens ({more.plan.capacity.kv_tokens - plan.capacity.kv_tokens:+,}), with {more.also[0]}" in (
+        describe_steps(subject, plan, {})
+    )
+    assert any("requests at once" in said for said in found["--max-model-len 3072"].also)
+    easy = subject_of("rtx4090", AWQ, model="qwen3-vl-2b-awq")
+    assert not any(step.also for step in steps(easy, easy.plan(), {}))
+
+
+def test_a_plan_without_pictures_tells_of_none() -> None:
+    subject, user = subject_of("rtx3060", AWQ, model="qwen3-vl-2b-awq"), {"limit_mm_per_prompt": {"image": 0}}
+    plan = subject.plan(user)
+    assert "Pictures: none" in describe_plan(plan)
+    assert "pixels" not in describe_plan(plan) + describe_steps(subject, plan, user)
+
+
 def test_an_architecture_that_is_not_known_is_left_to_vllms_own_profiling() -> None:
     other = replace(weighing(3 * 2**30), architecture="SomeOtherForConditionalGeneration")
     plan = plan_of("rtx3060", other)
@@ -268,6 +326,11 @@ def test_an_architecture_that_is_not_known_is_left_to_vllms_own_profiling() -> N
     assert "vLLM measures them itself" in describe_plan(plan)
     with pytest.raises(CheckpointError, match="cannot be told"):
         plan_of("rtx3060", replace(other, tensors={}))
+    assert plan_of("rtx3060", other, user_args={"kv_cache_memory_bytes": "4G"}).memory_mib.kv_cache == 4096
+    subject, user = subject_of("rtx3060", other), {"kv_cache_memory_bytes": "20G"}
+    refused = subject.plan(user)
+    assert "--kv-cache-memory-bytes asks for 20,480 MiB" in str(refused.reason)
+    assert nearest(subject, refused, user) == ("without --kv-cache-memory-bytes fits: 16 bits, conversations of 8,192",)
 
 
 def test_what_the_user_gives_wins_and_is_planned_with() -> None:
@@ -306,6 +369,13 @@ def test_what_the_user_gives_wins_and_is_planned_with() -> None:
         ({"mm_processor_kwargs": {"max_pixels": 100}}, "without `size`"),
         ({"mm_processor_kwargs": {"size": {"longest_edge": 99_999}}}, "`shortest_edge` and `longest_edge`"),
         ({"mm_processor_kwargs": "{"}, "needs a JSON object"),
+        ({"compilation_config": "{"}, "--compilation-config needs a JSON object"),
+        ({"compilation_config": 3}, "--compilation-config needs a JSON object"),
+        ({"compilation_config": {"cudagraph_capture_sizes": ["a"]}}, "`cudagraph_capture_sizes` is"),
+        ({"compilation_config": {"cudagraph_capture_sizes": 8}}, "a list of whole numbers above 0"),
+        ({"compilation_config": {"encoder_cudagraph_token_budgets": ["16k"]}}, "`encoder_cudagraph_token_budgets` is"),
+        ({"compilation_config": {"max_cudagraph_capture_size": 8}}, "write --compilation-config"),
+        ({"hf_overrides": "{text_config: 1}"}, "--hf-overrides needs a JSON object"),
         ({"limit_mm_per_prompt": {"image": -1}}, "a number from 0 to 1,000"),
         ({"limit_mm_per_prompt": {"video": 1}}, "nothing is planned for video"),
         (
@@ -481,6 +551,12 @@ def test_a_config_that_the_user_overrides_is_planned_as_vllm_will_read_it() -> N
     assert four.engine_args["hf_overrides"]["quantization_config"] == bits["quantization_config"]
 
 
+def test_an_architecture_that_the_user_names_is_the_one_that_is_planned() -> None:
+    named = {"hf_overrides": {"architectures": ["Qwen3VLForConditionalGeneration"]}}
+    derived = replace(QWEN, architecture="MyOwnForConditionalGeneration")
+    assert plan_of(checkpoint=derived, user_args=named).memory_mib == plan_of().memory_mib
+
+
 def _compilation(plan: Plan) -> dict[str, Any]:
     found: dict[str, Any] = plan.engine_args["compilation_config"]
     return found
@@ -512,7 +588,7 @@ def test_graphs_of_pictures_are_planned_as_the_user_says_and_given_up_first() ->
     assert plan.memory_mib.cuda_graphs > plan_of("rtx4090", AWQ).memory_mib.cuda_graphs + 200
     small = {"compilation_config": {"cudagraph_mm_encoder": True, "encoder_cudagraph_token_budgets": [8, 64]}}
     assert _compilation(plan_of("rtx4090", AWQ, user_args=small))["encoder_cudagraph_max_vision_items_per_batch"] == 8
-    with pytest.raises(UsageError, match="encoder-cudagraph-token-budgets is 'many'"):
+    with pytest.raises(UsageError, match="`encoder_cudagraph_token_budgets` is"):
         plan_of("rtx4090", AWQ, user_args={"compilation_config": {"encoder_cudagraph_token_budgets": ["many"]}})
     refused = plan_of("rtx4090", AWQ, h200, user_args={"compilation_config": {"cudagraph_mm_encoder": False}})
     assert "encoder_cudagraph_token_budgets" not in _compilation(refused)

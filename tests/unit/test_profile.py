@@ -109,6 +109,24 @@ def test_the_schema_command_writes_beside_the_yaml_files(tmp_path: Path) -> None
         assert (tmp_path / name).read_bytes() == (CONFIGS / name).read_bytes()
 
 
+GPU = {"names": ["A card"], "memory_mib": 8192, "bandwidth_gb_s": 300, "compute_capability": "8.6"}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (CPU | {"device": "cuda"}, "`device: cuda` needs it"),
+        (CPU | {"gpu": GPU}, "`device: cpu` has none"),
+        (CPU | {"device": "cuda", "gpu": GPU | {"names": []}}, "`gpu.names`"),
+        (CPU | {"engine_args": {"max-model-len": 4096}}, "`engine_args.max-model-len`: write `max_model_len`"),
+    ],
+)
+def test_what_would_be_planned_wrongly_is_refused(tmp_path: Path, content: dict[str, Any], says: str) -> None:
+    message = refusal(tmp_path, content)
+    assert says in message
+    assert "``" not in message
+
+
 def test_an_alias_is_the_profile_itself() -> None:
     assert load_profile("rtx4060ti-16g") == load_profile("rtx4060ti")
 
