@@ -79,18 +79,18 @@ def _part_urls(content: list[Any], number: int, rules: PictureRules) -> list[str
         kind = part.get("type") if isinstance(part, dict) else None
         if not isinstance(kind, str):
             raise RefusalError(f"Each part of `messages[{number}]` needs a `type`.", param="messages")
+        if part.get("uuid") is not None:  # vLLM goes by the other keys of such a part: its text may be a picture
+            raise RefusalError(
+                "`uuid` is not taken here: others' pictures could be passed off under it.",
+                param="messages",
+                code="forbidden_parameter",
+            )
         if kind in _TEXT_PARTS:
             text = part.get(_TEXT_PARTS[kind])
             if not isinstance(text, str):
                 raise RefusalError(f"A text part of `messages[{number}]` has no text.", param="messages")
             texts.append(text)
         elif kind in _PICTURE_PARTS:
-            if part.get("uuid") is not None:
-                raise RefusalError(
-                    "`uuid` of a picture is not taken here: others' pictures could be passed off under it.",
-                    param="messages",
-                    code="forbidden_parameter",
-                )
             image = part.get("image_url")
             urls.append(check_url(image.get("url") if isinstance(image, dict) else image, allow_web=rules.allow_web))
         else:

@@ -200,6 +200,8 @@ PARAMETERS = [
     Case("17", "NUL", asks("a\0b"), (400, 200)),
     *(Case("18", name, asks(**{name: value}), (400,)) for name, value in FORBIDDEN.items()),
     Case("18", "uuid of a picture", asks(picture("data:image/png;base64,AAAA", uuid="x")), (400,)),
+    Case("18", "uuid of a text",
+         asks(picture("data:image/png;base64,AAAA", type="text", text="hi", uuid="x")), (400,)),
     Case("18", "video_url", asks([{"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}]), (400,)),
     Case("18", "input_audio", asks([{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]), (400,)),
     Case("18", "token ids of pictures",

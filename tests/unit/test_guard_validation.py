@@ -127,6 +127,8 @@ def test_pictures_are_counted_over_the_whole_conversation_before_one_is_looked_a
         {"type": "image_url", "image_url": None},
         {"type": "image_url", "image_url": {"url": 5}},
         {"type": "image_url", "image_url": {"url": PICTURE}, "uuid": "x"},
+        {"type": "text", "text": "hi", "image_url": {"url": PICTURE}, "uuid": "x"},
+        {"type": "refusal", "refusal": "hi", "video_url": {"url": PICTURE}, "uuid": 0},
         {"type": "image_url", "image_url": {"url": "data:image/png,abc"}},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,!!!!"}},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}},
