@@ -10,6 +10,8 @@ from serving.guard.refusal import RefusalError
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _PICTURE_PARTS = frozenset({"image_url", "input_image"})
+# Where a part has one of these, Qwen-VL's chat templates put a picture's marks in its place, whatever its type and the value.
+_TAKEN_FOR_PICTURES = frozenset({"image", "video"})
 MAX_MESSAGES = 1024
 MAX_PARTS = 1024
 MAX_PROMPTS = 8
@@ -89,6 +91,11 @@ def _part_urls(content: list[Any], number: int, rules: PictureRules) -> list[str
             text = part.get(_TEXT_PARTS[kind])
             if not isinstance(text, str):
                 raise RefusalError(f"A text part of `messages[{number}]` has no text.", param="messages")
+            if found := _TAKEN_FOR_PICTURES & part.keys():
+                raise RefusalError(
+                    f"A text part of `messages[{number}]` cannot have `{min(found)}`: a picture is a part of its own.",
+                    param="messages",
+                )
             texts.append(text)
         elif kind in _PICTURE_PARTS:
             image = part.get("image_url")

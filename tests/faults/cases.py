@@ -209,6 +209,7 @@ PARAMETERS = [
     *(Case("19", mark, asks(f"look: {mark}"), (400,)) for mark in ("<|image_pad|>", "<|vision_start|>", "<|video_pad|>")),
     Case("19", "a mark in two parts",
          asks([{"type": "text", "text": "<|image"}, {"type": "text", "text": "_pad|>"}]), (400,)),
+    Case("19", "a text with the key of a picture", asks([{"type": "text", "text": "hi", "image": "x"}]), (400,)),
     Case("20", "no max_tokens", http(json={"messages": [{"role": "user", "content": "hi"}]}), (200,)),
     Case("20", "max_tokens of 32k", asks(max_tokens=32_768), (200,)),
     Case("20", "max_tokens 0", asks(max_tokens=0), (400,)),

@@ -143,6 +143,8 @@ def test_pictures_are_counted_over_the_whole_conversation_before_one_is_looked_a
         {"type": ["image_url"], "image_url": {"url": PICTURE}},
         {"type": "text"},
         {"type": "text", "text": 5},
+        {"type": "text", "text": "hi", "image": "x"},
+        {"type": "text", "text": "hi", "video": None},
         "text",
         None,
     ],
@@ -211,6 +213,7 @@ def test_the_models_marks_for_pictures_cannot_be_typed(launch: Launch, messages:
     "messages",
     [
         HI,
+        [{"role": "user", "content": [{"type": "text", "text": "hi", "uuid": None, "cache_control": {"type": "x"}}]}],
         [{"role": "system", "content": "x"}, {"role": "user", "content": "1 <| 2"}],
         [{"role": "user", "content": "a\0b"}],
         [
