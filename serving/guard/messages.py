@@ -1,6 +1,7 @@
 """The messages of a chat request, and the prompt of a completion: counted, bounded, and free of the model's own marks
 for pictures. Pictures are sized by their headers; nothing is decoded and nothing fetched."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +60,7 @@ def check_messages(request: dict[str, Any], rules: PictureRules) -> Pictures:
             urls += _part_urls(content, number, rules)
         elif not isinstance(content, str | None):
             raise RefusalError(f"`messages[{number}].content` must be text or a list of parts.", param="messages")
+        _check_calls(message.get("tool_calls"))
     if len(urls) > rules.most:
         raise RefusalError(
             f"The request has {len(urls)} pictures; this profile takes {rules.most}.",
@@ -110,6 +112,22 @@ def _part_urls(content: list[Any], number: int, rules: PictureRules) -> list[str
     return urls
 
 
+def _check_calls(calls: Any) -> None:
+    """A call's arguments are JSON in a text, which the chat template is given read: what was escaped there no longer is."""
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, dict) else None
+        arguments = function.get("arguments") if isinstance(function, dict) else None
+        if not isinstance(arguments, str):
+            continue
+        try:
+            read = json.loads(arguments)
+        except json.JSONDecodeError:  # a model may have written it: vLLM makes it an empty object
+            continue
+        except (ValueError, RecursionError) as error:
+            raise RefusalError("The arguments of a tool call cannot be read.", param="messages") from error
+        check_texts(read)
+
+
 def check_prompt(request: dict[str, Any], vision_token_ids: frozenset[int]) -> int:
     """Looks at the prompt of a completion; how many prompts it is. Raises RefusalError."""
     prompt = request.get("prompt")
@@ -125,11 +143,11 @@ def check_prompt(request: dict[str, Any], vision_token_ids: frozenset[int]) -> i
     return len(prompts)
 
 
-def check_texts(request: dict[str, Any]) -> int:
-    """Looks at every text of a request, wherever it stands; the tokens that all of them will take, from above in most
-    languages. Raises RefusalError."""
+def check_texts(value: Any) -> int:
+    """Looks at every text of a request or a part of it, wherever it stands; the tokens that all of them will take, from
+    above in most languages. Raises RefusalError."""
     tokens = 0
-    rest: list[Any] = [request]
+    rest: list[Any] = [value]
     while rest:
         each = rest.pop()
         if isinstance(each, str):

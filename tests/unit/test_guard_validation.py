@@ -209,6 +209,20 @@ def test_the_models_marks_for_pictures_cannot_be_typed(launch: Launch, messages:
     refused(reply, "messages", "mark for a picture")
 
 
+def called(arguments: str) -> list[dict[str, Any]]:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return [*HI, {"role": "assistant", "content": None, "tool_calls": [call]}]
+
+
+def test_a_calls_arguments_are_looked_at_as_the_chat_template_gets_them(launch: Launch) -> None:
+    marked = json.dumps({"a": [{"<|image_pad|>": 1}]}).replace("<", "\\u003c")
+    refused(ask(launch, messages=called(marked)), "messages", "mark for a picture")
+    for unreadable in ("[" * 100_000, "9" * 5000):
+        refused(ask(launch, messages=called(unreadable)), "messages", "cannot be read")
+    for taken in ('{"a": "1 \\u003c 2"}', "{", ""):
+        assert ask(launch, messages=called(taken)).status_code == 200
+
+
 @pytest.mark.parametrize(
     "messages",
     [
