@@ -67,6 +67,11 @@ def check_messages(request: dict[str, Any], rules: PictureRules) -> Pictures:
             param="messages",
             code="too_many_images",
         )
+    if urls and request.get("truncate_prompt_tokens") is not None:
+        raise RefusalError(
+            "`truncate_prompt_tokens` is not taken beside pictures: it could cut one in two.",
+            param="truncate_prompt_tokens",
+        )
     # Counted before the first header is read.
     data = [url for url in urls if url[:5].lower() == "data:"]
     tokens = (

@@ -178,6 +178,12 @@ def test_pictures_cost_what_the_plan_says(plan: Plan) -> None:
     assert 0 < cost.tokens(1) <= cost.tokens(10_000) < cost.unknown()
 
 
+def test_a_prompt_with_a_picture_is_not_truncated(launch: Launch) -> None:
+    refused(ask(launch, messages=about(PICTURE), truncate_prompt_tokens=5), "truncate_prompt_tokens")
+    assert ask(launch, messages=about(PICTURE), truncate_prompt_tokens=None).status_code == 200
+    assert ask(launch, messages=HI, truncate_prompt_tokens=5).status_code == 200
+
+
 # --- messages ---
 
 
