@@ -1,5 +1,6 @@
 """What `onecard serve` says while it works: one line a step, a sign of life on long ones, a banner when ready."""
 
+import contextlib
 import os
 import shutil
 import sys
@@ -13,7 +14,8 @@ _HEARTBEAT_S = 10.0
 
 
 class Console:
-    """Prints to stderr, so that stdout stays free; rewrites its last line where that is a terminal."""
+    """Prints to stderr, so that stdout stays free; rewrites its last line where that is a terminal. One that has been closed,
+    or a file on a full disk, takes nothing any more, and serving goes on."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
@@ -22,11 +24,8 @@ class Console:
 
     def say(self, text: str) -> None:
         """One line of its own."""
-        if self._open_line:
-            self._open_line = False
-            sys.stderr.write("\n")
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        _write(("\n" if self._open_line else "") + text + "\n")
+        self._open_line = False
         self._last = time.monotonic()
 
     def step(self, progress: Progress) -> None:
@@ -42,8 +41,7 @@ class Console:
             f", about {left:.0f} s left" if left else ""
         )
         if self._terminal and time.monotonic() - self._last > 2:
-            sys.stderr.write("\r\x1b[2K" + text)
-            sys.stderr.flush()
+            _write("\r\x1b[2K" + text)
             self._open_line = True
         elif not self._terminal and time.monotonic() - self._last > _HEARTBEAT_S:
             self.say(text)
@@ -63,6 +61,12 @@ class Console:
         )
         if not keyed:
             self.say("No API key is set, so only this machine can reach it (set ONECARD_API_KEY to open it to others).")
+
+
+def _write(text: str) -> None:
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def _command() -> str:

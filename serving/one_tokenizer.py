@@ -7,7 +7,6 @@ one that it is given, for an audio tokenizer that no such model has. A tokenizer
 copied in one, by one core, while nothing else of a start goes on.
 """
 
-import copy
 import functools
 from contextvars import ContextVar
 from typing import Any
@@ -46,13 +45,20 @@ def _load_once(load: Any) -> Any:
         if key not in read:
             lent = _lent.get() if kind == "tokenizer" and not subfolder else None
             if getattr(lent, "name_or_path", None) == str(path):
-                # A shallow copy, as vLLM makes of it: what one user sets on its own the others do not see.
-                read[key] = copy.copy(lent)
+                read[key] = _sharing(lent)
             else:
                 read[key] = load(cls, kind, path, subfolder=subfolder, **options)
         return read[key]
 
     return load_once
+
+
+def _sharing(tokenizer: Any) -> Any:
+    """Another of the same words; what one user sets on its own the others do not see. Not by `copy`: that makes vLLM's pool of
+    tokenizers anew, with a deep copy of the words for each of its threads."""
+    other = tokenizer.__class__.__new__(tokenizer.__class__)
+    vars(other).update(vars(tokenizer))
+    return other
 
 
 def _without_copying(get: Any) -> Any:

@@ -166,7 +166,10 @@ class Connection(HttpToolsProtocol):
 
     def give(self, channel: Channel, request: bytes) -> bool:
         """Gives it away with what has been read of its request: here it is over then, neither told nor closed for the
-        client. False, and it stays as it was, when the other end takes nothing."""
+        client. False, and it stays as it was, when the other end takes nothing, or the client has not yet taken all of an
+        earlier answer."""
+        if self.transport.get_write_buffer_size():
+            return False
         # Nothing is read here between the two: both are done before the loop goes on.
         apart = socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))
         if not channel.give(apart, request):

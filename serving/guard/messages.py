@@ -1,6 +1,7 @@
 """The messages of a chat request, and the prompt of a completion: counted, bounded, and free of the model's own marks
 for pictures. Pictures are sized by their headers; nothing is decoded and nothing fetched."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from serving.guard.refusal import RefusalError
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _TEXT_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _PICTURE_PARTS = frozenset({"image_url", "input_image"})
+# Where a part has one of these, Qwen-VL's chat templates put a picture's marks in its place, whatever its type and the value.
+_TAKEN_FOR_PICTURES = frozenset({"image", "video"})
 MAX_MESSAGES = 1024
 MAX_PARTS = 1024
 MAX_PROMPTS = 8
@@ -57,11 +60,17 @@ def check_messages(request: dict[str, Any], rules: PictureRules) -> Pictures:
             urls += _part_urls(content, number, rules)
         elif not isinstance(content, str | None):
             raise RefusalError(f"`messages[{number}].content` must be text or a list of parts.", param="messages")
+        _check_calls(message.get("tool_calls"))
     if len(urls) > rules.most:
         raise RefusalError(
             f"The request has {len(urls)} pictures; this profile takes {rules.most}.",
             param="messages",
             code="too_many_images",
+        )
+    if urls and request.get("truncate_prompt_tokens") is not None:
+        raise RefusalError(
+            "`truncate_prompt_tokens` is not taken beside pictures: it could cut one in two.",
+            param="truncate_prompt_tokens",
         )
     # Counted before the first header is read.
     data = [url for url in urls if url[:5].lower() == "data:"]
@@ -79,18 +88,23 @@ def _part_urls(content: list[Any], number: int, rules: PictureRules) -> list[str
         kind = part.get("type") if isinstance(part, dict) else None
         if not isinstance(kind, str):
             raise RefusalError(f"Each part of `messages[{number}]` needs a `type`.", param="messages")
+        if part.get("uuid") is not None:  # vLLM goes by the other keys of such a part: its text may be a picture
+            raise RefusalError(
+                "`uuid` is not taken here: others' pictures could be passed off under it.",
+                param="messages",
+                code="forbidden_parameter",
+            )
         if kind in _TEXT_PARTS:
             text = part.get(_TEXT_PARTS[kind])
             if not isinstance(text, str):
                 raise RefusalError(f"A text part of `messages[{number}]` has no text.", param="messages")
+            if found := _TAKEN_FOR_PICTURES & part.keys():
+                raise RefusalError(
+                    f"A text part of `messages[{number}]` cannot have `{min(found)}`: a picture is a part of its own.",
+                    param="messages",
+                )
             texts.append(text)
         elif kind in _PICTURE_PARTS:
-            if part.get("uuid") is not None:
-                raise RefusalError(
-                    "`uuid` of a picture is not taken here: others' pictures could be passed off under it.",
-                    param="messages",
-                    code="forbidden_parameter",
-                )
             image = part.get("image_url")
             urls.append(check_url(image.get("url") if isinstance(image, dict) else image, allow_web=rules.allow_web))
         else:
@@ -101,6 +115,22 @@ def _part_urls(content: list[Any], number: int, rules: PictureRules) -> list[str
             )
     check_marks("".join(texts))  # the chat template puts nothing between a message's parts
     return urls
+
+
+def _check_calls(calls: Any) -> None:
+    """A call's arguments are JSON in a text, which the chat template is given read: what was escaped there no longer is."""
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function") if isinstance(call, dict) else None
+        arguments = function.get("arguments") if isinstance(function, dict) else None
+        if not isinstance(arguments, str):
+            continue
+        try:
+            read = json.loads(arguments)
+        except json.JSONDecodeError:  # a model may have written it: vLLM makes it an empty object
+            continue
+        except (ValueError, RecursionError) as error:
+            raise RefusalError("The arguments of a tool call cannot be read.", param="messages") from error
+        check_texts(read)
 
 
 def check_prompt(request: dict[str, Any], vision_token_ids: frozenset[int]) -> int:
@@ -118,11 +148,11 @@ def check_prompt(request: dict[str, Any], vision_token_ids: frozenset[int]) -> i
     return len(prompts)
 
 
-def check_texts(request: dict[str, Any]) -> int:
-    """Looks at every text of a request, wherever it stands; the tokens that all of them will take, from above in most
-    languages. Raises RefusalError."""
+def check_texts(value: Any) -> int:
+    """Looks at every text of a request or a part of it, wherever it stands; the tokens that all of them will take, from
+    above in most languages. Raises RefusalError."""
     tokens = 0
-    rest: list[Any] = [request]
+    rest: list[Any] = [value]
     while rest:
         each = rest.pop()
         if isinstance(each, str):

@@ -49,10 +49,9 @@ class Watchdog:
             self._look(time.monotonic())
             control.tell(event="beat")
             ending = self._state.state == "draining" and not self._state.leaving
-            if ending and not drained and not self._state.admission.running:
-                drained = not self._state.admission.waiting
-                if drained:
-                    control.tell(event="drained")
+            if ending and not drained and not self._state.presence.here:  # whose body is still being read counts, too
+                drained = True
+                control.tell(event="drained")
             await asyncio.sleep(_LOOK_EVERY_S)
 
     def _look(self, now: float) -> None:

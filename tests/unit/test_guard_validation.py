@@ -127,6 +127,8 @@ def test_pictures_are_counted_over_the_whole_conversation_before_one_is_looked_a
         {"type": "image_url", "image_url": None},
         {"type": "image_url", "image_url": {"url": 5}},
         {"type": "image_url", "image_url": {"url": PICTURE}, "uuid": "x"},
+        {"type": "text", "text": "hi", "image_url": {"url": PICTURE}, "uuid": "x"},
+        {"type": "refusal", "refusal": "hi", "video_url": {"url": PICTURE}, "uuid": 0},
         {"type": "image_url", "image_url": {"url": "data:image/png,abc"}},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,!!!!"}},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}},
@@ -141,6 +143,8 @@ def test_pictures_are_counted_over_the_whole_conversation_before_one_is_looked_a
         {"type": ["image_url"], "image_url": {"url": PICTURE}},
         {"type": "text"},
         {"type": "text", "text": 5},
+        {"type": "text", "text": "hi", "image": "x"},
+        {"type": "text", "text": "hi", "video": None},
         "text",
         None,
     ],
@@ -174,6 +178,12 @@ def test_pictures_cost_what_the_plan_says(plan: Plan) -> None:
     assert 0 < cost.tokens(1) <= cost.tokens(10_000) < cost.unknown()
 
 
+def test_a_prompt_with_a_picture_is_not_truncated(launch: Launch) -> None:
+    refused(ask(launch, messages=about(PICTURE), truncate_prompt_tokens=5), "truncate_prompt_tokens")
+    assert ask(launch, messages=about(PICTURE), truncate_prompt_tokens=None).status_code == 200
+    assert ask(launch, messages=HI, truncate_prompt_tokens=5).status_code == 200
+
+
 # --- messages ---
 
 
@@ -205,10 +215,25 @@ def test_the_models_marks_for_pictures_cannot_be_typed(launch: Launch, messages:
     refused(reply, "messages", "mark for a picture")
 
 
+def called(arguments: str) -> list[dict[str, Any]]:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return [*HI, {"role": "assistant", "content": None, "tool_calls": [call]}]
+
+
+def test_a_calls_arguments_are_looked_at_as_the_chat_template_gets_them(launch: Launch) -> None:
+    marked = json.dumps({"a": [{"<|image_pad|>": 1}]}).replace("<", "\\u003c")
+    refused(ask(launch, messages=called(marked)), "messages", "mark for a picture")
+    for unreadable in ("[" * 100_000, "9" * 5000):
+        refused(ask(launch, messages=called(unreadable)), "messages", "cannot be read")
+    for taken in ('{"a": "1 \\u003c 2"}', "{", ""):
+        assert ask(launch, messages=called(taken)).status_code == 200
+
+
 @pytest.mark.parametrize(
     "messages",
     [
         HI,
+        [{"role": "user", "content": [{"type": "text", "text": "hi", "uuid": None, "cache_control": {"type": "x"}}]}],
         [{"role": "system", "content": "x"}, {"role": "user", "content": "1 <| 2"}],
         [{"role": "user", "content": "a\0b"}],
         [

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,12 +17,13 @@ from starlette.routing import Route
 from serving import control
 from serving.guard import watchdog
 from serving.guard.admission import Cost
+from serving.guard.body import Body
 from serving.guard.settings import GuardSettings
 from serving.guard.state import ServerState
 from serving.guard.watchdog import Watchdog
 from serving.launch import Launch
 from serving.prepare import prepare
-from tests.asgi import CHAT
+from tests.asgi import CHAT, Recorder, sent
 
 
 class Engine:
@@ -161,13 +162,20 @@ def test_a_dead_engine_is_told_at_once_also_to_those_who_wait_for_it(watched: Wa
 
 def test_what_is_under_way_is_finished_before_the_supervisor_is_told_that_it_has_drained(watched: Watched) -> None:
     async def run() -> list[list[str]]:
+        whole = asyncio.Event()
+
+        async def upload() -> AsyncIterator[bytes]:
+            await whole.wait()
+            yield b"{}"
+
+        app = watched.state.presence.layer(Body(Recorder(), 10))
+        asking = asyncio.create_task(sent(app, "POST", CHAT, content=upload()))
         task = asyncio.create_task(watched.watchdog.run())
-        ticket = watched.state.admission.enter("", Cost(1), lambda _: None, 0.0)
         watched.state.drain()
         await asyncio.sleep(0.1)
         seen = [[event["event"] for event in watched.events()]]
-        assert not isinstance(ticket, int)
-        watched.state.admission.leave(ticket, 1.0)
+        whole.set()
+        await asking
         await asyncio.sleep(0.1)
         seen.append([event["event"] for event in watched.events()])
         task.cancel()

@@ -1,16 +1,18 @@
 """A connection that goes from one server to another in the middle of its life, over real sockets."""
 
+import asyncio
 import http.client
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serving.guard.body import Body, replay, whole_body
 from serving.guard.connection import Connection
-from serving.guard.front import give_request
+from serving.guard.front import Front, give_request
 from serving.handover import Channel, Given, receive_all
 from tests.asgi import Recorder, request
 from tests.listening import listening
@@ -108,6 +110,30 @@ def test_what_nobody_takes_stays_and_is_answered_here() -> None:
         assert client.getresponse().read() == b"x"
         assert app.given == [False]
         client.close()
+
+
+def test_an_answer_goes_to_its_end_before_its_connection_is_given_away() -> None:
+    answer = b"x" * 2**25
+
+    async def given(here: Channel, there: Channel) -> None:
+        front = Front.of(Response(answer))
+        async with await asyncio.get_running_loop().create_server(front.connection, "127.0.0.1", 0) as door:
+            reader, writer = await asyncio.open_connection(*door.sockets[0].getsockname())
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            while not front.state.total_requests:  # written, and not yet read
+                await asyncio.sleep(0.01)
+            assert front.give_idle(here) == 1
+            assert heard(there) == []
+            await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(len(answer)) == answer
+            assert front.give_idle(here) == 0
+            (left,) = heard(there)
+            assert isinstance(left, Given)
+            left.connection.close()
+            writer.close()
+
+    with channels() as (here, there):
+        asyncio.run(given(here, there))
 
 
 def test_orders_and_ends_are_told() -> None:

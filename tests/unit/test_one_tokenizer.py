@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from transformers import AutoProcessor, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.processing_utils import ProcessorMixin
-from vllm.tokenizers import get_tokenizer
+from vllm.tokenizers import get_tokenizer, hf
 from vllm.transformers_utils import processor
 
 import serving.demo
@@ -50,6 +50,16 @@ def test_the_processors_that_vllm_makes_share_its_one_reading(reads: list[str]) 
     first, second = (each(text=[text], images=[picture])["input_ids"] for each in (made, again))
     assert first == second
     assert len(first[0]) > len(given.encode("What is in the picture?"))
+
+
+def test_vllms_pool_of_tokenizers_is_not_made_anew(reads: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    given = hf.maybe_make_thread_pool(get_tokenizer(DEMO))
+    monkeypatch.setattr(hf, "maybe_make_thread_pool", None)
+    processor.cached_get_processor_without_dynamic_kwargs(str(DEMO), tokenizer=given)
+    lent = processor.cached_get_processor(str(DEMO)).tokenizer
+    assert reads == [str(DEMO)]
+    assert lent is not given
+    assert lent.encode("What is in the picture?") == given.encode("What is in the picture?")
 
 
 def test_what_one_sets_on_its_tokenizer_the_others_do_not_see(reads: list[str]) -> None:

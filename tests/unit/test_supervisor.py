@@ -242,6 +242,18 @@ def test_a_full_disk_is_no_reason_not_to_start_again(tmp_path: Path) -> None:
         assert "Traceback" not in running.output.read_text()
 
 
+def test_nobody_has_to_hear_what_is_said_of_a_start(tmp_path: Path) -> None:
+    (tmp_path / "output").symlink_to("/dev/full")
+    with supervised(tmp_path) as running:
+        running.output = tmp_path / "nothing"
+        running.output.touch()
+        running.until(200)
+        running.server().kill()
+        running.until(503)
+        running.until(200)
+        assert running.restarts() == 1
+
+
 def test_who_asks_again_during_a_restart_is_held_until_it_is_ready(tmp_path: Path) -> None:
     with supervised(tmp_path) as running:
         running.until(200)
