@@ -67,12 +67,17 @@ def test_an_example_is_one_click(page: Page) -> None:
     expect(page.locator(".answer .text")).to_contain_text("3")
 
 
-def test_an_answer_comes_bit_by_bit_and_can_be_stopped(server: Server, page: Page) -> None:
+def begin_long_answer(page: Page) -> None:
+    """Returns while it comes."""
     set_schema(page, LONG)
     page.locator("#length").fill("2000")
     page.locator("#question").fill("Name colors.")
     page.keyboard.press("Enter")
     page.locator(".answer[aria-busy=true] .text:not(:has(.dots))").wait_for()
+
+
+def test_an_answer_comes_bit_by_bit_and_can_be_stopped(server: Server, page: Page) -> None:
+    begin_long_answer(page)
     page.get_by_role("button", name="Stop").wait_for()
     page.keyboard.press("Escape")
     expect(page.locator(".answer .note")).to_have_text("Stopped.")
@@ -83,6 +88,15 @@ def test_an_answer_comes_bit_by_bit_and_can_be_stopped(server: Server, page: Pag
     page.get_by_role("button", name="New conversation").click()
     drop(page, RED_CIRCLE)
     assert "red" in ask(page, "What color is the circle?")
+
+
+def test_a_new_conversation_knows_nothing_of_the_answer_that_it_ended(page: Page) -> None:
+    begin_long_answer(page)
+    page.get_by_role("button", name="New conversation").click()
+    page.locator("#schema").fill("")
+    with page.expect_request("**/v1/chat/completions") as sent:
+        ask(page, "hi")
+    assert sent.value.post_data_json["messages"] == [{"role": "user", "content": "hi"}]
 
 
 def test_what_is_no_picture_is_said_and_not_sent(page: Page) -> None:
