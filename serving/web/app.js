@@ -65,7 +65,7 @@ async function submit() {
     question.value ||= asked;
     tray.add(...pictures);
     if (error.status === 401) askForKey();
-    else if (error.status === undefined) throw error;
+    else if (error.status === undefined && error.name !== "AbortError") throw error;
   } finally {
     running = null;
     busy(false);

@@ -33,8 +33,9 @@ export class Conversation {
     return [...this.messages, { role: "user", content: pictures.length ? content : question }];
   }
 
-  /** Asks, and draws the answer as it comes. What was stopped stays as far as it came. Throws Refused when there is no
-   * answer: the turn is then marked, is no part of the conversation, and goes away with the next. */
+  /** Asks, and draws the answer as it comes. What was stopped stays as far as it came. Throws Refused, or AbortError of what
+   * was stopped before its first word, when there is no answer: the turn is then marked, is no part of the conversation, and
+   * goes away with the next. */
   async ask(question, pictures, options, signal) {
     this.failed?.remove();
     this.failed = null;
@@ -59,7 +60,6 @@ export class Conversation {
     if (this.messages !== begun) return; // a new conversation began meanwhile, and knows nothing of this one
     if (failure && !(stopped && answer.text)) {
       this.fail(turn, shown, stopped ? null : failure);
-      if (stopped) return;
       throw failure;
     }
     if (stopped) answer.finish = "stopped";

@@ -90,6 +90,17 @@ def test_an_answer_comes_bit_by_bit_and_can_be_stopped(server: Server, page: Pag
     assert "red" in ask(page, "What color is the circle?")
 
 
+def test_what_is_stopped_before_its_first_word_comes_back_too(page: Page) -> None:
+    page.route("**/v1/chat/completions", lambda _: None)  # as of a server that has much to do
+    drop(page, RED_CIRCLE)
+    page.locator("#question").fill("What color is the circle?")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator(".answer")).to_contain_text("Stopped.")
+    assert page.locator("#question").input_value() == "What color is the circle?"
+    expect(pictures(page)).to_have_count(1)
+
+
 def test_a_new_conversation_knows_nothing_of_the_answer_that_it_ended(page: Page) -> None:
     begin_long_answer(page)
     page.get_by_role("button", name="New conversation").click()
