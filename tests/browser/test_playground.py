@@ -148,6 +148,21 @@ def test_a_schema_that_is_not_json_is_said_at_the_field(page: Page) -> None:
     assert page.locator(".turn").count() == 0
 
 
+def test_a_setting_that_is_wrong_is_shown_though_the_settings_are_closed(page: Page) -> None:
+    settings = page.locator("details:has(#temperature)")
+    settings.locator("summary").click()
+    page.locator("#temperature").fill("9")
+    settings.locator("summary").click()
+    page.locator("#question").fill("hi")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(page.locator("#temperature")).to_be_focused()
+    assert page.locator(".turn").count() == 0
+    page.locator("#temperature").fill("0.25")
+    settings.locator("summary").click()
+    page.locator("#question").press("Enter")
+    expect(page.locator(".answer .note")).to_contain_text("tokens, first after")
+
+
 def test_boxes_are_drawn_on_the_picture(page: Page) -> None:
     set_schema(page, '{"const": [{"bbox_2d": [328, 270, 672, 730], "label": "red circle"}]}')
     drop(page, RED_CIRCLE)
