@@ -17,6 +17,7 @@ from clients.batch.inputs import Batch, Item, picture_in, read_batch
 from clients.batch.journal import Journal
 from clients.batch.results import write_results
 from clients.errors import AnswerError, InputError
+from clients.request import why_not_sent
 from clients.schema import response_format
 from clients.task import Task, carry_out_async
 
@@ -147,6 +148,8 @@ class _Work:
             reply = await self._patiently(request)
         except (InputError, AnswerError, OSError) as error:
             return record | {"error": str(error)}
+        except UnicodeEncodeError as error:
+            return record | {"error": why_not_sent(error)}
         except openai.APITimeoutError as error:
             return record | {"error": str(error)}
         except openai.APIStatusError as error:

@@ -120,6 +120,14 @@ def test_a_wrong_key_on_the_command_line(stand_in: Supervised, tmp_path: Path) -
     assert sorted(tmp_path.glob("r.*")) == []  # no journal of a run that never was
 
 
+def test_a_question_in_another_encoding_is_told(stand_in: Supervised, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{stand_in.port}"
+    typed = os.fsdecode("图中有什么".encode("gbk"))
+    code, said = on_the_command_line(tmp_path, url, "ask", "PICTURE", typed, key="open-sesame")
+    assert code == 2
+    assert "is not Unicode" in said
+
+
 def test_what_is_broken_in_the_middle_of_a_batch_fails_alone(stand_in: Supervised, tmp_path: Path) -> None:
     batch = ("batch", "FOLDER", "--prompt", "?", "--out", "r.jsonl", "--max-tokens", "1")
     code, said = on_the_command_line(tmp_path, f"http://127.0.0.1:{stand_in.port}", *batch, key="open-sesame")

@@ -74,3 +74,21 @@ def test_a_request_of_openais_format_is_sent_as_it_stands(server: tuple[Answerin
     done = run_batch(table, tmp_path / "out.jsonl", url, Asked())
     assert [name for name, _ in done.failures] == ["none"]
     assert {"model": "m", "messages": said, "top_k": 5, "timeout": 1, "stream": False} in answering.asked
+
+
+def test_a_text_that_is_not_unicode_fails_alone(server: tuple[Answering, str], tmp_path: Path) -> None:
+    """As of a program that cut a text within an emoji."""
+    (tmp_path / "a.png").write_bytes(drawing.encoded(drawing.blank(32, 32)))
+    cut = "What is this? \ud83d"
+    for name, line in {
+        "table": {"id": "cut", "image": "a.png", "prompt": cut},
+        "requests": {"custom_id": "cut", "body": {"messages": [{"role": "user", "content": cut}]}},
+    }.items():
+        whole = json.loads(json.dumps(line).replace(r"\ud83d", "").replace('"cut"', '"whole"'))
+        table = tmp_path / f"{name}.jsonl"
+        table.write_text("".join(json.dumps(each) + "\n" for each in (line, whole)))
+        done = run_batch(table, tmp_path / f"{name}-out.jsonl", server[1], Asked())
+        assert done.total == 2
+        ((failed, why),) = done.failures
+        assert failed == "cut"
+        assert r"'\ud83d' in it is no character" in why
