@@ -5,12 +5,12 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from clients.errors import PictureError
+from clients.places import place
 
 # Without a limit of the server's: A4 at 150 dots an inch, at which print is read well.
 _PIXELS = 2_200_000
@@ -55,7 +55,7 @@ def _document(name: str) -> Iterator[Any]:
         import pypdfium2
     except ImportError as error:
         raise PictureError(f"{name} is a PDF: `pip install 'onecard[pdf]'` reads them.") from error
-    data = Path(name).expanduser().read_bytes()
+    data = place(name).read_bytes()
     try:
         with contextlib.closing(pypdfium2.PdfDocument(data)) as document:
             yield document

@@ -63,6 +63,15 @@ def test_a_name_that_is_not_utf8_is_of_the_batch(server: tuple[Answering, str], 
     assert run_batch(folder, out, server[1], Asked(prompt="?")).before == 1
 
 
+def test_a_name_that_begins_with_a_tilde_is_a_file_like_any_other(
+    server: tuple[Answering, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As temporary files are called. In the folder that one stands in, it is all of the path."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~a.png").write_bytes(drawing.encoded(drawing.blank(32, 32)))
+    assert run_batch(Path(), Path("out.jsonl"), server[1], Asked(prompt="?")).failures == []
+
+
 def test_a_request_of_openais_format_is_sent_as_it_stands(server: tuple[Answering, str], tmp_path: Path) -> None:
     """With what the server knows and the SDK does not; one that is no request fails alone."""
     answering, url = server
