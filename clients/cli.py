@@ -15,6 +15,7 @@ from clients.client import Client
 from clients.conversation import turn
 from clients.errors import AnswerError, InputError
 from clients.images import Picture, opened, read
+from clients.places import place
 from clients.schema import response_format
 
 _MEASURABLE_S = 0.02
@@ -54,10 +55,11 @@ def ask(images: list[str], question: str, url: str, options: Options) -> None:
 
 
 def _named(pattern: str) -> list[str]:
-    """The files that a pattern names, for shells that hand it over as it is; any other name is itself."""
-    if "://" in pattern or not glob.has_magic(pattern):
+    """The files that a pattern names, for shells that hand it over as it is; any other name is itself, as that of a file
+    `photo[1].jpg` is."""
+    if "://" in pattern or not glob.has_magic(pattern) or place(pattern).exists():
         return [pattern]
-    return sorted(glob.glob(pattern, recursive=True)) or [pattern]
+    return sorted(glob.glob(str(place(pattern)), recursive=True)) or [pattern]
 
 
 def _picture(name: str) -> Picture:

@@ -237,6 +237,8 @@ def test_a_link_that_leads_nowhere_is_of_the_batch_and_fails_alone(tmp_path: Pat
         (2, ["batch", "FULL", "--out", "OTHER", "--prompt", "?"], "not of a run that can go on"),
         (11, ["batch", "FULL", "--out", "r.jsonl", "--prompt", "?"], "No server answers"),
         (2, ["ask", "OTHER", "?"], "no picture of a known kind"),
+        (11, ["ask", "FULL/a[1].png", "?"], "No server answers"),
+        (2, ["ask", "FULL/[ab]1.png", "?"], "FULL/a1.png cannot be read as a picture"),
         (2, ["ask", "FULL/a.png", "?", "--schema", "{"], "is not JSON"),
     ],
 )
@@ -244,6 +246,8 @@ def test_a_refusal_on_the_command_line(tmp_path: Path, code: int, arguments: lis
     (tmp_path / "EMPTY").mkdir()
     (tmp_path / "FULL").mkdir()
     drawing.blank(32, 32).save(tmp_path / "FULL" / "a.png")
+    drawing.blank(32, 32).save(tmp_path / "FULL" / "a[1].png")
+    (tmp_path / "FULL" / "a1.png").write_text("which `a[1].png` is too, as a pattern")
     (tmp_path / "OTHER").write_text("mine")
     (tmp_path / "OTHER").rename(tmp_path / "other.jsonl")
     words = [word.replace("OTHER", "other.jsonl") for word in arguments]
