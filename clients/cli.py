@@ -17,6 +17,7 @@ from clients.errors import AnswerError, InputError
 from clients.images import Picture, opened, read
 from clients.places import place
 from clients.schema import response_format
+from clients.waiting import Waiting
 
 _MEASURABLE_S = 0.02
 
@@ -88,16 +89,18 @@ def _answered(client: Client, asked: list[Any], request: dict[str, Any], options
     began = time.monotonic()
     first, answer, finish = 0.0, "", None
     usage: CompletionUsage | None = None
-    for chunk in client.chunks(asked, **request):
-        if chunk.choices:
-            finish = chunk.choices[0].finish_reason or finish
-            if text := chunk.choices[0].delta.content:
-                first = first or time.monotonic()
-                answer += text
-                if not options.as_json:
-                    sys.stdout.write(text)
-                    sys.stdout.flush()
-        usage = chunk.usage or usage
+    with Waiting(client.connection) as waiting:
+        for chunk in client.chunks(asked, **request):
+            if chunk.choices:
+                finish = chunk.choices[0].finish_reason or finish
+                if text := chunk.choices[0].delta.content:
+                    first = first or time.monotonic()
+                    answer += text
+                    if not options.as_json:
+                        waiting.end()
+                        sys.stdout.write(text)
+                        sys.stdout.flush()
+            usage = chunk.usage or usage
     now = time.monotonic()
     if options.as_json:
         found = {"answer": answer, "model": client.model, "finish_reason": finish, "seconds": round(now - began, 3)}

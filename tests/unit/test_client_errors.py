@@ -2,6 +2,7 @@
 and supervisor, in front of an application without an engine (tests/stand_in)."""
 
 import asyncio
+import json
 import os
 import subprocess
 import threading
@@ -134,6 +135,20 @@ def test_what_is_broken_in_the_middle_of_a_batch_fails_alone(stand_in: Supervise
     assert code == 14
     assert "b.png: pictures/b.png cannot be read as a picture" in said
     assert "1 of 2 answered" in said
+
+
+def test_on_a_terminal_a_long_answer_is_waited_for_aloud(stand_in: Supervised, tmp_path: Path) -> None:
+    PICTURE.save(tmp_path / "a.png")
+    ours, theirs = os.openpty()
+    asking = [*ONECARD, "ask", "a.png", "?", "--json", "--max-tokens", "500", "--port", str(stand_in.port)]
+    environment = os.environ | {"ONECARD_API_KEY": "open-sesame", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(asking, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, timeout=60, env=environment)
+    os.close(theirs)
+    said = os.read(ours, 4096).decode()
+    os.close(ours)
+    assert json.loads(done.stdout)["answer"]
+    assert "Waiting for the answer (" in said
+    assert said.endswith("\r\x1b[K")  # nothing of it stays
 
 
 @pytest.fixture
