@@ -69,7 +69,8 @@ def _picture(name: str) -> Picture:
         return name
     data = read(name)
     opened(data, "standard input" if name == "-" else name)
-    return data
+    # A file stays its name, by which it is called where it cannot be decoded. Pipes and the web are read only once.
+    return name if place(name).is_file() else data
 
 
 def _questions() -> Iterable[str]:

@@ -129,6 +129,14 @@ def test_a_question_in_another_encoding_is_told(stand_in: Supervised, tmp_path: 
     assert "is not Unicode" in said
 
 
+def test_of_several_pictures_the_broken_one_is_named(stand_in: Supervised, tmp_path: Path) -> None:
+    (tmp_path / "torn.png").write_bytes(drawing.encoded(drawing.circle(drawing.blank(), 320, 240, 110, "red"))[:-200])
+    url = f"http://127.0.0.1:{stand_in.port}"
+    code, said = on_the_command_line(tmp_path, url, "ask", "PICTURE", "torn.png", "?", key="open-sesame")
+    assert code == 2
+    assert "torn.png cannot be read as a picture (broken" in said
+
+
 def test_what_is_broken_in_the_middle_of_a_batch_fails_alone(stand_in: Supervised, tmp_path: Path) -> None:
     batch = ("batch", "FOLDER", "--prompt", "?", "--out", "r.jsonl", "--max-tokens", "1")
     code, said = on_the_command_line(tmp_path, f"http://127.0.0.1:{stand_in.port}", *batch, key="open-sesame")
