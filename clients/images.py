@@ -77,6 +77,8 @@ def read(name: str | os.PathLike[str]) -> bytes:
 
 def opened(data: bytes, name: str = "the picture") -> Image.Image:
     """The picture, not yet decoded. Raises PictureError."""
+    if data.startswith(b"%PDF-"):
+        raise PictureError(f"{name} is a PDF: its pages are read from a file whose name ends with .pdf.")
     if _is_heic(data):
         _register_heic(name)
     with _picture_errors(name):

@@ -138,7 +138,7 @@ def picture_in(row: dict[str, Any]) -> str:
 
 def _pages(name: str, path: str, prompt: str | None, *, lenient: bool = False) -> list[Item]:
     """One item a page of a PDF. A broken PDF is one item, which then fails by itself and not the batch."""
-    if not pdf.is_pdf(path) or "://" in path:
+    if not pdf.is_pdf(path):
         return [Item(name, path, prompt)]
     try:
         pages = pdf.page_names(path)

@@ -101,6 +101,24 @@ def test_what_is_no_picture_is_told(picture: Any, says: str) -> None:
         data_url(picture)
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("http://127.0.0.1:1/doc.pdf", "could not be fetched"),
+        ("scan", "scan is a PDF: its pages are read from a file whose name ends with .pdf"),
+        ("doc.pdf#page=0", "has 1 pages"),
+    ],
+)
+def test_a_pdf_that_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    drawing.blank(200, 200).save("doc.pdf")
+    Path("scan").write_bytes(Path("doc.pdf").read_bytes())
+    with pytest.raises(PictureError, match=says):
+        messages(name, "What?", Limits())
+
+
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
 @pytest.mark.parametrize("max_pixels", [None, 400])
 def test_broken_exif_is_no_reason_to_refuse(kind: str, max_pixels: int | None) -> None:
