@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from clients import Client
 from clients.batch.run import Asked, run_batch
 from tests import drawing
 from tests.listening import listening
@@ -70,6 +71,12 @@ def test_a_name_that_begins_with_a_tilde_is_a_file_like_any_other(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "~a.png").write_bytes(drawing.encoded(drawing.blank(32, 32)))
     assert run_batch(Path(), Path("out.jsonl"), server[1], Asked(prompt="?")).failures == []
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "http://127.0.0.1:{}", "http://127.0.0.1:{}/v1/"])
+def test_a_server_may_be_named_as_people_name_it(server: tuple[Answering, str], form: str) -> None:
+    with Client(form.format(server[1].rpartition(":")[2])) as client:
+        assert client.model == "m"
 
 
 def test_a_request_of_openais_format_is_sent_as_it_stands(server: tuple[Answering, str], tmp_path: Path) -> None:
