@@ -15,7 +15,9 @@ from clients.client import Client
 from clients.conversation import turn
 from clients.errors import AnswerError, InputError
 from clients.images import Picture, opened, read
+from clients.places import place
 from clients.schema import response_format
+from clients.waiting import Waiting
 
 _MEASURABLE_S = 0.02
 
@@ -54,10 +56,11 @@ def ask(images: list[str], question: str, url: str, options: Options) -> None:
 
 
 def _named(pattern: str) -> list[str]:
-    """The files that a pattern names, for shells that hand it over as it is; any other name is itself."""
-    if "://" in pattern or not glob.has_magic(pattern):
+    """The files that a pattern names, for shells that hand it over as it is; any other name is itself, as that of a file
+    `photo[1].jpg` is."""
+    if "://" in pattern or not glob.has_magic(pattern) or place(pattern).exists():
         return [pattern]
-    return sorted(glob.glob(pattern, recursive=True)) or [pattern]
+    return sorted(glob.glob(str(place(pattern)), recursive=True)) or [pattern]
 
 
 def _picture(name: str) -> Picture:
@@ -66,7 +69,8 @@ def _picture(name: str) -> Picture:
         return name
     data = read(name)
     opened(data, "standard input" if name == "-" else name)
-    return data
+    # A file stays its name, by which it is called where it cannot be decoded. Pipes and the web are read only once.
+    return name if place(name).is_file() else data
 
 
 def _questions() -> Iterable[str]:
@@ -86,16 +90,18 @@ def _answered(client: Client, asked: list[Any], request: dict[str, Any], options
     began = time.monotonic()
     first, answer, finish = 0.0, "", None
     usage: CompletionUsage | None = None
-    for chunk in client.chunks(asked, **request):
-        if chunk.choices:
-            finish = chunk.choices[0].finish_reason or finish
-            if text := chunk.choices[0].delta.content:
-                first = first or time.monotonic()
-                answer += text
-                if not options.as_json:
-                    sys.stdout.write(text)
-                    sys.stdout.flush()
-        usage = chunk.usage or usage
+    with Waiting(client.connection) as waiting:
+        for chunk in client.chunks(asked, **request):
+            if chunk.choices:
+                finish = chunk.choices[0].finish_reason or finish
+                if text := chunk.choices[0].delta.content:
+                    first = first or time.monotonic()
+                    answer += text
+                    if not options.as_json:
+                        waiting.end()
+                        sys.stdout.write(text)
+                        sys.stdout.flush()
+            usage = chunk.usage or usage
     now = time.monotonic()
     if options.as_json:
         found = {"answer": answer, "model": client.model, "finish_reason": finish, "seconds": round(now - began, 3)}

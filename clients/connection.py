@@ -13,7 +13,8 @@ _CONNECT_S = 5.0
 
 @dataclass(frozen=True)
 class Connection:
-    """`url` is the server's, with or without `/v1`; it and `api_key` default to ONECARD_URL and ONECARD_API_KEY."""
+    """`url` is the server's, with or without `http://` and `/v1`; it and `api_key` default to ONECARD_URL and
+    ONECARD_API_KEY."""
 
     url: str
     api_key: str
@@ -22,6 +23,7 @@ class Connection:
     @classmethod
     def to(cls, url: str | None, api_key: str | None, timeout_s: float) -> "Connection":
         address = (url or os.environ.get("ONECARD_URL") or URL).rstrip("/").removesuffix("/v1")
+        address = address if "://" in address else f"http://{address}"
         key = api_key or os.environ.get("ONECARD_API_KEY") or "none"
         return cls(address, key, Timeout(timeout_s, connect=_CONNECT_S))
 

@@ -11,13 +11,13 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
 from PIL import Image, UnidentifiedImageError
 
 from clients.errors import PictureError
+from clients.places import place
 
 if TYPE_CHECKING:
     import numpy
@@ -72,11 +72,13 @@ def read(name: str | os.PathLike[str]) -> bytes:
             return base64.b64decode(text.partition(",")[2], validate=True)
         except ValueError as error:
             raise PictureError(f"{text[:40]}… is not a base64 data URL.") from error
-    return Path(text).expanduser().read_bytes()
+    return place(text).read_bytes()
 
 
 def opened(data: bytes, name: str = "the picture") -> Image.Image:
     """The picture, not yet decoded. Raises PictureError."""
+    if data.startswith(b"%PDF-"):
+        raise PictureError(f"{name} is a PDF: its pages are read from a file whose name ends with .pdf.")
     if _is_heic(data):
         _register_heic(name)
     with _picture_errors(name):

@@ -72,8 +72,7 @@ def _listed(pictures: Pictures) -> list[Picture]:
 def _in_pages(pictures: list[Picture]) -> list[Picture]:
     found: list[Picture] = []
     for picture in pictures:
-        remote = isinstance(picture, str) and "://" in picture
-        if pdf.is_pdf(picture) and not remote:
+        if pdf.is_pdf(picture):
             found.extend(pdf.page_names(picture))  # type: ignore[arg-type]
         else:
             found.append(picture)

@@ -5,12 +5,12 @@ import math
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from clients.errors import PictureError
+from clients.places import place
 
 # Without a limit of the server's: A4 at 150 dots an inch, at which print is read well.
 _PIXELS = 2_200_000
@@ -18,8 +18,11 @@ _PAGE = re.compile(r"#page=(\d+)$")
 
 
 def is_pdf(name: object) -> bool:
-    """Whether it names a PDF, with or without `#page=N` (the fragment that browsers know, counted from 1)."""
-    return isinstance(name, str | os.PathLike) and _PAGE.sub("", os.fspath(name)).lower().endswith(".pdf")
+    """Whether it names a file that is a PDF, with or without `#page=N` (the fragment that browsers know, counted from 1)."""
+    if not isinstance(name, str | os.PathLike):
+        return False
+    text = os.fspath(name)
+    return _PAGE.sub("", text).lower().endswith(".pdf") and "://" not in text
 
 
 def page_names(name: str | os.PathLike[str]) -> list[str]:
@@ -39,7 +42,8 @@ def page_number(name: str) -> int | None:
 def render(name: str | os.PathLike[str], max_pixels: int | None = None) -> Image.Image:
     """The page that `name` ends with (`#page=3`), in RGB, about `max_pixels` large. Raises PictureError and OSError."""
     text = os.fspath(name)
-    number = page_number(text) or 1
+    number = page_number(text)
+    number = 1 if number is None else number
     with _document(_PAGE.sub("", text)) as document:
         if not 1 <= number <= len(document):
             raise PictureError(f"{text}: the PDF has {len(document)} pages.")
@@ -55,7 +59,7 @@ def _document(name: str) -> Iterator[Any]:
         import pypdfium2
     except ImportError as error:
         raise PictureError(f"{name} is a PDF: `pip install 'onecard[pdf]'` reads them.") from error
-    data = Path(name).expanduser().read_bytes()
+    data = place(name).read_bytes()
     try:
         with contextlib.closing(pypdfium2.PdfDocument(data)) as document:
             yield document

@@ -33,6 +33,13 @@ def piece_of(chunk: ChatCompletionChunk) -> str:
     return chunk.choices[0].delta.content or "" if chunk.choices else ""
 
 
+def why_not_sent(error: UnicodeEncodeError) -> str:
+    """What the SDK meets where a text was cut within a character, or typed in another encoding than the terminal's."""
+    return (
+        f"The text is not Unicode and cannot be sent: {error.object[error.start : error.end]!a} in it is no character."
+    )
+
+
 def parsed(reply: ParsedChatCompletion[Model]) -> Model:
     """Raises AnswerError where the model called a tool or said nothing instead of answering."""
     found = reply.choices[0].message.parsed

@@ -1,12 +1,12 @@
 """What an answer is held to, as the `response_format` of a request: a JSON schema that a user hands in, or a pydantic model."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from clients.errors import InputError
+from clients.places import place
 
 
 def response_format(given: str) -> dict[str, Any]:
@@ -14,7 +14,7 @@ def response_format(given: str) -> dict[str, Any]:
     text = given
     if not given.lstrip().startswith("{"):
         try:
-            text = Path(given).expanduser().read_text("utf-8")
+            text = place(given).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not text"
             raise InputError(

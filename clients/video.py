@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clients.errors import PictureError
+from clients.places import place
 
 # Suffix → FFmpeg's demuxer. One that was chosen by the content could be a playlist, and open what it names.
 _FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mp4", ".mkv": "matroska", ".webm": "matroska", ".avi": "avi"}
@@ -41,7 +42,7 @@ def frames(name: str | os.PathLike[str], count: int, max_pixels: int | None = No
     Raises PictureError, and OSError for a file that cannot be read.
     """
     found: list[Frame] = []
-    with _opened(Path(name).expanduser()) as container:
+    with _opened(place(name)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         if stream.width * stream.height > _MAX_PIXELS:

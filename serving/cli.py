@@ -1,5 +1,6 @@
 """The command `onecard`: its commands in the order of `--help`, and what becomes of a refusal. Each is in serving/commands."""
 
+import io
 import sys
 from typing import Annotated
 
@@ -59,6 +60,9 @@ def _top(
 
 def main() -> None:
     """Runs the command; a refusal is one paragraph on stderr and its own exit code, never a traceback."""
+    # An encoding may lack letters of an answer, and a file's name need not be UTF-8: such are escaped, as JSON's own are.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except OnecardError as error:

@@ -87,11 +87,14 @@ def client_errors(url: str) -> Iterator[None]:
     import openai
 
     from clients.errors import AnswerError, InputError
+    from clients.request import why_not_sent
 
     try:
         yield
     except InputError as error:
         raise UsageError(str(error)) from error
+    except UnicodeEncodeError as error:
+        raise UsageError(why_not_sent(error)) from error
     except AnswerError as error:
         raise OnecardError(str(error)) from error
     except openai.APIConnectionError as error:

@@ -11,12 +11,13 @@ from clients.apps.products import product
 from clients.apps.prompts import Language, language_of
 from clients.apps.textbook import exercises, markdown
 from clients.client import Client
+from clients.waiting import Waiting
 
 
 def print_product(
     pictures: Sequence[str], url: str, name: str, category: str, language: Language | None, length: int, as_object: bool
 ) -> None:
-    with Client(url) as client:
+    with Client(url) as client, Waiting(client.connection):
         copy = client.do(product(name, category, list(pictures), language=language, length=length))
     _print({**copy.model_dump(), "text": copy.text, "characters": len(copy.text)} if as_object else copy.text)
 
@@ -27,7 +28,8 @@ def print_exercises(
     """Page by page, as they are answered."""
     with Client(url) as client:
         for page in pages_of(names):
-            found = client.do(exercises(page, count=count, topic=topic, language=language))
+            with Waiting(client.connection):
+                found = client.do(exercises(page, count=count, topic=topic, language=language))
             title = title_of(page, language_of(found.exercises[0].question))
             _print(as_json(page, found) if as_object else markdown(title, found))
 
@@ -35,7 +37,7 @@ def print_exercises(
 def print_support(
     screenshots: Sequence[str], url: str, message: str, language: Language | None, as_object: bool
 ) -> None:
-    with Client(url) as client:
+    with Client(url) as client, Waiting(client.connection):
         ticket = client.do(tickets.support(list(screenshots), message, language=language))
     _print(ticket.model_dump() if as_object else tickets.as_text(ticket))
 

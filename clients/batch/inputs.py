@@ -10,6 +10,7 @@ from typing import Any
 
 from clients import pdf
 from clients.errors import InputError
+from clients.places import place
 from clients.task import Task
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".pdf"})
@@ -137,7 +138,7 @@ def picture_in(row: dict[str, Any]) -> str:
 
 def _pages(name: str, path: str, prompt: str | None, *, lenient: bool = False) -> list[Item]:
     """One item a page of a PDF. A broken PDF is one item, which then fails by itself and not the batch."""
-    if not pdf.is_pdf(path) or "://" in path:
+    if not pdf.is_pdf(path):
         return [Item(name, path, prompt)]
     try:
         pages = pdf.page_names(path)
@@ -163,4 +164,4 @@ def _prompt(row: dict[str, Any]) -> str | None:
 
 def beside(table: Path, name: str) -> str:
     """A path in a table is meant from where the table lies."""
-    return name if "://" in name else str(table.parent / Path(name).expanduser())
+    return name if "://" in name else str(table.parent / place(name))

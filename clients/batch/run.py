@@ -17,8 +17,10 @@ from clients.batch.inputs import Batch, Item, picture_in, read_batch
 from clients.batch.journal import Journal
 from clients.batch.results import write_results
 from clients.errors import AnswerError, InputError
+from clients.request import why_not_sent
 from clients.schema import response_format
 from clients.task import Task, carry_out_async
+from clients.waiting import Waiting
 
 # A server that is started again is back within this time; without an answer for longer, the run ends and can go on later.
 PATIENCE_S = 600.0
@@ -88,7 +90,9 @@ def run_job(job: Job) -> Outcome:
 async def _run(job: Job, file: Path) -> Outcome:
     batch = job.batch
     async with AsyncClient(job.url) as client:
-        run = {"input": str(batch.source.resolve()), "model": await client.model(), **job.about}
+        with Waiting(client.connection):  # a server that starts holds this question until it is ready
+            model = await client.model()
+        run = {"input": str(batch.source.resolve()), "model": model, **job.about}
         with Journal(file, run) as journal:
             before = len(journal.answered)
             left = [item for item in batch.items if item.id not in journal.answered]
@@ -147,6 +151,8 @@ class _Work:
             reply = await self._patiently(request)
         except (InputError, AnswerError, OSError) as error:
             return record | {"error": str(error)}
+        except UnicodeEncodeError as error:
+            return record | {"error": why_not_sent(error)}
         except openai.APITimeoutError as error:
             return record | {"error": str(error)}
         except openai.APIStatusError as error:

@@ -39,7 +39,7 @@ class Answer:
 def read_journal(file: Path) -> dict[str, Answer]:
     """What has been answered, by its question's key; a line that was cut off is left out, to be asked again."""
     answers = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+    for line in file.read_bytes().splitlines() if file.is_file() else []:
         try:
             row = json.loads(line)
             answers[row["key"]] = Answer(**{**row, "tokens": [(token, near) for token, near in row["tokens"]]})

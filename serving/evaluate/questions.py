@@ -39,8 +39,8 @@ def demo_questions(count: int) -> Iterator[Question]:
 def file_questions(file: Path) -> list[Question]:
     """The questions of a JSONL file. Raises UsageError naming the first line that is none."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = file.read_bytes().splitlines()  # of bytes: a text has more ends of lines than JSONL
+    except OSError as error:
         raise UsageError(f"{file} cannot be read ({error}). --questions takes a JSONL file.") from error
     found = []
     for number, line in enumerate(lines, 1):

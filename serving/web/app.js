@@ -39,8 +39,10 @@ question.addEventListener("keydown", (event) => {
   // While an input method composes, as for Chinese, Enter is its own.
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
-  submit();
+  element("composer").requestSubmit();
 });
+// A field in closed settings cannot be shown by the browser, which would then send nothing and say nothing.
+element("composer").addEventListener("invalid", (event) => (event.target.closest("details").open = true), true);
 element("stop").addEventListener("click", () => running?.abort());
 addEventListener("keydown", (event) => event.key === "Escape" && running?.abort());
 
@@ -65,7 +67,7 @@ async function submit() {
     question.value ||= asked;
     tray.add(...pictures);
     if (error.status === 401) askForKey();
-    else if (error.status === undefined) throw error;
+    else if (error.status === undefined && error.name !== "AbortError") throw error;
   } finally {
     running = null;
     busy(false);
@@ -166,7 +168,7 @@ async function useExample(file, text, schema) {
   question.value = text;
   element("schema").value = schema ? JSON.stringify(schema, null, 2) : "";
   tray.add(await read(file, limits));
-  submit();
+  element("composer").requestSubmit();
 }
 
 // The request as code

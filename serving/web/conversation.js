@@ -33,11 +33,13 @@ export class Conversation {
     return [...this.messages, { role: "user", content: pictures.length ? content : question }];
   }
 
-  /** Asks, and draws the answer as it comes. What was stopped stays as far as it came. Throws Refused when there is no
-   * answer: the turn is then marked, is no part of the conversation, and goes away with the next. */
+  /** Asks, and draws the answer as it comes. What was stopped stays as far as it came. Throws Refused, or AbortError of what
+   * was stopped before its first word, when there is no answer: the turn is then marked, is no part of the conversation, and
+   * goes away with the next. */
   async ask(question, pictures, options, signal) {
     this.failed?.remove();
     this.failed = null;
+    const begun = this.messages;
     const messages = this.with(question, pictures);
     const turn = this.section.appendChild(document.createElement("div"));
     turn.className = "turn";
@@ -45,18 +47,22 @@ export class Conversation {
     const shown = drawAnswer(turn);
     this.say(word("asking"));
     const answer = { text: "", finish: null, usage: null, sizes: [], asked: performance.now(), first: 0 };
+    let failure = null;
     try {
       await receive(ask({ ...options, messages }, signal), answer, shown);
     } catch (error) {
-      const stopped = error.name === "AbortError";
-      if (!(error instanceof Refused) && !stopped) throw error;
-      if (!stopped || !answer.text) this.fail(turn, shown, stopped ? null : error);
-      if (!stopped) throw error;
-      answer.finish = "stopped";
-      if (!answer.text) return;
+      failure = error;
     } finally {
       shown.article.setAttribute("aria-busy", "false");
     }
+    const stopped = failure?.name === "AbortError";
+    if (failure && !stopped && !(failure instanceof Refused)) throw failure;
+    if (this.messages !== begun) return; // a new conversation began meanwhile, and knows nothing of this one
+    if (failure && !(stopped && answer.text)) {
+      this.fail(turn, shown, stopped ? null : failure);
+      throw failure;
+    }
+    if (stopped) answer.finish = "stopped";
     this.messages = [...messages, { role: "assistant", content: answer.text }];
     this.pictures.push(...pictures);
     shown.text.replaceChildren(render(legible(answer.text)));

@@ -1,7 +1,9 @@
 // Markdown to DOM nodes. A model's text never becomes markup: every character of it ends in a text node, links lead to
 // http(s) only, and pictures are shown as links, so that an answer cannot make the browser ask for anything.
 
-const BLOCK = /^(#{1,6} |```|~~~|> ?|\s*([-*+]|\d+[.)]) |\|)/;
+// The opening of a code block. Backticks that end in the same line are code within a sentence.
+const FENCE = /^\s*(```[^`]*$|~~~)/;
+const BLOCK = /^(#{1,6} |```[^`]*$|~~~|> ?|\s*([-*+]|\d+[.)]) |\|)/;
 const ITEM = /^(\s*)([-*+]|\d+[.)]) +(.*)$/;
 const DEEPEST = 12; // lists in quotes in lists: deeper ones are shown as text
 const RULE = /^ {0,3}([-*_])( *\1){2,} *$/;
@@ -25,7 +27,7 @@ function blocks(lines, parent, depth = 0) {
   while (at < lines.length) {
     const line = lines[at];
     if (!line.trim()) at += 1;
-    else if (/^\s*(```|~~~)/.test(line)) at = code(lines, at, parent);
+    else if (FENCE.test(line)) at = code(lines, at, parent);
     else if (/^#{1,6} /.test(line)) {
       // Below the page's own headings.
       const level = Math.min(6, line.indexOf(" ") + 2);

@@ -27,6 +27,7 @@ CASES = {
     "- a\n- b\n  - c\n\n1. d": "<ul><li>a</li><li><p>b</p><ul><li>c</li></ul></li></ul><ol start=\"1\"><li>d</li></ol>",
     "> a\n> b": "<blockquote><p>a<br>b</p></blockquote>",
     "```js\n<b>*x*\n```": '<pre tabindex="0"><code>&lt;b&gt;*x*</code></pre>',
+    "```{1}```\nafter": "<p><code>{1}</code><br>after</p>",
     "```\nstill coming": '<pre tabindex="0"><code>still coming</code></pre>',
     "|a|b|\n|-|-|\n|1|2|": '<div class="scroll" tabindex="0"><table><thead><tr><th>a</th><th>b</th></tr></thead>'
     "<tbody><tr><td>1</td><td>2</td></tr></tbody></table></div>",

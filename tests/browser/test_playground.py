@@ -67,12 +67,17 @@ def test_an_example_is_one_click(page: Page) -> None:
     expect(page.locator(".answer .text")).to_contain_text("3")
 
 
-def test_an_answer_comes_bit_by_bit_and_can_be_stopped(server: Server, page: Page) -> None:
+def begin_long_answer(page: Page) -> None:
+    """Returns while it comes."""
     set_schema(page, LONG)
     page.locator("#length").fill("2000")
     page.locator("#question").fill("Name colors.")
     page.keyboard.press("Enter")
     page.locator(".answer[aria-busy=true] .text:not(:has(.dots))").wait_for()
+
+
+def test_an_answer_comes_bit_by_bit_and_can_be_stopped(server: Server, page: Page) -> None:
+    begin_long_answer(page)
     page.get_by_role("button", name="Stop").wait_for()
     page.keyboard.press("Escape")
     expect(page.locator(".answer .note")).to_have_text("Stopped.")
@@ -83,6 +88,26 @@ def test_an_answer_comes_bit_by_bit_and_can_be_stopped(server: Server, page: Pag
     page.get_by_role("button", name="New conversation").click()
     drop(page, RED_CIRCLE)
     assert "red" in ask(page, "What color is the circle?")
+
+
+def test_what_is_stopped_before_its_first_word_comes_back_too(page: Page) -> None:
+    page.route("**/v1/chat/completions", lambda _: None)  # as of a server that has much to do
+    drop(page, RED_CIRCLE)
+    page.locator("#question").fill("What color is the circle?")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator(".answer")).to_contain_text("Stopped.")
+    assert page.locator("#question").input_value() == "What color is the circle?"
+    expect(pictures(page)).to_have_count(1)
+
+
+def test_a_new_conversation_knows_nothing_of_the_answer_that_it_ended(page: Page) -> None:
+    begin_long_answer(page)
+    page.get_by_role("button", name="New conversation").click()
+    page.locator("#schema").fill("")
+    with page.expect_request("**/v1/chat/completions") as sent:
+        ask(page, "hi")
+    assert sent.value.post_data_json["messages"] == [{"role": "user", "content": "hi"}]
 
 
 def test_what_is_no_picture_is_said_and_not_sent(page: Page) -> None:
@@ -121,6 +146,21 @@ def test_a_schema_that_is_not_json_is_said_at_the_field(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#schema-problem")).to_contain_text("This is not JSON")
     assert page.locator(".turn").count() == 0
+
+
+def test_a_setting_that_is_wrong_is_shown_though_the_settings_are_closed(page: Page) -> None:
+    settings = page.locator("details:has(#temperature)")
+    settings.locator("summary").click()
+    page.locator("#temperature").fill("9")
+    settings.locator("summary").click()
+    page.locator("#question").fill("hi")
+    page.get_by_role("button", name="Ask", exact=True).click()
+    expect(page.locator("#temperature")).to_be_focused()
+    assert page.locator(".turn").count() == 0
+    page.locator("#temperature").fill("0.25")
+    settings.locator("summary").click()
+    page.locator("#question").press("Enter")
+    expect(page.locator(".answer .note")).to_contain_text("tokens, first after")
 
 
 def test_boxes_are_drawn_on_the_picture(page: Page) -> None:

@@ -249,6 +249,15 @@ def test_a_reader_that_leaves_early_is_no_error(environment: dict[str, str]) -> 
         assert b"Traceback" not in started.stderr.read()
 
 
+def test_what_the_encoding_of_a_terminal_lacks_is_escaped(environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [*ONECARD, "plan", *CPU_16_GB],
+        capture_output=True, env=environment | {"PYTHONIOENCODING": "latin-1"}, timeout=60, check=True,
+    )  # fmt: skip
+    assert rb"20 MiB  \u258f" in done.stdout  # the bar of the weights
+    assert "1024×768".encode("latin-1") in done.stdout
+
+
 def test_ctrl_c_ends_the_following_of_a_log_quietly(environment: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "state" / "8000"
     folder.mkdir(parents=True)

@@ -2,6 +2,7 @@
 and supervisor, in front of an application without an engine (tests/stand_in)."""
 
 import asyncio
+import json
 import os
 import subprocess
 import threading
@@ -120,12 +121,42 @@ def test_a_wrong_key_on_the_command_line(stand_in: Supervised, tmp_path: Path) -
     assert sorted(tmp_path.glob("r.*")) == []  # no journal of a run that never was
 
 
+def test_a_question_in_another_encoding_is_told(stand_in: Supervised, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{stand_in.port}"
+    typed = os.fsdecode("图中有什么".encode("gbk"))
+    code, said = on_the_command_line(tmp_path, url, "ask", "PICTURE", typed, key="open-sesame")
+    assert code == 2
+    assert "is not Unicode" in said
+
+
+def test_of_several_pictures_the_broken_one_is_named(stand_in: Supervised, tmp_path: Path) -> None:
+    (tmp_path / "torn.png").write_bytes(drawing.encoded(drawing.circle(drawing.blank(), 320, 240, 110, "red"))[:-200])
+    url = f"http://127.0.0.1:{stand_in.port}"
+    code, said = on_the_command_line(tmp_path, url, "ask", "PICTURE", "torn.png", "?", key="open-sesame")
+    assert code == 2
+    assert "torn.png cannot be read as a picture (broken" in said
+
+
 def test_what_is_broken_in_the_middle_of_a_batch_fails_alone(stand_in: Supervised, tmp_path: Path) -> None:
     batch = ("batch", "FOLDER", "--prompt", "?", "--out", "r.jsonl", "--max-tokens", "1")
     code, said = on_the_command_line(tmp_path, f"http://127.0.0.1:{stand_in.port}", *batch, key="open-sesame")
     assert code == 14
     assert "b.png: pictures/b.png cannot be read as a picture" in said
     assert "1 of 2 answered" in said
+
+
+def test_on_a_terminal_a_long_answer_is_waited_for_aloud(stand_in: Supervised, tmp_path: Path) -> None:
+    PICTURE.save(tmp_path / "a.png")
+    ours, theirs = os.openpty()
+    asking = [*ONECARD, "ask", "a.png", "?", "--json", "--max-tokens", "500", "--port", str(stand_in.port)]
+    environment = os.environ | {"ONECARD_API_KEY": "open-sesame", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(asking, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, timeout=60, env=environment)
+    os.close(theirs)
+    said = os.read(ours, 4096).decode()
+    os.close(ours)
+    assert json.loads(done.stdout)["answer"]
+    assert "Waiting for the answer (" in said
+    assert said.endswith("\r\x1b[K")  # nothing of it stays
 
 
 @pytest.fixture

@@ -101,6 +101,24 @@ def test_what_is_no_picture_is_told(picture: Any, says: str) -> None:
         data_url(picture)
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("http://127.0.0.1:1/doc.pdf", "could not be fetched"),
+        ("scan", "scan is a PDF: its pages are read from a file whose name ends with .pdf"),
+        ("doc.pdf#page=0", "has 1 pages"),
+    ],
+)
+def test_a_pdf_that_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    drawing.blank(200, 200).save("doc.pdf")
+    Path("scan").write_bytes(Path("doc.pdf").read_bytes())
+    with pytest.raises(PictureError, match=says):
+        messages(name, "What?", Limits())
+
+
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
 @pytest.mark.parametrize("max_pixels", [None, 400])
 def test_broken_exif_is_no_reason_to_refuse(kind: str, max_pixels: int | None) -> None:
@@ -237,6 +255,8 @@ def test_a_link_that_leads_nowhere_is_of_the_batch_and_fails_alone(tmp_path: Pat
         (2, ["batch", "FULL", "--out", "OTHER", "--prompt", "?"], "not of a run that can go on"),
         (11, ["batch", "FULL", "--out", "r.jsonl", "--prompt", "?"], "No server answers"),
         (2, ["ask", "OTHER", "?"], "no picture of a known kind"),
+        (11, ["ask", "FULL/a[1].png", "?"], "No server answers"),
+        (2, ["ask", "FULL/[ab]1.png", "?"], "FULL/a1.png cannot be read as a picture"),
         (2, ["ask", "FULL/a.png", "?", "--schema", "{"], "is not JSON"),
     ],
 )
@@ -244,6 +264,8 @@ def test_a_refusal_on_the_command_line(tmp_path: Path, code: int, arguments: lis
     (tmp_path / "EMPTY").mkdir()
     (tmp_path / "FULL").mkdir()
     drawing.blank(32, 32).save(tmp_path / "FULL" / "a.png")
+    drawing.blank(32, 32).save(tmp_path / "FULL" / "a[1].png")
+    (tmp_path / "FULL" / "a1.png").write_text("which `a[1].png` is too, as a pattern")
     (tmp_path / "OTHER").write_text("mine")
     (tmp_path / "OTHER").rename(tmp_path / "other.jsonl")
     words = [word.replace("OTHER", "other.jsonl") for word in arguments]

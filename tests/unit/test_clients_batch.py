@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from clients import Client
 from clients.batch.run import Asked, run_batch
 from tests import drawing
 from tests.listening import listening
@@ -63,6 +64,21 @@ def test_a_name_that_is_not_utf8_is_of_the_batch(server: tuple[Answering, str], 
     assert run_batch(folder, out, server[1], Asked(prompt="?")).before == 1
 
 
+def test_a_name_that_begins_with_a_tilde_is_a_file_like_any_other(
+    server: tuple[Answering, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As temporary files are called. In the folder that one stands in, it is all of the path."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~a.png").write_bytes(drawing.encoded(drawing.blank(32, 32)))
+    assert run_batch(Path(), Path("out.jsonl"), server[1], Asked(prompt="?")).failures == []
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "http://127.0.0.1:{}", "http://127.0.0.1:{}/v1/"])
+def test_a_server_may_be_named_as_people_name_it(server: tuple[Answering, str], form: str) -> None:
+    with Client(form.format(server[1].rpartition(":")[2])) as client:
+        assert client.model == "m"
+
+
 def test_a_request_of_openais_format_is_sent_as_it_stands(server: tuple[Answering, str], tmp_path: Path) -> None:
     """With what the server knows and the SDK does not; one that is no request fails alone."""
     answering, url = server
@@ -74,3 +90,21 @@ def test_a_request_of_openais_format_is_sent_as_it_stands(server: tuple[Answerin
     done = run_batch(table, tmp_path / "out.jsonl", url, Asked())
     assert [name for name, _ in done.failures] == ["none"]
     assert {"model": "m", "messages": said, "top_k": 5, "timeout": 1, "stream": False} in answering.asked
+
+
+def test_a_text_that_is_not_unicode_fails_alone(server: tuple[Answering, str], tmp_path: Path) -> None:
+    """As of a program that cut a text within an emoji."""
+    (tmp_path / "a.png").write_bytes(drawing.encoded(drawing.blank(32, 32)))
+    cut = "What is this? \ud83d"
+    for name, line in {
+        "table": {"id": "cut", "image": "a.png", "prompt": cut},
+        "requests": {"custom_id": "cut", "body": {"messages": [{"role": "user", "content": cut}]}},
+    }.items():
+        whole = json.loads(json.dumps(line).replace(r"\ud83d", "").replace('"cut"', '"whole"'))
+        table = tmp_path / f"{name}.jsonl"
+        table.write_text("".join(json.dumps(each) + "\n" for each in (line, whole)))
+        done = run_batch(table, tmp_path / f"{name}-out.jsonl", server[1], Asked())
+        assert done.total == 2
+        ((failed, why),) = done.failures
+        assert failed == "cut"
+        assert r"'\ud83d' in it is no character" in why

@@ -113,6 +113,8 @@ def test_a_cut_off_journal_is_asked_again_from_there(tmp_path: Path) -> None:
     line = json.dumps({"key": "demo-0", "text": "Red.", "right": True, "tokens": [["Red", {"Red": -0.1}]]})
     file.write_text(f"{line}\n{line[:30]}", encoding="utf-8")
     assert list(read_journal(file)) == ["demo-0"]
+    file.write_bytes(f"{line}\n".encode() + line.replace("Red", "红色").encode()[:29])  # within a character
+    assert list(read_journal(file)) == ["demo-0"]
     assert read_journal(tmp_path / "none.jsonl") == {}
 
 
@@ -198,7 +200,9 @@ def test_a_file_of_questions_is_asked_with_its_pictures(tmp_path: Path) -> None:
         {"question": "And 2 + 2?", "answer": 4},
     ]
     file = tmp_path / "mine.jsonl"
-    file.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
+    # As Excel saves a file, and with the line separator that texts of the web have: of JSON's lines it separates none.
+    text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n"
+    file.write_text(text.replace("And ", "And\u2028"), encoding="utf-8-sig")
     first, second = file_questions(file)
     assert first.messages()[0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
     assert first.right(" red. ")
