@@ -51,7 +51,8 @@ check_machine() {
   local missing=()
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
   # vLLM's CPU build is linked against it; Triton builds its launchers with a compiler.
-  ldconfig -p | grep -q 'libnuma\.so\.1' || missing+=(libnuma1)
+  # Not `grep -q`: it ends at the first match, and ldconfig, which has more to say than a pipe holds, fails then.
+  ldconfig -p | grep 'libnuma\.so\.1' >/dev/null || missing+=(libnuma1)
   command -v cc >/dev/null || missing+=(gcc libc6-dev)
   if [[ ${#missing[@]} -gt 0 ]]; then
     [[ -z $BUNDLE ]] || fail "these are needed, and are no part of a bundle: ${missing[*]} (Debian's names; Ubuntu's \
