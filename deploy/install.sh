@@ -88,11 +88,16 @@ open_bundle() {
 }
 
 # A version is its files: the same files are installed once, beside those before (serving/setup/releases.py), from the
-# bundle where the source lies in one.
+# bundle where the source lies in one. Sets `name` and `program`, which the steps after it use.
 install_program() {
-  local name before
-  before=$(readlink "$PREFIX/current" || true)
   name=$(cd "$SOURCE" && PYTHONDONTWRITEBYTECODE=1 python3 -m serving.bootstrap --profile "$profile" --into "$PREFIX")
+  program=$PREFIX/releases/$name/.venv/bin/onecard
+}
+
+# After everything that may fail or be interrupted: what is switched to is what the service is restarted with.
+switch_program() {
+  local before
+  before=$(readlink "$PREFIX/current" || true)
   if [[ $before != "releases/$name" ]]; then
     mkdir -p "$PREFIX/bin"
     [[ -z $before ]] || ln --symbolic --force --no-dereference "$before" "$PREFIX/previous"
@@ -128,7 +133,7 @@ fetch_model() {
     cp --recursive --no-clobber --no-dereference "$BUNDLE/model/." "$CACHE/huggingface"
     chown --recursive onecard:onecard "$CACHE/huggingface"
   fi
-  model=$("$PREFIX/bin/onecard" profiles --json | python3 -c '
+  model=$("$program" profiles --json | python3 -c '
 import json, sys
 wanted, known = sys.argv[1], json.load(sys.stdin)
 profiles = known["profiles"]
@@ -136,7 +141,7 @@ print(profiles[wanted]["model"] if wanted in profiles else "")' "$profile")
   # With `auto` the service finds the card, its profile and its model by itself, and fetches it at its first start.
   if [[ -n $model ]]; then
     say "Model: $model"
-    as_onecard "$PREFIX/bin/onecard" pull "$model" >/dev/null || fail "the model could not be fetched; run this again to go on."
+    as_onecard "$program" pull "$model" >/dev/null || fail "the model could not be fetched; run this again to go on."
   fi
 }
 
@@ -152,11 +157,15 @@ install_service() {
     say "There is no systemd here (WSL2: \`systemd=true\` in /etc/wsl.conf), so nothing starts it by itself. By hand: onecard serve"
     return
   fi
-  if [[ $changed -eq 1 ]]; then
+  # Also where an earlier run ended before it ran: it failed to start then, or nobody waited for it.
+  if [[ $changed -eq 1 ]] || ! systemctl is-active --quiet onecard; then
+    changed=1
     systemctl daemon-reload
     systemctl enable --quiet "${UNIT_FILES[@]}"
+    # Else systemd refuses one that has failed five times, however well it is mended.
+    systemctl reset-failed onecard 2>/dev/null || true
     say "Starting. A first start compiles kernels and takes minutes; \`journalctl -fu onecard\` shows its steps."
-    systemctl restart onecard || fail "it does not start; its reasons: journalctl -u onecard -n 50"
+    systemctl restart onecard || fail "it does not start; its reasons: journalctl -u onecard -n 50. Then run this again."
   fi
 }
 
@@ -206,5 +215,6 @@ make_user
 install_program
 write_settings
 fetch_model
+switch_program
 install_service
 if [[ $changed -eq 1 ]]; then say "Done."; else say "Everything is as it should be; nothing was changed."; fi

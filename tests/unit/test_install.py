@@ -18,7 +18,21 @@ PLACES = (
 )
 # As many libraries as a desktop has, more than a pipe holds.
 LDCONFIG = """printf '\\tlibnuma.so.1 (libc6,x86-64) => /lib/libnuma.so.1\\n'
-i=0; while [ $i -lt 3000 ]; do printf '\\tlib%s.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/lib%s.so.1\\n' $i $i || exit 1; i=$((i+1)); done
+i=0
+while [ $i -lt 3000 ]; do
+  printf '\\tlib%s.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/lib%s.so.1\\n' $i $i || exit 1
+  i=$((i+1))
+done
+"""
+# Without the owner, who is not here.
+INSTALL = """for each; do
+  shift
+  case $each in
+    --owner | --group) skip=1 ;;
+    *) [ -n "$skip" ] || set -- "$@" "$each"; skip= ;;
+  esac
+done
+exec /usr/bin/install "$@"
 """
 # The setup makes a version whose `onecard` writes down what it is asked; all else is Python's own.
 PYTHON = """case "$*" in
@@ -51,11 +65,10 @@ class Machine:
         self.root = root
         for name in ("bin", "run/systemd/system", "usr/local/bin", "var/lib", "var/cache", "opt", "etc"):
             (root / name).mkdir(parents=True)
-        drop_owner = 'for each; do shift; case $each in --owner | --group) skip=1 ;; *) [ -n "$skip" ] || set -- "$@" "$each"; skip= ;; esac; done\n'
         programs = {
             "ldconfig": LDCONFIG, "python3": PYTHON, "systemctl": SYSTEMCTL, "getent": "", "chgrp": "", "cc": "",
             "setpriv": 'while [ "$1" != env ]; do shift; done; exec "$@"',
-            "install": f'{drop_owner}exec /usr/bin/install "$@"',
+            "install": INSTALL,
             "apt-get": "echo apt-get \"$@\" >>{root}/told",
         }  # fmt: skip
         for name, text in programs.items():
@@ -120,3 +133,31 @@ def test_a_second_run_changes_nothing(machine: Machine) -> None:
     assert code == 0, said
     assert "nothing was changed" in said
     assert not any("restart" in line for line in machine.told)
+
+
+def test_a_service_that_did_not_start_is_started_by_the_next_run(machine: Machine) -> None:
+    machine.set("broken", on=True)
+    code, said = machine.install("--profile", "cpu")
+    assert code == 1
+    assert "its reasons: journalctl" in said
+    machine.set("broken", on=False)
+    assert machine.told
+    code, said = machine.install("--profile", "cpu")
+    assert code == 0, said
+    assert "nothing was changed" not in said
+    assert machine.told[-2:] == ["systemctl reset-failed onecard", "systemctl restart onecard"]
+
+
+def test_a_new_version_is_switched_to_once_it_has_its_model(machine: Machine) -> None:
+    assert machine.install("--profile", "cpu")[0] == 0
+    machine.holds("0.0.2-b")
+    machine.set("no-network", on=True)
+    code, said = machine.install("--profile", "cpu")
+    assert code == 1
+    assert "run this again to go on" in said
+    assert machine.current == "0.0.1-a", "the service may start again at any time, with what has its model"
+    machine.set("no-network", on=False)
+    assert machine.told
+    assert machine.install("--profile", "cpu")[0] == 0
+    assert machine.current == "0.0.2-b"
+    assert machine.told[-1] == "systemctl restart onecard"
