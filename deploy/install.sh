@@ -25,7 +25,8 @@ usage() {
 Usage: install.sh [--profile NAME] [--bundle FILE]
        install.sh --profile NAME --make-bundle FILE
        install.sh --undo [--purge]
-  --profile NAME      the card: auto (the GPU found, else the CPU), cpu, or a name of configs/profiles/   [auto]
+  --profile NAME      the card: auto (the GPU found, else the CPU), cpu, or a name of configs/profiles/
+                      [that of the service's settings, where it has some; else the bundle's; else auto]
   --bundle FILE       install from this offline bundle (an archive, or a folder that it was unpacked to), without network
   --make-bundle FILE  make it, for the card of --profile: on any machine with network and the same Python; no root needed
   --undo              take away service, program and user; keep settings, models and logs
@@ -37,6 +38,12 @@ say() { printf '%s\n' "$*"; }
 did() { changed=1; say "  $*"; }
 fail() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
 has_systemd() { [[ -d /run/systemd/system ]]; }
+
+# The profile that the service's settings name; empty where they name none.
+settings_profile() {
+  sed --quiet --regexp-extended "s/^ONECARD_ARGS=(.*[ \"'])?--profile[= ]([^ \"']+).*/\2/p" "$SETTINGS/onecard.env" 2>/dev/null |
+    tail --lines 1 || true
+}
 
 # Runs a command as the service's user, with the folders that the unit gives it.
 as_onecard() {
@@ -208,9 +215,14 @@ if [[ $action == bundle ]]; then
   exit 0
 fi
 [[ -z $bundle || $EUID -ne 0 ]] || open_bundle "$bundle"
+check_machine
+# What is installed is for the card that the service serves, not for the one that a later run would find or be told of.
+kept=$(settings_profile)
+[[ -z $profile || -z $kept || $profile == "$kept" ]] || fail "the service's settings name the profile $kept, not $profile. \
+Change ONECARD_ARGS in $SETTINGS/onecard.env, and run this again without --profile."
+profile=${profile:-$kept}
 [[ -z $BUNDLE ]] || profile=${profile:-$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["profile"])' "$BUNDLE/bundle.json")}
 profile=${profile:-auto}
-check_machine
 make_user
 install_program
 write_settings

@@ -161,3 +161,18 @@ def test_a_new_version_is_switched_to_once_it_has_its_model(machine: Machine) ->
     assert machine.install("--profile", "cpu")[0] == 0
     assert machine.current == "0.0.2-b"
     assert machine.told[-1] == "systemctl restart onecard"
+
+
+@pytest.mark.parametrize("written", ["--profile cpu", "--port 8010 --profile=cpu", '"--profile cpu --host 0.0.0.0"'])
+def test_a_later_run_installs_for_the_card_of_the_settings(machine: Machine, written: str) -> None:
+    assert machine.install("--profile", "cpu")[0] == 0
+    settings = machine.root / "etc/onecard/onecard.env"
+    settings.write_text(f"#ONECARD_ARGS=--profile rtx3060\nONECARD_ARGS={written}\n")
+    assert machine.told
+    assert machine.install()[0] == 0
+    assert machine.told[0].startswith("bootstrap -m serving.bootstrap --profile cpu ")
+
+    code, said = machine.install("--profile", "rtx3060")
+    assert code == 1
+    assert "settings name the profile cpu, not rtx3060. Change ONECARD_ARGS" in said
+    assert machine.told == []
