@@ -110,7 +110,7 @@ def _check(release: Path, profile: str, service: Service | None, screen: Screen)
 
 def _switch(releases: Releases, name: str, service: Service | None, screen: Screen) -> None:
     """And starts the service with it, where it ran; goes back where that fails."""
-    before = releases.current
+    before, earlier = releases.current, releases.previous
     releases.switch(name)
     if service is None or not service.active:
         return
@@ -118,11 +118,11 @@ def _switch(releases: Releases, name: str, service: Service | None, screen: Scre
     try:
         trouble = control("restart")
     except BaseException:
-        releases.switch(before)
+        releases.take_back(before, earlier)
         control("restart")
         raise
     if trouble:
-        releases.switch(before)
+        releases.take_back(before, earlier)
         screen.say(f"It does not start with {name}: going back to {before} ...")
         worse = control("restart")
         raise OnecardError(

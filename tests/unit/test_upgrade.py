@@ -213,7 +213,12 @@ def test_a_service_that_holds_the_memory_is_no_reason_not_to_upgrade_it(
     assert code == 0, said
 
 
-def test_a_service_that_does_not_start_runs_the_old_version_again(installation: Installation, systemd: Path) -> None:
+@pytest.mark.parametrize("earlier", ["", "0.0.0-00000000"])
+def test_a_service_that_does_not_start_runs_the_old_version_again(
+    installation: Installation, systemd: Path, earlier: str
+) -> None:
+    if earlier:
+        (installation.prefix / "previous").symlink_to(f"releases/{earlier}")
     (installation.prefix / "broken").touch()
     code, said = installation.run("--to", str(installation.wheel), path=systemd)
     (installation.prefix / "broken").unlink()
@@ -221,7 +226,7 @@ def test_a_service_that_does_not_start_runs_the_old_version_again(installation: 
     assert f"It runs with {OLD} as before." in said
     assert [words[0] for words in told(systemd)] == ["restart", "restart"]
     assert told(systemd)[-1][1] == f"releases/{OLD}"
-    assert installation.releases.current == OLD
+    assert (installation.releases.current, installation.releases.previous) == (OLD, earlier), "to go back to the same"
 
 
 def test_settings_that_the_new_version_does_not_take_end_it_before_the_switch(
