@@ -39,7 +39,8 @@ class Answer:
 def read_journal(file: Path) -> dict[str, Answer]:
     """What has been answered, by its question's key; a line that was cut off is left out, to be asked again."""
     answers = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+    # Bytes: a full disk cuts within a letter, and an answer may hold what str.splitlines takes for a line's end.
+    for line in file.read_bytes().split(b"\n") if file.is_file() else []:
         try:
             row = json.loads(line)
             answers[row["key"]] = Answer(**{**row, "tokens": [(token, near) for token, near in row["tokens"]]})

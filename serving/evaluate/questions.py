@@ -39,7 +39,8 @@ def demo_questions(count: int) -> Iterator[Question]:
 def file_questions(file: Path) -> list[Question]:
     """The questions of a JSONL file. Raises UsageError naming the first line that is none."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # Not splitlines: JSON may hold U+2028 and its like as they are.
+        lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} cannot be read ({error}). --questions takes a JSONL file.") from error
     found = []

@@ -97,7 +97,7 @@ def read_folder(folder: Path, count: int, seed: int) -> Calibration:
 
 
 def _lines(file: Path, folder: Path, skipped: list[Skipped]) -> Iterator[Sample]:
-    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").split("\n"), 1):
         if not line.strip():
             continue
         try:

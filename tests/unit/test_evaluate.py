@@ -113,6 +113,10 @@ def test_a_cut_off_journal_is_asked_again_from_there(tmp_path: Path) -> None:
     line = json.dumps({"key": "demo-0", "text": "Red.", "right": True, "tokens": [["Red", {"Red": -0.1}]]})
     file.write_text(f"{line}\n{line[:30]}", encoding="utf-8")
     assert list(read_journal(file)) == ["demo-0"]
+    # Within a letter, as a full disk does; and an answer with a line separator is one answer.
+    separated = json.dumps({"key": "demo-1", "text": "红\u2028色", "right": True, "tokens": []}, ensure_ascii=False)
+    file.write_bytes(f"{line}\n{separated}\n{separated[:28]}".encode()[:-1])
+    assert list(read_journal(file)) == ["demo-0", "demo-1"]
     assert read_journal(tmp_path / "none.jsonl") == {}
 
 
@@ -194,11 +198,11 @@ def test_the_demo_suite_judges_by_facts() -> None:
 def test_a_file_of_questions_is_asked_with_its_pictures(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"picture")
     rows = [
-        {"image": "a.png", "question": "Which colour?", "answer": ["Red", "crimson"]},
+        {"image": "a.png", "question": "Which\u2028colour?", "answer": ["Red", "crimson"]},
         {"question": "And 2 + 2?", "answer": 4},
     ]
     file = tmp_path / "mine.jsonl"
-    file.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
+    file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n", encoding="utf-8")
     first, second = file_questions(file)
     assert first.messages()[0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
     assert first.right(" red. ")

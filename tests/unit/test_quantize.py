@@ -183,7 +183,7 @@ def test_broken_pictures_are_named_skipped_and_counted(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a picture, and not called one")
     Image.new("RGB", (900, 3)).save(tmp_path / "narrow.png")
     rows = [
-        '{"image": "good.png", "question": "Which colour?", "answer": "Red."}',
+        '{"image": "good.png", "question": "Which\u2028colour?", "answer": "Red."}',
         '{"image": "gone.png", "question": "Where?"}',
         "{broken",
         '{"image": "good.png"}',
@@ -191,7 +191,7 @@ def test_broken_pictures_are_named_skipped_and_counted(tmp_path: Path) -> None:
     ]
     (tmp_path / "questions.jsonl").write_text("\n".join(rows), encoding="utf-8")
     found = read_folder(tmp_path, 10, seed=1)
-    assert Sample((str(tmp_path / "good.png"),), "Which colour?", "Red.") in found.samples
+    assert Sample((str(tmp_path / "good.png"),), "Which\u2028colour?", "Red.") in found.samples
     assert {Path(image).name for sample in found.samples for image in sample.images} == {"good.png", "whole.jpg"}
     assert {each.name for each in found.skipped} == {
         "cut.jpg", "letter.png", "narrow.png", "gone.png", "questions.jsonl:3", "questions.jsonl:4", "questions.jsonl:5",
