@@ -25,7 +25,8 @@ usage() {
 Usage: install.sh [--profile NAME] [--bundle FILE]
        install.sh --profile NAME --make-bundle FILE
        install.sh --undo [--purge]
-  --profile NAME      the card: auto (the GPU found, else the CPU), cpu, or a name of configs/profiles/   [auto]
+  --profile NAME      the card: auto (the GPU found, else the CPU), cpu, or a name of configs/profiles/
+                      [that of the service's settings, where it has some; else the bundle's; else auto]
   --bundle FILE       install from this offline bundle (an archive, or a folder that it was unpacked to), without network
   --make-bundle FILE  make it, for the card of --profile: on any machine with network and the same Python; no root needed
   --undo              take away service, program and user; keep settings, models and logs
@@ -37,6 +38,12 @@ say() { printf '%s\n' "$*"; }
 did() { changed=1; say "  $*"; }
 fail() { printf 'install.sh: %s\n' "$*" >&2; exit 1; }
 has_systemd() { [[ -d /run/systemd/system ]]; }
+
+# The profile that the service's settings name; empty where they name none.
+settings_profile() {
+  sed --quiet --regexp-extended "s/^ONECARD_ARGS=(.*[ \"'])?--profile[= ]([^ \"']+).*/\2/p" "$SETTINGS/onecard.env" 2>/dev/null |
+    tail --lines 1 || true
+}
 
 # Runs a command as the service's user, with the folders that the unit gives it.
 as_onecard() {
@@ -51,7 +58,8 @@ check_machine() {
   local missing=()
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
   # vLLM's CPU build is linked against it; Triton builds its launchers with a compiler.
-  ldconfig -p | grep -q 'libnuma\.so\.1' || missing+=(libnuma1)
+  # Not `grep -q`: it ends at the first match, and ldconfig, which has more to say than a pipe holds, fails then.
+  ldconfig -p | grep 'libnuma\.so\.1' >/dev/null || missing+=(libnuma1)
   command -v cc >/dev/null || missing+=(gcc libc6-dev)
   if [[ ${#missing[@]} -gt 0 ]]; then
     [[ -z $BUNDLE ]] || fail "these are needed, and are no part of a bundle: ${missing[*]} (Debian's names; Ubuntu's \
@@ -87,11 +95,16 @@ open_bundle() {
 }
 
 # A version is its files: the same files are installed once, beside those before (serving/setup/releases.py), from the
-# bundle where the source lies in one.
+# bundle where the source lies in one. Sets `name` and `program`, which the steps after it use.
 install_program() {
-  local name before
-  before=$(readlink "$PREFIX/current" || true)
   name=$(cd "$SOURCE" && PYTHONDONTWRITEBYTECODE=1 python3 -m serving.bootstrap --profile "$profile" --into "$PREFIX")
+  program=$PREFIX/releases/$name/.venv/bin/onecard
+}
+
+# After everything that may fail or be interrupted: what is switched to is what the service is restarted with.
+switch_program() {
+  local before
+  before=$(readlink "$PREFIX/current" || true)
   if [[ $before != "releases/$name" ]]; then
     mkdir -p "$PREFIX/bin"
     [[ -z $before ]] || ln --symbolic --force --no-dereference "$before" "$PREFIX/previous"
@@ -127,7 +140,7 @@ fetch_model() {
     cp --recursive --no-clobber --no-dereference "$BUNDLE/model/." "$CACHE/huggingface"
     chown --recursive onecard:onecard "$CACHE/huggingface"
   fi
-  model=$("$PREFIX/bin/onecard" profiles --json | python3 -c '
+  model=$("$program" profiles --json | python3 -c '
 import json, sys
 wanted, known = sys.argv[1], json.load(sys.stdin)
 profiles = known["profiles"]
@@ -135,7 +148,7 @@ print(profiles[wanted]["model"] if wanted in profiles else "")' "$profile")
   # With `auto` the service finds the card, its profile and its model by itself, and fetches it at its first start.
   if [[ -n $model ]]; then
     say "Model: $model"
-    as_onecard "$PREFIX/bin/onecard" pull "$model" >/dev/null || fail "the model could not be fetched; run this again to go on."
+    as_onecard "$program" pull "$model" >/dev/null || fail "the model could not be fetched; run this again to go on."
   fi
 }
 
@@ -151,11 +164,15 @@ install_service() {
     say "There is no systemd here (WSL2: \`systemd=true\` in /etc/wsl.conf), so nothing starts it by itself. By hand: onecard serve"
     return
   fi
-  if [[ $changed -eq 1 ]]; then
+  # Also where an earlier run ended before it ran: it failed to start then, or nobody waited for it.
+  if [[ $changed -eq 1 ]] || ! systemctl is-active --quiet onecard; then
+    changed=1
     systemctl daemon-reload
     systemctl enable --quiet "${UNIT_FILES[@]}"
+    # Else systemd refuses one that has failed five times, however well it is mended.
+    systemctl reset-failed onecard 2>/dev/null || true
     say "Starting. A first start compiles kernels and takes minutes; \`journalctl -fu onecard\` shows its steps."
-    systemctl restart onecard || fail "it does not start; its reasons: journalctl -u onecard -n 50"
+    systemctl restart onecard || fail "it does not start; its reasons: journalctl -u onecard -n 50. Then run this again."
   fi
 }
 
@@ -198,12 +215,18 @@ if [[ $action == bundle ]]; then
   exit 0
 fi
 [[ -z $bundle || $EUID -ne 0 ]] || open_bundle "$bundle"
+check_machine
+# What is installed is for the card that the service serves, not for the one that a later run would find or be told of.
+kept=$(settings_profile)
+[[ -z $profile || -z $kept || $profile == "$kept" ]] || fail "the service's settings name the profile $kept, not $profile. \
+Change ONECARD_ARGS in $SETTINGS/onecard.env, and run this again without --profile."
+profile=${profile:-$kept}
 [[ -z $BUNDLE ]] || profile=${profile:-$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["profile"])' "$BUNDLE/bundle.json")}
 profile=${profile:-auto}
-check_machine
 make_user
 install_program
 write_settings
 fetch_model
+switch_program
 install_service
 if [[ $changed -eq 1 ]]; then say "Done."; else say "Everything is as it should be; nothing was changed."; fi

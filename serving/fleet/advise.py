@@ -9,7 +9,7 @@ from serving.architecture import read_shape
 from serving.errors import ConfigError
 from serving.fleet.advice import Advice, Expected, Idle, Option, Placement
 from serving.fleet.cards import Measured, Service, derived, from_measured
-from serving.fleet.demand import Cards, Fleet, read_measured
+from serving.fleet.demand import Cards, Demand, Fleet, read_measured
 from serving.fleet.simulate import Outcome, lengths, open_arrivals, simulate_open
 from serving.hardware import Hardware
 from serving.hub import resolve_model
@@ -27,9 +27,9 @@ _MOST_CARDS = 64
 _FULLEST = 0.9
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Seat:
-    """A kind of card with a model on it."""
+    """A kind of card with a model on it. Not equal to another of the same: a file may name a card once for each machine."""
 
     cards: Cards
     plan: Plan
@@ -63,8 +63,10 @@ def advise(fleet: Fleet) -> Advice:
                 return _advice(fleet, tried[-1])
     if not tried:
         raise ConfigError(
-            f"None of {', '.join(fleet.models)} fits one of these cards. `onecard plan --matrix` shows what does; a smaller "
-            "model or precision under `models:` may."
+            f"None of {', '.join(fleet.models)} fits one of these cards and takes requests of "
+            f"{fleet.demand.pictures_per_request} picture(s) and {fleet.demand.answer_tokens} tokens of answer. `onecard plan "
+            "--matrix` shows what fits, `onecard plan --json` its `limits`; a smaller model or precision under `models:` may, "
+            "or smaller requests under `demand:`."
         )
     return _advice(fleet, max(tried, key=lambda choice: (bool(choice.able), choice.most_per_s)))
 
@@ -86,10 +88,19 @@ def _seats(fleet: Fleet, models: Sequence[str]) -> list[Seat]:
         for name in models:
             subject = _subject(cards.profile, name)
             plan = subject.plan()
-            if plan.fits and plan.predicted:
-                found.append(Seat(cards, plan, _service(fleet, cards, subject, plan)))
+            if not plan.fits or not plan.predicted:
+                continue
+            service = _service(fleet, cards, subject, plan)
+            if _takes(plan, service, fleet.demand):
+                found.append(Seat(cards, plan, service))
                 break
     return sorted(found, key=lambda seat: -seat.service.most_per_s(fleet.demand.answer_tokens))
+
+
+def _takes(plan: Plan, service: Service, demand: Demand) -> bool:
+    """Whether the server does not refuse such a request for its pictures or its length."""
+    tokens = service.prompt_tokens + demand.answer_tokens
+    return demand.pictures_per_request <= plan.limits.max_images_per_request and tokens <= plan.capacity.max_model_len
 
 
 def _service(fleet: Fleet, cards: Cards, subject: Subject, plan: Plan) -> Service:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from serving.errors import ConfigError, UsageError
 from serving.fleet.cards import Measured
@@ -31,7 +31,7 @@ class Demand(_Strict):
     pictures_per_hour: float = Field(gt=0)
     peak_factor: float = Field(default=2.0, ge=1)
     pictures_per_request: int = Field(default=1, ge=1)
-    picture: tuple[int, int] = Field(default=(1024, 768), description="width and height in pixels")
+    picture: tuple[PositiveInt, PositiveInt] = Field(default=(1024, 768), description="width and height in pixels")
     question_tokens: int = Field(default=32, ge=1)
     answer_tokens: int = Field(default=128, ge=1, description="mean length of an answer")
     answer_spread: float = Field(

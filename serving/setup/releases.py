@@ -86,6 +86,14 @@ class Releases:
         self._link("current", f"{_KEPT}/{name}")
         self._link("bin/onecard", "../current/.venv/bin/onecard")
 
+    def take_back(self, current: str, previous: str) -> None:
+        """Undoes a switch: the version that failed is not the one to go back to."""
+        self.switch(current)
+        if previous:
+            self._link("previous", f"{_KEPT}/{previous}")
+        else:
+            (self.prefix / "previous").unlink(missing_ok=True)
+
     def prune(self) -> list[str]:
         """Removes all but the version in use and the one before it; the names of those that went."""
         kept = {self.current, self.previous}

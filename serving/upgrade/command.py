@@ -90,7 +90,8 @@ def _check(release: Path, profile: str, service: Service | None, screen: Screen)
     if service and service.arguments:
         environment = own_packages_only() | service.environment
         command = as_user(service.user, [str(onecard), "serve", "--dry-run", *service.arguments])
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        # Where the service runs: paths are relative to it, and whose rights are taken need not be able to enter this folder.
+        done = subprocess.run(command, env=environment, cwd=service.folder, capture_output=True, text=True, check=False)
         # What does not fit now may do so once the service has given its memory back: the restart shows it.
         if done.returncode not in (0, DoesNotFitError.exit_code):
             raise OnecardError(f"The new version does not take the service's settings: {done.stderr.strip()}")
@@ -109,7 +110,7 @@ def _check(release: Path, profile: str, service: Service | None, screen: Screen)
 
 def _switch(releases: Releases, name: str, service: Service | None, screen: Screen) -> None:
     """And starts the service with it, where it ran; goes back where that fails."""
-    before = releases.current
+    before, earlier = releases.current, releases.previous
     releases.switch(name)
     if service is None or not service.active:
         return
@@ -117,11 +118,11 @@ def _switch(releases: Releases, name: str, service: Service | None, screen: Scre
     try:
         trouble = control("restart")
     except BaseException:
-        releases.switch(before)
+        releases.take_back(before, earlier)
         control("restart")
         raise
     if trouble:
-        releases.switch(before)
+        releases.take_back(before, earlier)
         screen.say(f"It does not start with {name}: going back to {before} ...")
         worse = control("restart")
         raise OnecardError(

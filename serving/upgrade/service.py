@@ -5,16 +5,20 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving.errors import ConfigError
+
 UNIT = "onecard.service"
-_ASKED = ("LoadState", "ActiveState", "User", "Environment", "EnvironmentFiles", "ExecStart")
+_ASKED = ("LoadState", "ActiveState", "User", "WorkingDirectory", "Environment", "EnvironmentFiles", "ExecStart")
 
 
 @dataclass(frozen=True)
 class Service:
-    """`arguments` are those of `onecard serve`; `environment` is what systemd and the settings file give it."""
+    """`arguments` are those of `onecard serve`; `environment` is what systemd and the settings files give it; `folder` is where
+    it runs, which the service's user can enter."""
 
     active: bool
     user: str
+    folder: str
     environment: dict[str, str]
     arguments: tuple[str, ...]
 
@@ -29,7 +33,9 @@ class Service:
 
 
 def find_service(prefix: Path) -> Service | None:
-    """The service that runs the installation at `prefix`; None where there is none, or no systemd."""
+    """The service that runs the installation at `prefix`; None where there is none, or no systemd.
+
+    Raises ConfigError for settings that cannot be read."""
     try:
         done = _systemctl("show", UNIT, f"--property={','.join(_ASKED)}")
     except FileNotFoundError:
@@ -38,12 +44,23 @@ def find_service(prefix: Path) -> Service | None:
     if told.get("LoadState") != "loaded" or f"{prefix}/bin/onecard" not in told.get("ExecStart", ""):
         return None
     environment = dict(word.split("=", 1) for word in shlex.split(told.get("Environment", "")) if "=" in word)
-    # `/etc/onecard/onecard.env (ignore_errors=yes)`
-    if told.get("EnvironmentFiles"):
-        environment |= _read_settings(Path(told["EnvironmentFiles"].split(" (")[0]))
-    arguments = shlex.split(environment.get("ONECARD_ARGS", ""))
+    folder = told.get("WorkingDirectory", "").removeprefix("!")  # `!`: may be missing
+    for (
+        line
+    ) in done.stdout.splitlines():  # `EnvironmentFiles=/etc/onecard/onecard.env (ignore_errors=yes)`, a line each
+        name, _, value = line.partition("=")
+        if name == "EnvironmentFiles":
+            environment |= _read_settings(Path(value.partition(" (ignore_errors=")[0]))
+    try:
+        arguments = shlex.split(environment.get("ONECARD_ARGS", ""))
+    except ValueError as error:
+        raise ConfigError(f"ONECARD_ARGS in the service's settings cannot be read: {error}. Mend it there.") from error
     return Service(
-        told.get("ActiveState") in ("active", "activating"), told.get("User", ""), environment, tuple(arguments)
+        active=told.get("ActiveState") in ("active", "activating"),
+        user=told.get("User", ""),
+        folder=folder if Path(folder).is_dir() else "/",
+        environment=environment,
+        arguments=tuple(arguments),
     )
 
 
@@ -69,4 +86,9 @@ def _read_settings(file: Path) -> dict[str, str]:
     except OSError:
         return {}
     pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith(("#", ";")))
-    return {name.strip(): value.strip().strip("\"'") for name, value in pairs}
+    return {name.strip(): _without_quotes(value.strip()) for name, value in pairs}
+
+
+def _without_quotes(value: str) -> str:
+    """Only those around the whole: an argument of ONECARD_ARGS may have its own."""
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'" else value

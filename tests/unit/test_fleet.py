@@ -124,6 +124,17 @@ def test_more_work_takes_more_cards(tmp_path: Path) -> None:
     assert 1 == replicas(1000) < replicas(60_000)
 
 
+def test_a_card_named_twice_is_two_cards(tmp_path: Path) -> None:
+    machine = {"profile": "rtx3060", "count": 2, "per_machine": 2}
+    demand = {"pictures_per_hour": 6000, "answer_tokens": 128}
+    once = written(tmp_path, cards=[{**machine, "count": 4}], models=["qwen3-vl-2b-awq"], demand=demand)
+    one = advise(read_fleet(once))
+    twice = written(tmp_path, cards=[machine, machine], models=["qwen3-vl-2b-awq"], demand=demand)
+    two = advise(read_fleet(twice))
+    assert sum(each.replicas for each in two.placements) == sum(each.replicas for each in one.placements) > 1
+    assert all(0 <= each.spare <= 2 for each in two.placements)
+
+
 def test_what_cannot_be_met_says_what_would(tmp_path: Path) -> None:
     few = written(tmp_path, cards=[{"profile": "rtx3060", "count": 1}], models=["qwen3-vl-2b-awq"])
     done = CliRunner().invoke(app, ["plan", "--fleet", str(few), "--json"])
@@ -144,6 +155,9 @@ def test_each_mistake_in_the_file_is_named(tmp_path: Path) -> None:
         ({"cards": []}, r"`cards`.*at least 1"),
         ({"cards": [{"profile": "cpu", "count": 1}]}, "no times can be derived"),
         ({"demand": {"pictures_per_hour": 0}}, r"`demand.pictures_per_hour`.*greater than 0"),
+        ({"demand": {"pictures_per_hour": 9, "picture": [0, 768]}}, r"`demand.picture.0`.*greater than 0"),
+        ({"demand": {"pictures_per_hour": 9, "pictures_per_request": 1000}}, "takes requests of 1000 picture"),
+        ({"demand": {"pictures_per_hour": 9, "answer_tokens": 1_000_000}}, "1000000 tokens of answer"),
         ({"models": ["qwen9"]}, "no model or family 'qwen9'"),
         ({"modles": ["qwen3-vl-2b"]}, r"unknown key `modles`.*Did you mean `models`"),
         ({"models": ["qwen3-vl-8b"], "cards": [{"profile": "rtx4060-laptop", "count": 1}]}, "rtx4060-laptop|fits"),

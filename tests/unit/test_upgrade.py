@@ -137,7 +137,8 @@ with open({log!r}, "a") as log:
     log.write(json.dumps([words[0], os.readlink({prefix!r} + "/current")]) + "\\n")
 if words[0] == "show":
     print("LoadState=loaded\\nActiveState=active\\nUser={user}\\nEnvironment=HOME=/tmp ONECARD_STATE_DIR=/tmp")
-    print("EnvironmentFiles={settings} (ignore_errors=yes)")
+    print("WorkingDirectory=!{folder}\\nEnvironmentFiles={settings} (ignore_errors=yes)")
+    print("EnvironmentFiles=/gone (ignore_errors=yes)")
     print("ExecStart={{ path={prefix}/bin/onecard ; argv[]={prefix}/bin/onecard serve $ONECARD_ARGS }}")
 elif words[0] == "restart" and "0.0.2" in os.readlink({prefix!r} + "/current") and os.path.exists({prefix!r} + "/broken"):
     sys.exit("Job for onecard.service failed.")
@@ -155,7 +156,14 @@ def systemd(installation: Installation, tmp_path: Path) -> Path:
     # Another user's rights can be taken by root alone, and pytest's folders are closed to others: so root's own.
     user = "root" if os.geteuid() == 0 else ""
     program.write_text(
-        SYSTEMCTL.format(python=sys.executable, log=log, prefix=str(installation.prefix), settings=settings, user=user)
+        SYSTEMCTL.format(
+            python=sys.executable,
+            log=log,
+            prefix=str(installation.prefix),
+            settings=settings,
+            user=user,
+            folder=tmp_path,
+        )
     )
     program.chmod(0o755)
     return program.parent
@@ -175,6 +183,27 @@ def test_the_service_is_started_with_the_new_version(installation: Installation,
     assert question[:5] == ["serve", "--profile", "cpu", "--model", "demo"]
 
 
+def test_settings_are_read_as_systemd_reads_them_and_tried_where_the_service_runs(
+    installation: Installation, systemd: Path
+) -> None:
+    """With quotes within, from more files than one, and with paths relative to the service's folder."""
+    settings = systemd.parent / "onecard.env"
+    settings.write_text("ONECARD_ARGS=--profile cpu --model \"./my models/x\"\nONECARD_LOG_FORMAT='json'\n")
+    code, said = installation.run("--to", str(installation.wheel), path=systemd)
+    assert code == 0, said
+    assert installation.started[0][1:] == ["serve", "--dry-run", "--profile", "cpu", "--model", "./my", "models/x"]
+    assert (installation.prefix / "checked-in").read_text() == str(systemd.parent)
+
+
+def test_settings_that_cannot_be_read_are_named_before_anything_is_done(
+    installation: Installation, systemd: Path
+) -> None:
+    (systemd.parent / "onecard.env").write_text('ONECARD_ARGS=--profile "cpu\n')
+    code, said = installation.run("--to", str(installation.wheel), path=systemd)
+    assert (code, installation.started) == (4, [])
+    assert "ONECARD_ARGS in the service's settings cannot be read: No closing quotation" in said
+
+
 def test_a_service_that_holds_the_memory_is_no_reason_not_to_upgrade_it(
     installation: Installation, systemd: Path
 ) -> None:
@@ -184,7 +213,12 @@ def test_a_service_that_holds_the_memory_is_no_reason_not_to_upgrade_it(
     assert code == 0, said
 
 
-def test_a_service_that_does_not_start_runs_the_old_version_again(installation: Installation, systemd: Path) -> None:
+@pytest.mark.parametrize("earlier", ["", "0.0.0-00000000"])
+def test_a_service_that_does_not_start_runs_the_old_version_again(
+    installation: Installation, systemd: Path, earlier: str
+) -> None:
+    if earlier:
+        (installation.prefix / "previous").symlink_to(f"releases/{earlier}")
     (installation.prefix / "broken").touch()
     code, said = installation.run("--to", str(installation.wheel), path=systemd)
     (installation.prefix / "broken").unlink()
@@ -192,7 +226,7 @@ def test_a_service_that_does_not_start_runs_the_old_version_again(installation: 
     assert f"It runs with {OLD} as before." in said
     assert [words[0] for words in told(systemd)] == ["restart", "restart"]
     assert told(systemd)[-1][1] == f"releases/{OLD}"
-    assert installation.releases.current == OLD
+    assert (installation.releases.current, installation.releases.previous) == (OLD, earlier), "to go back to the same"
 
 
 def test_settings_that_the_new_version_does_not_take_end_it_before_the_switch(

@@ -23,6 +23,7 @@ def main() -> None:
     with (prefix / "started").open("a") as started:
         started.write(f"{os.getpid()} {' '.join(sys.argv[1:])}\n")
     if dry_run:
+        (prefix / "checked-in").write_text(os.getcwd())
         does_not_fit = 3 if (prefix / "taken").exists() else 0
         sys.exit("onecard: unknown key `colour`." if behaviour == "refuse" else does_not_fit)
     if behaviour == "die":
