@@ -45,9 +45,8 @@ def find_service(prefix: Path) -> Service | None:
         return None
     environment = dict(word.split("=", 1) for word in shlex.split(told.get("Environment", "")) if "=" in word)
     folder = told.get("WorkingDirectory", "").removeprefix("!")  # `!`: may be missing
-    for (
-        line
-    ) in done.stdout.splitlines():  # `EnvironmentFiles=/etc/onecard/onecard.env (ignore_errors=yes)`, a line each
+    # `EnvironmentFiles=/etc/onecard/onecard.env (ignore_errors=yes)`, a line each
+    for line in done.stdout.splitlines():
         name, _, value = line.partition("=")
         if name == "EnvironmentFiles":
             environment |= _read_settings(Path(value.partition(" (ignore_errors=")[0]))
