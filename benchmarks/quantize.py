@@ -30,11 +30,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cores
+from benchmarks.ending import TIED
 from benchmarks.results import RESULTS, Run, new_run
 from benchmarks.say import say
 from benchmarks.shapes import write_shape
 from serving.errors import OnecardError
 from serving.hardware import detect
+from serving.plugin import die_with_parent
 from serving.prepare import prepare
 from serving.quantize.scheme import load_scheme
 
@@ -195,6 +197,7 @@ def _workers(number: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _take_share(shares: Any) -> None:
+    die_with_parent(None)  # and so does what it runs
     os.sched_setaffinity(0, shares.get())
 
 
@@ -246,7 +249,7 @@ def with_head8(source: Path, out: Path) -> dict[str, Any]:
 
 
 def _made(argv: Sequence[object], out: Path, limit: Mapping[str, str]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "serving", *map(str, argv)]
+    command = [*TIED, sys.executable, "-m", "serving", *map(str, argv)]
     began = time.monotonic()
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, env=os.environ | limit)
     seconds = round(time.monotonic() - began, 1)
@@ -269,7 +272,7 @@ def served(
     variants = [word for name, each in servings.items() for word in ("--variant", each.variant(name))]
     subprocess.run(
         [
-            *(sys.executable, "-m", "benchmarks", "latency", "throughput", "--together"),
+            *(*TIED, sys.executable, "-m", "benchmarks", "latency", "throughput", "--together"),
             *("--contenders", ",".join(["transformers", *(f"onecard:{name}" for name in servings)]), *variants),
             *("--profile", options.profile, "--model", str(source), "--kv-cache-mib", str(options.kv_cache_mib)),
             *("--gpu-memory-utilization", str(options.gpu_memory_utilization), "--clients", "4,32"),

@@ -12,7 +12,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ending import TIED, end, in_order_by_sigterm
 from benchmarks.memory_device import device_name, holding, sampling, total_mib, used_mib, wait_until_free
 from benchmarks.memory_results import Results
 from benchmarks.say import say
@@ -62,6 +62,7 @@ def main() -> None:
     add("--gpus", default="0", help="indices of the GPUs to use side by side (default 0)")
     add("--seconds", type=float, default=120, help="how long the clients ask (default 120)")
     options = parser.parse_args()
+    in_order_by_sigterm()
     command = Results.command("benchmarks.survival", sys.argv[1:])
     results = Results(options.out, command, lambda run: "lives" in run)
     wanted = [
@@ -103,7 +104,7 @@ def survive(
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu)}
         environment |= {"ONECARD_EXPORTER_PORT": "0", "ONECARD_STATE_DIR": state_dir}
         began = time.monotonic()
-        command = _command(contender, card, plan, model, gpu, port)
+        command = [*TIED, *_command(contender, card, plan, model, gpu, port)]
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         result: dict[str, Any] = {
             "name": _name(card, contender),
@@ -124,7 +125,7 @@ def survive(
                 result["preemptions"] = _metric(port, "vllm:num_preemptions_total")
                 result["status"] = _status(port)
         finally:
-            _stop(server)
+            end(server)
             wait_until_free(gpu, before)
         result["peak_mib"] = peak[0] - before
         if not result["lives"]:
@@ -202,15 +203,6 @@ def _status(port: int) -> Any:
         if code == 200
         else None
     )
-
-
-def _stop(server: "subprocess.Popen[bytes]") -> None:
-    server.send_signal(signal.SIGTERM)
-    try:
-        server.wait(30)
-    except subprocess.TimeoutExpired:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
 
 
 def _ask(port: int, plan: Plan, seconds: float, stopping: threading.Event) -> dict[str, int]:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -147,7 +148,8 @@ def _paths(text: str) -> Iterator[str]:
         yield from map(str, (Path(path), *Path(path).parents))
 
 
-def test_sigterm_leaves_no_server_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_killed_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     """`timeout` ends a run by SIGTERM; a server lives in a process group of its own and must not outlive it."""
     run = subprocess.Popen(
         [sys.executable, "-m", "benchmarks", "latency", "--contenders", "original", "--out", str(tmp_path)],
@@ -155,27 +157,29 @@ def test_sigterm_leaves_no_server_behind(tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
     )
 
-    def servers() -> list[Path]:
-        return [log for log in tmp_path.glob("onecard-bench-*/original/server.log") if log.stat().st_size]
+    def started() -> list[psutil.Process]:
+        found = psutil.process_iter(["cmdline", "environ"])
+        return [each for each in found if (each.info["environ"] or {}).get("TMPDIR") == str(tmp_path)]
+
+    def serves(process: psutil.Process) -> bool:
+        words = process.info["cmdline"]
+        return words[0] == sys.executable and "vllm.entrypoints.openai.api_server" in words
 
     try:
-        while not servers() and run.poll() is None:
+        while not any(map(serves, started())) and run.poll() is None:
             time.sleep(0.1)
-        run.send_signal(signal.SIGTERM)
-        assert run.wait(60) == 143
+        assert len(started()) == 3  # the run, its generator and the server
+        run.send_signal(number)
+        assert run.wait(60) == (143 if number == signal.SIGTERM else -signal.SIGKILL)
     finally:
         run.kill()
         run.wait()
-    folder = servers()[0].parent.parent.name
-    alive = [each for each in Path("/proc").glob("[0-9]*/cmdline") if folder.encode() in _read(each)]
-    assert alive == []
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError:
-        return b""
+    ends = time.monotonic() + 60
+    while (left := started()) and time.monotonic() < ends:
+        time.sleep(0.1)
+    for each in left:
+        each.kill()
+    assert left == []
 
 
 def a_run() -> Run:
