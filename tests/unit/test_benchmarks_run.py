@@ -183,7 +183,7 @@ def test_a_run_that_is_killed_leaves_nothing_behind(tmp_path: Path, number: sign
 
 
 def a_run() -> Run:
-    figures = {"first_token_ms": 40.0, "per_token_ms": 2.5, "total_ms": 360.0, "images_per_s": 2.7}
+    figures = {"first_token_ms": 40.0, "per_token_ms": 2.5, "total_ms": 360.0, "images_per_s": 2.7, "gpu_busy": 0.71}
     rows = [("latency", "1 client"), ("throughput", "64 clients"), ("burst", "first burst after ready")]
     return Run(
         date="2026-11-22",
@@ -205,7 +205,7 @@ def test_the_readmes_table_names_what_was_measured_and_what_did_not_start(tmp_pa
     assert TABLES["speed"]("en", tmp_path) == "Not measured yet."
     (tmp_path / "speed-h200.json").write_text(a_run().model_dump_json(), "utf-8")
     english, chinese = TABLES["speed"]("en", tmp_path), TABLES["speed"]("zh", tmp_path)
-    assert "| onecard | 40 ms | 2.50 ms | 360 ms | 2.7 | 90% |" in english
+    assert "| onecard | 40 ms | 2.50 ms | 360 ms | 2.7 | 71% | 90% |" in english
     assert "| vLLM's defaults (did not start: X) | – |" in english
     assert "NVIDIA H200" in chinese
     assert "did not start: X" in table(a_run(), [("latency", ("total_ms",))])
