@@ -15,13 +15,13 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from benchmarks.ending import TIED, end, in_order_by_sigterm
 from benchmarks.memory_device import device_name, holding, sampling, total_mib, used_mib, wait_until_free
@@ -97,9 +97,6 @@ def survive(
         before = used_mib(gpu)
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu)}
         environment |= {"ONECARD_EXPORTER_PORT": "0", "ONECARD_STATE_DIR": state_dir}
-        began = time.monotonic()
-        command = [*TIED, *_command(contender, card, plan, model, gpu, port)]
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         result: dict[str, Any] = {
             "name": _name(card, contender),
             "gpu": device_name(gpu),
@@ -111,13 +108,18 @@ def survive(
             "kv_tokens": plan.capacity.kv_tokens,
             "lives": False,
         }
+        began = time.monotonic()
+        command = [*TIED, *_command(contender, card, plan, model, gpu, port)]
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         try:
             if _wait_ready(server, port, stopping):
                 result["ready_s"] = round(time.monotonic() - began, 1)
                 result["answers"] = ask(port, plan, seconds, stopping)
-                result["lives"] = server.poll() is None and answers(port, plan)
                 result["preemptions"] = _metric(port, "vllm:num_preemptions_total")
                 result["status"] = _status(port)
+                # onecard starts its server again when that has died.
+                restarted = result["status"] and result["status"]["restarts"]
+                result["lives"] = server.poll() is None and answers(port, plan) and not restarted
         finally:
             end(server)
             wait_until_free(gpu, before)
@@ -177,12 +179,10 @@ def _wait_ready(server: "subprocess.Popen[bytes]", port: int, stopping: threadin
 
 def _get(port: int, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, ""
-    except OSError:
+        reply = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=10, trust_env=False)
+    except httpx.HTTPError:
         return 0, ""
+    return reply.status_code, reply.text
 
 
 def _metric(port: int, name: str) -> float | None:

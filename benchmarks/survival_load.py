@@ -51,8 +51,13 @@ async def _all_clients(
     counted: Counter[str] = Counter()
     ends = time.monotonic() + seconds
     base = f"http://127.0.0.1:{port}/v1"
-    async with httpx.AsyncClient(timeout=180, limits=httpx.Limits(max_connections=None)) as client:
-        model = (await client.get(f"{base}/models")).json()["data"][0]["id"]
+    limit = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(timeout=180, limits=limit, trust_env=False) as client:
+        try:
+            reply = (await client.get(f"{base}/models")).raise_for_status()
+        except httpx.HTTPError as error:  # it has died since it was last asked
+            return Counter({type(error).__name__: 1})
+        model = reply.json()["data"][0]["id"]
 
         async def one(which: int) -> None:
             turn = 0
