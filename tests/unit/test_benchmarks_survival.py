@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks import survival_load
 from tests.exporting import Card
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,15 @@ if __name__ == "__main__":
     survival_load._CLIENTS = survival_load._PROCESSES = 2
     survival.main()
 """
+
+
+def test_no_two_requests_begin_alike() -> None:
+    """A prefix that is cached takes no room, and what has room enough shows nothing."""
+    bodies = [survival_load._body("m", (64 * 48, 2, 4096), seed) for seed in range(40)]
+    contents = [body["messages"][0]["content"] for body in bodies]
+    first = [each[:32] if isinstance(each, str) else each[0]["image_url"]["url"] for each in contents]
+    assert len(set(first)) == 40
+    assert sum(isinstance(each, str) for each in contents) == 8
 
 
 def test_who_died_under_load_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
