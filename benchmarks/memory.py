@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.contenders import same_environment
 from benchmarks.ending import TIED, end, in_order_by_sigterm
 from benchmarks.memory_device import (
     MIB,
@@ -170,7 +171,7 @@ def measure(
 ) -> dict[str, Any]:
     """Runs the point and watches the device, or where others are measured beside it what the point's own processes hold. A
     point that dies is a result too: its last words stand for it."""
-    environment = dict(os.environ, CUDA_VISIBLE_DEVICES=str(gpu))
+    environment = os.environ | same_environment() | {"CUDA_VISIBLE_DEVICES": str(gpu)}
     if options.runner:
         environment["VLLM_USE_V2_MODEL_RUNNER"] = str(int(options.runner == "v2"))
     alone, before = options.at_once == 1, used_mib(gpu)

@@ -23,6 +23,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks.contenders import same_environment
 from benchmarks.ending import TIED, end, in_order_by_sigterm
 from benchmarks.memory_device import device_name, holding, sampling, total_mib, used_mib, wait_until_free
 from benchmarks.memory_results import Results
@@ -95,7 +96,7 @@ def survive(
         sampling(gpu) as peak,
     ):
         before = used_mib(gpu)
-        environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu)}
+        environment = os.environ | same_environment() | {"CUDA_VISIBLE_DEVICES": str(gpu)}
         environment |= {"ONECARD_EXPORTER_PORT": "0", "ONECARD_STATE_DIR": state_dir}
         result: dict[str, Any] = {
             "name": _name(card, contender),

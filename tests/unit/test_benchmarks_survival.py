@@ -60,6 +60,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
 subprocess.Popen(["sleep", "600"])
 ThreadingHTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
 """
