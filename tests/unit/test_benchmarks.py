@@ -251,8 +251,11 @@ class Recording:
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
+        self.fails = False
 
     def send(self, workload: Workload, **asked: Any) -> Load:
+        if self.fails:
+            raise WorkerError
         self.sent.append({"workload": workload, **asked})
         return Load(asked["count"] / 2, workload.pictures, [Answer(0.1, 0.5, 8, 100, (0.1,) * 4)] * asked["count"])
 
@@ -285,6 +288,16 @@ def test_one_client_asks_for_as_long_as_the_time_allows_after_a_pilot() -> None:
     asked.closed_loop(LONG, 1)
     asked.closed_loop(LONG, 1)
     assert [each["count"] for each in recording.sent] == [1, 12, 12]
+
+
+def test_a_pilot_that_failed_is_sent_again() -> None:
+    asked, recording = target()
+    recording.fails = True
+    with pytest.raises(WorkerError):
+        asked.closed_loop(LONG, 1)
+    recording.fails = False
+    asked.closed_loop(LONG, 1)
+    assert [each["count"] for each in recording.sent] == [1, 12]
 
 
 def test_transformers_serves_one_client_only() -> None:
