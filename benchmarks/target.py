@@ -169,7 +169,7 @@ class ToServer:
             question=question,
             seed=first,
         )
-        if self._server and not load.answers:
+        if self._server and load.failed:  # what was answered before it died is no measurement
             self._server.check_alive()
         return load
 

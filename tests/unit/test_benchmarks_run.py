@@ -30,10 +30,12 @@ QUICK = ("--tokens", "4", "--repetitions", "2", "--seconds", "0.1", "--waves", "
 
 
 class OpenAIServer:
-    """Streams as many tokens as are asked for, and keeps the pictures and questions that came."""
+    """Streams as many tokens as are asked for, and keeps the pictures and questions that came. With `refuse_every`, each so
+    many-th request is refused."""
 
-    def __init__(self, *, refuse: bool = False) -> None:
-        self.refuse = refuse
+    def __init__(self, *, refuse_every: int = 0) -> None:
+        self.refuse_every = refuse_every
+        self.came = 0
         self.asked: list[tuple[str, str]] = []
         self.app = Starlette(
             routes=[
@@ -44,7 +46,8 @@ class OpenAIServer:
 
     async def chat(self, request: Request) -> Response:
         body = await request.json()
-        if self.refuse:
+        self.came += 1
+        if self.refuse_every and self.came % self.refuse_every == 0:
             return JSONResponse({"error": {"message": "busy"}}, 429)
         picture, text = body["messages"][0]["content"]
         self.asked.append((picture["image_url"]["url"], text["text"]))
@@ -94,13 +97,27 @@ def test_any_openai_server_can_be_measured(
 
 
 def test_a_server_that_refuses_everything_is_a_row_that_says_so(tmp_path: Path) -> None:
-    with listening(OpenAIServer(refuse=True).app) as port:
+    with listening(OpenAIServer(refuse_every=1).app) as port:
         url = f"http://127.0.0.1:{port}/v1"
         assert command.main(["latency", "--url", url, "--label", "busy", "--out", str(tmp_path), *QUICK]) == 0
     run = Run.model_validate_json((tmp_path / "speed-busy.json").read_text("utf-8"))
     assert "requests was answered: Too Many Requests" in str(run.rows[0].failed)
     assert run.rows[0].medians == {}
     assert (run.model, run.settings["tokens"]) == ("stand-in", 4)
+
+
+def test_requests_that_failed_are_told_beside_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever refuses some answers the others the sooner; and the median of what failed in three repetitions may be none."""
+    with listening(OpenAIServer(refuse_every=12).app) as port:
+        url = f"http://127.0.0.1:{port}/v1"
+        options = ["--url", url, "--name", "S", "--out", str(tmp_path), *QUICK, "--clients", "3", "--repetitions", "5"]
+        assert command.main(["throughput", *options]) == 0
+    run = Run.model_validate_json((tmp_path / "speed-s.json").read_text("utf-8"))
+    row = run.row("throughput", "3 clients", "S")
+    assert row is not None
+    assert (row.medians["failed"], row.requests_failed) == (0, 1)
+    assert "| failed requests: 1 |" in capsys.readouterr().out
+    assert "| S (failed requests: 1) |" in TABLES["speed"]("en", tmp_path)
 
 
 def test_no_server_there_is_told_and_so_is_a_question_that_there_is_not(
