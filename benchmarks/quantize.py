@@ -7,7 +7,7 @@
    transformers' `generate`: memory and speed, by `python -m benchmarks --together`.
 4. The output head by itself: its kernel's time at 16 and at 8 bits.
 
-Everything is written to `results/quantize-LABEL.json` as soon as it is known; steps that are in it already are not repeated.
+Everything is written to `results/quantize-LABEL.json` as soon as it is known; what 2 and 4 have put there is not made again.
 Random weights have real sizes and real speed, and no words: what they lose in answers is benchmarks/quality.py's.
 """
 
@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     for scheme in options.schemes
                 },
             )
-            if folders["awq"].is_dir():
+            if "awq" in options.schemes and folders["awq"].is_dir():
                 notes.steps(workers, {f"quantize {HEAD8}": partial(with_head8, folders["awq"], folders[HEAD8])})
     if "head" in options.steps:
         with _workers(1) as workers:
