@@ -8,8 +8,8 @@ import signal
 import subprocess
 from typing import NoReturn
 
-# Put before a command: the kernel sends it SIGTERM when the thread that started it has ended, by SIGKILL too (prctl(2)). vLLM
-# and onecard end their own processes when they get it.
+# Put before a command: the kernel sends it SIGTERM when the thread that started it has ended, by SIGKILL too (prctl(2)). The
+# servers of vLLM and onecard then end their own processes.
 TIED = ("setpriv", "--pdeathsig", "TERM")
 _GRACE_S = 20.0
 
