@@ -9,15 +9,13 @@ python -m benchmarks … -- --max-model-len 8192            what follows the das
 import argparse
 import re
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import NoReturn
 
-from benchmarks import contenders, cores, plot
+from benchmarks import contenders, cores, ending, plot
 from benchmarks.contenders import Contender, Setting
 from benchmarks.generator import Generator
 from benchmarks.questions import apps, burst, goodput, latency, long, several, start, text, throughput, where
@@ -45,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own, shared = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     parser = _parser()
     options = parser.parse_args(own)
-    signal.signal(signal.SIGTERM, _ended)
+    ending.in_order_by_sigterm()
     try:
         return _measure(options, argv, tuple(shared))
     except (ValueError, DiedError) as error:
@@ -144,11 +142,6 @@ def _label(options: argparse.Namespace, setting: Setting) -> str:
         gpus = setting.prepared.subject.hardware.gpus
         name = gpus[0].name if gpus and setting.prepared.subject.profile.device == "cuda" else "cpu"
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
-
-
-def _ended(_signal: int, _frame: object) -> NoReturn:
-    """SIGTERM stops the servers as the run's end does."""
-    raise SystemExit(143)
 
 
 def _variant(text: str) -> contenders.Variant:

@@ -173,20 +173,19 @@ def environment(
     contender: Contender, *, gpu: str | None, launch_file: Path, state_dir: Path, caches: Path | None
 ) -> dict[str, str]:
     """What is set beside this process's own environment. `caches` is the folder of this contender's own caches, if any."""
-    own = {
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_OFFLINE": "1",
-        "ONECARD_STATE_DIR": str(state_dir),
-        "VLLM_LOGGING_COLOR": "0",
-    }
+    own = same_environment() | {"ONECARD_STATE_DIR": str(state_dir)}
     if gpu is not None:
         own["CUDA_VISIBLE_DEVICES"] = gpu
-    if shutil.which("nvcc") is None:
-        own["VLLM_USE_FLASHINFER_SAMPLER"] = "0"  # else the engine dies compiling it: for all, so that all start
     if contender.kind == "engine+connector":
         own |= {ENVIRONMENT_KEY: str(launch_file), "VLLM_MEDIA_CONNECTOR": "onecard"}
     return own | (cache_environment(caches) if caches else {}) | contender.variant.environment
+
+
+def same_environment() -> dict[str, str]:
+    """What is set for every vLLM that is measured: it tells nobody of it, and it starts."""
+    quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_COLOR": "0"}
+    # Without a compiler the engine dies compiling this sampler. onecard leaves it out by itself.
+    return quiet if shutil.which("nvcc") else quiet | {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
 
 
 def cache_environment(folder: Path) -> dict[str, str]:

@@ -10,7 +10,6 @@ worker. The rest of the card is held by another process, as on a smaller card.
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.contenders import same_environment
+from benchmarks.ending import TIED, end, in_order_by_sigterm
 from benchmarks.memory_device import (
     MIB,
     device_name,
@@ -122,6 +123,7 @@ def main() -> None:
     add("--runner", choices=("v1", "v2"), help="vLLM's model runner (default: vLLM's own choice)")
     add("--seconds", type=float, default=3600, help="begin no point after so many seconds")
     options = parser.parse_args()
+    in_order_by_sigterm()
     results = Results(options.out, Results.command("benchmarks.memory", sys.argv[1:]), is_measured)
     wanted = [
         point
@@ -169,19 +171,18 @@ def measure(
 ) -> dict[str, Any]:
     """Runs the point and watches the device, or where others are measured beside it what the point's own processes hold. A
     point that dies is a result too: its last words stand for it."""
-    environment = dict(os.environ, CUDA_VISIBLE_DEVICES=str(gpu))
+    environment = os.environ | same_environment() | {"CUDA_VISIBLE_DEVICES": str(gpu)}
     if options.runner:
         environment["VLLM_USE_V2_MODEL_RUNNER"] = str(int(options.runner == "v2"))
     alone, before = options.at_once == 1, used_mib(gpu)
     described = point | {"engine_args": point["engine_args"] | {"model": folder}}
-    command = [sys.executable, "-m", "benchmarks.memory_point", json.dumps(described)]
+    command = [*TIED, sys.executable, "-m", "benchmarks.memory_point", json.dumps(described)]
     with tempfile.TemporaryFile("w+") as log, sampling(gpu) if alone else nullcontext([0]) as device_peak:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         ends = time.monotonic() + _POINT_SECONDS
         while process.poll() is None and time.monotonic() < ends and not stopping.wait(_LOOK_SECONDS):
             pass
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        end(process)
         code = process.wait()
         log.seek(0)
         lines = log.read().splitlines()

@@ -8,6 +8,7 @@ import sys
 import time
 from typing import Any
 
+from benchmarks.ending import in_order_by_sigterm
 from benchmarks.say import say
 
 _TOKEN_WORDS = ("one", "two", "red", "blue", "left", "right", "star", "photo")
@@ -20,6 +21,7 @@ def main() -> None:
     import torch
     import vllm
 
+    in_order_by_sigterm()  # vLLM ends its engine's process on the way out
     point: dict[str, Any] = json.loads(sys.argv[1])
     began = time.monotonic()
     engine = vllm.LLM(

@@ -7,7 +7,7 @@
    transformers' `generate`: memory and speed, by `python -m benchmarks --together`.
 4. The output head by itself: its kernel's time at 16 and at 8 bits.
 
-Everything is written to `results/quantize-LABEL.json` as soon as it is known; steps that are in it already are not repeated.
+Everything is written to `results/quantize-LABEL.json` as soon as it is known; what 2 and 4 have put there is not made again.
 Random weights have real sizes and real speed, and no words: what they lose in answers is benchmarks/quality.py's.
 """
 
@@ -16,7 +16,6 @@ import json
 import os
 import re
 import shlex
-import statistics
 import subprocess
 import sys
 import time
@@ -30,11 +29,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import cores
+from benchmarks.ending import TIED
+from benchmarks.quantize_head import head_times
 from benchmarks.results import RESULTS, Run, new_run
 from benchmarks.say import say
 from benchmarks.shapes import write_shape
 from serving.errors import OnecardError
 from serving.hardware import detect
+from serving.plugin import die_with_parent
 from serving.prepare import prepare
 from serving.quantize.scheme import load_scheme
 
@@ -49,7 +51,6 @@ MARLIN = {
 }
 # Those whose speed is predicted.
 CARDS = ("rtx3060", "rtx4060ti", "rtx4090")
-HEAD_CALLS = 50
 # What a program on the GPU takes beside what torch allocates: its CUDA context, 524 MiB on an H200.
 _CONTEXT_MIB = 600
 
@@ -151,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     for scheme in options.schemes
                 },
             )
-            if folders["awq"].is_dir():
+            if "awq" in options.schemes and folders["awq"].is_dir():
                 notes.steps(workers, {f"quantize {HEAD8}": partial(with_head8, folders["awq"], folders[HEAD8])})
     if "head" in options.steps:
         with _workers(1) as workers:
@@ -195,6 +196,7 @@ def _workers(number: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _take_share(shares: Any) -> None:
+    die_with_parent(None)  # and so does what it runs
     os.sched_setaffinity(0, shares.get())
 
 
@@ -246,7 +248,7 @@ def with_head8(source: Path, out: Path) -> dict[str, Any]:
 
 
 def _made(argv: Sequence[object], out: Path, limit: Mapping[str, str]) -> dict[str, Any]:
-    command = [sys.executable, "-m", "serving", *map(str, argv)]
+    command = [*TIED, sys.executable, "-m", "serving", *map(str, argv)]
     began = time.monotonic()
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, env=os.environ | limit)
     seconds = round(time.monotonic() - began, 1)
@@ -269,7 +271,7 @@ def served(
     variants = [word for name, each in servings.items() for word in ("--variant", each.variant(name))]
     subprocess.run(
         [
-            *(sys.executable, "-m", "benchmarks", "latency", "throughput", "--together"),
+            *(*TIED, sys.executable, "-m", "benchmarks", "latency", "throughput", "--together"),
             *("--contenders", ",".join(["transformers", *(f"onecard:{name}" for name in servings)]), *variants),
             *("--profile", options.profile, "--model", str(source), "--kv-cache-mib", str(options.kv_cache_mib)),
             *("--gpu-memory-utilization", str(options.gpu_memory_utilization), "--clients", "4,32"),
@@ -288,63 +290,6 @@ def _expected(folder: Path) -> dict[str, Any]:
 
 def _weights_mb(folder: Path) -> float:
     return round(sum(file.stat().st_size for file in folder.glob("*.safetensors")) / 1e6, 1)
-
-
-def head_times(rows: int = 151_936, width: int = 2048, device: str | None = None) -> dict[str, Any]:
-    """`microseconds` of one token through the output head, by vLLM's own linear layers: 16 bits, and each kind of 8; of so many
-    `calls` in a row."""
-    import tempfile
-
-    import torch
-    from vllm.config import VllmConfig, set_current_vllm_config
-    from vllm.distributed import init_distributed_environment, initialize_model_parallel
-    from vllm.model_executor.layers.linear import ReplicatedLinear
-    from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors import CompressedTensorsConfig
-
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    schemes = ("awq-head8", "awq-head8-a8") if where == "cuda" else ("awq-head8-a8",)
-    found = {}
-    with set_current_vllm_config(VllmConfig()), tempfile.NamedTemporaryFile() as meeting:
-        init_distributed_environment(1, 0, f"file://{meeting.name}", 0, "nccl" if where == "cuda" else "gloo")
-        initialize_model_parallel(1, 1)
-        for name in ("16 bits", *schemes):
-            head = None if name == "16 bits" else load_scheme(name).head
-            group = head.group() if head else None
-            quantization = (
-                CompressedTensorsConfig.from_config(
-                    {"config_groups": {"head": group}, "format": group["format"], "ignore": []}
-                )
-                if group
-                else None
-            )
-            with torch.device(where):
-                layer = ReplicatedLinear(
-                    width, rows, bias=False, params_dtype=torch.bfloat16, quant_config=quantization, prefix="lm_head"
-                )
-            for key, parameter in layer.named_parameters():
-                if parameter.dtype.is_floating_point:
-                    parameter.data.fill_(0.01)
-                elif not key.endswith("shape"):
-                    parameter.data.random_(0, 100)
-            layer.quant_method.process_weights_after_loading(layer)
-            found[name] = _microseconds(layer, torch.randn(1, width, dtype=torch.bfloat16, device=where))
-    return {"calls": HEAD_CALLS, "microseconds": found}
-
-
-def _microseconds(layer: Any, row: Any) -> float:
-    """One token's, of so many calls in a row, which the GPU works off without a pause: the median of ten such rows. A head is
-    larger than any cache, so each call reads it anew."""
-    import torch
-
-    times = []
-    for _ in range(12):
-        began = time.perf_counter()
-        for _ in range(HEAD_CALLS):
-            layer(row)
-        if row.is_cuda:
-            torch.cuda.synchronize()
-        times.append((time.perf_counter() - began) / HEAD_CALLS)
-    return round(statistics.median(times[2:]) * 1e6, 1)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,11 @@ class Row(BaseModel):
     repetitions: list[Figures] = []
     failed: str | None = None
 
+    @property
+    def requests_failed(self) -> int:
+        """Of all repetitions: a median would leave out one in which many failed."""
+        return round(sum(each.get("failed", 0) for each in self.repetitions))
+
 
 class Facts(BaseModel):
     """A contender as it was started. `cores` is what its server was held to; None for all there are. `ready_s` is told
@@ -193,7 +198,10 @@ def table(run: Run, questions: Iterable[tuple[str, Sequence[str]]]) -> str:
         lines = [heads, ["---"] * len(heads)]
         for row in rows:
             values = [f"{row.medians[name]:g}" if name in row.medians else "–" for name in told]
-            lines.append([row.case, run.contenders[row.contender].title, *values, _first_line(row.failed)])
+            wrong = _first_line(row.failed) or (
+                f"failed requests: {row.requests_failed}" if row.requests_failed else ""
+            )
+            lines.append([row.case, run.contenders[row.contender].title, *values, wrong])
         parts.append("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
     dead = [f"{facts.title}: {facts.failed}" for facts in run.contenders.values() if facts.failed]
     return "\n\n".join([*parts, *dead])

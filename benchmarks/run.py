@@ -123,7 +123,7 @@ def _target(
     if isinstance(started, Worker):
         job.book.started(contender.name, facts.model_copy(update={"command": "python -m benchmarks.generate"}))
         return Target(contender, job.scope, ToTransformers(started), job.book.say, place.nvml_index)
-    facts.command = job.book.shortened(started.process.args)  # type: ignore[arg-type]
+    facts.command = job.book.shortened(started.command)
     try:
         started.wait_until_ready()
     except DiedError as error:
@@ -192,7 +192,7 @@ def _measure_starts(job: Job, contender: Contender, place: Place, generator: Gen
                 cores=place.server_cores(contender),
                 caches=caches,
             )
-            command = job.book.shortened(server.process.args)  # type: ignore[arg-type]
+            command = job.book.shortened(server.command)
             job.book.know(contender.name, Facts(title=contender.title, command=command, cores=contender.cores))
             try:
                 server.wait_until_ready()

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks.ending import TIED
 from serving.errors import NotRunningError
 from serving.running import fetch_status
 
@@ -38,7 +39,7 @@ def serving(arguments: Sequence[str], folder: Path) -> Iterator[Served]:
         port = int(probe.getsockname()[1])
     began = time.monotonic()
     output = folder / "serve.out"
-    command = [sys.executable, "-m", "serving", "serve", "--port", str(port), *arguments]
+    command = [*TIED, sys.executable, "-m", "serving", "serve", "--port", str(port), *arguments]
     with output.open("wb") as stream:
         process = subprocess.Popen(
             command, stdout=stream, stderr=stream, env=os.environ | {"ONECARD_EXPORTER_PORT": "0"}

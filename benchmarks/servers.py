@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import signal
 import socket
 import subprocess
 import threading
@@ -14,13 +13,12 @@ from pathlib import Path
 
 import httpx
 
-from benchmarks import contenders
+from benchmarks import contenders, ending
 from benchmarks.contenders import Contender, Setting
 from benchmarks.cores import held_to
 from benchmarks.worker import last_error
 
 _START_LIMIT_S = 600.0
-_STOP_LIMIT_S = 20.0
 _LOADED = re.compile(r"Model loading took ([\d.]+) GiB memory and ([\d.]+) seconds")
 
 
@@ -37,6 +35,7 @@ class Server:
     """A started contender. `ready_s` is 0 until it is ready; `stopping` is set when the run is being ended."""
 
     contender: Contender
+    command: list[str]
     url: str
     process: subprocess.Popen[bytes]
     log: Path
@@ -77,12 +76,8 @@ class Server:
         return (float(found[1]), float(found[2])) if found else (None, None)
 
     def stop(self) -> None:
-        """SIGTERM to its process group, then SIGKILL; returns when the port is free."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(_STOP_LIMIT_S)
+        """Ends it with everything that it started."""
+        ending.end(self.process)
 
 
 def start(
@@ -110,14 +105,14 @@ def start(
         stream.write((" ".join(command) + "\n").encode())
         stream.flush()
         process = subprocess.Popen(
-            command,
+            [*ending.TIED, *command],
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
             env=os.environ | environment,
             start_new_session=True,
         )
-    return Server(contender, f"http://127.0.0.1:{port}", process, log, began, stopping)
+    return Server(contender, command, f"http://127.0.0.1:{port}", process, log, began, stopping)
 
 
 def first_model(url: str) -> str:

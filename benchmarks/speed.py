@@ -61,16 +61,16 @@ def _asked(run: Run, where: str, language: Language, table: Table) -> str:
             *("GPU 忙碌", "首批请求"),
         ),
     }
-    return f"{said[language]}\n\n{table(heads[language], _rows(run, clients))}"
+    return f"{said[language]}\n\n{table(heads[language], _rows(run, clients, language))}"
 
 
-def _rows(run: Run, clients: int) -> Iterator[Sequence[str]]:
+def _rows(run: Run, clients: int, language: Language) -> Iterator[Sequence[str]]:
     for name, facts in _without_variants(run):
         alone = run.row("latency", "1 client", name)
         many = run.row("throughput", f"{clients} clients" if clients > 1 else "1 client", name)
         bursts = (run.row("burst", "first burst after ready", name), run.row("burst", "second burst", name))
         yield (
-            facts.title + (f" ({facts.failed.splitlines()[0][:80]})" if facts.failed else ""),
+            facts.title + _wrong(facts, [row for row in (alone, many, *bursts) if row], language),
             _figure(alone, "first_token_ms", "{:,.0f} ms"),
             _figure(alone, "per_token_ms", "{:.2f} ms"),
             _figure(alone, "total_ms", "{:,.0f} ms"),
@@ -78,6 +78,14 @@ def _rows(run: Run, clients: int) -> Iterator[Sequence[str]]:
             _figure(many, "gpu_busy", "{:.0%}"),
             _share(*bursts),
         )
+
+
+def _wrong(facts: Facts, rows: Sequence[Row], language: Language) -> str:
+    """What a reader has to know of the figures beside it."""
+    if said := facts.failed or next((row.failed for row in rows if row.failed), ""):
+        return f" ({said.splitlines()[0][:80]})"
+    failed = sum(row.requests_failed for row in rows)
+    return {"en": f" (failed requests: {failed})", "zh": f"（失败的请求：{failed}）"}[language] if failed else ""
 
 
 def _without_variants(run: Run) -> list[tuple[str, Facts]]:

@@ -7,39 +7,34 @@ queue, and how much was in use.
 """
 
 import argparse
-import asyncio
 import itertools
 import json
-import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import httpx
+
+from benchmarks.contenders import same_environment
+from benchmarks.ending import TIED, end, in_order_by_sigterm
 from benchmarks.memory_device import device_name, holding, sampling, total_mib, used_mib, wait_until_free
 from benchmarks.memory_results import Results
 from benchmarks.say import say
 from benchmarks.shapes import write_shape
 from benchmarks.spread import spread
+from benchmarks.survival_load import answers, ask
 from serving.plan import Plan
 from serving.prepare import prepare
 
-_CLIENTS = 64
-_PROCESSES = 4
 _READY_SECONDS = 400
-_ANSWER_TOKENS = 64
-_PHOTO = (1280, 960)
 _DUMMY = ("--load-format", "dummy")
 # What vLLM takes of a card by default, and what the original recipe takes.
 _SHARES = {"vllm": 0.92, "original": 0.9}
@@ -62,6 +57,7 @@ def main() -> None:
     add("--gpus", default="0", help="indices of the GPUs to use side by side (default 0)")
     add("--seconds", type=float, default=120, help="how long the clients ask (default 120)")
     options = parser.parse_args()
+    in_order_by_sigterm()
     command = Results.command("benchmarks.survival", sys.argv[1:])
     results = Results(options.out, command, lambda run: "lives" in run)
     wanted = [
@@ -100,11 +96,8 @@ def survive(
         sampling(gpu) as peak,
     ):
         before = used_mib(gpu)
-        environment = os.environ | {"CUDA_VISIBLE_DEVICES": str(gpu)}
+        environment = os.environ | same_environment() | {"CUDA_VISIBLE_DEVICES": str(gpu)}
         environment |= {"ONECARD_EXPORTER_PORT": "0", "ONECARD_STATE_DIR": state_dir}
-        began = time.monotonic()
-        command = _command(contender, card, plan, model, gpu, port)
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         result: dict[str, Any] = {
             "name": _name(card, contender),
             "gpu": device_name(gpu),
@@ -116,15 +109,20 @@ def survive(
             "kv_tokens": plan.capacity.kv_tokens,
             "lives": False,
         }
+        began = time.monotonic()
+        command = [*TIED, *_command(contender, card, plan, model, gpu, port)]
+        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         try:
             if _wait_ready(server, port, stopping):
                 result["ready_s"] = round(time.monotonic() - began, 1)
-                result["answers"] = _ask(port, plan, seconds, stopping)
-                result["lives"] = server.poll() is None and _answers(port, plan)
+                result["answers"] = ask(port, plan, seconds, stopping)
                 result["preemptions"] = _metric(port, "vllm:num_preemptions_total")
                 result["status"] = _status(port)
+                # onecard starts its server again when that has died.
+                restarted = result["status"] and result["status"]["restarts"]
+                result["lives"] = server.poll() is None and answers(port, plan) and not restarted
         finally:
-            _stop(server)
+            end(server)
             wait_until_free(gpu, before)
         result["peak_mib"] = peak[0] - before
         if not result["lives"]:
@@ -182,12 +180,10 @@ def _wait_ready(server: "subprocess.Popen[bytes]", port: int, stopping: threadin
 
 def _get(port: int, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, ""
-    except OSError:
+        reply = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=10, trust_env=False)
+    except httpx.HTTPError:
         return 0, ""
+    return reply.status_code, reply.text
 
 
 def _metric(port: int, name: str) -> float | None:
@@ -202,105 +198,6 @@ def _status(port: int) -> Any:
         if code == 200
         else None
     )
-
-
-def _stop(server: "subprocess.Popen[bytes]") -> None:
-    server.send_signal(signal.SIGTERM)
-    try:
-        server.wait(30)
-    except subprocess.TimeoutExpired:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def _ask(port: int, plan: Plan, seconds: float, stopping: threading.Event) -> dict[str, int]:
-    """How many answers of each kind the clients got, from processes of their own."""
-    limits = (plan.limits.max_image_pixels, plan.limits.max_images_per_request, plan.capacity.max_model_len)
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(_PROCESSES) as pool:
-        each = _CLIENTS // _PROCESSES
-        work = [(port, limits, each, number, seconds) for number in range(_PROCESSES)]
-        found = pool.starmap_async(_clients, work)
-        while not found.ready() and not stopping.is_set():
-            found.wait(0.5)
-        return dict(sum(found.get(), Counter[str]())) if found.ready() else {}
-
-
-def _answers(port: int, plan: Plan) -> bool:
-    limits = (plan.limits.max_image_pixels, plan.limits.max_images_per_request, plan.capacity.max_model_len)
-    return _clients(port, limits, 1, 99, 1).get("200", 0) > 0
-
-
-def _clients(port: int, limits: tuple[int, int, int], count: int, number: int, seconds: float) -> "Counter[str]":
-    return asyncio.run(_all_clients(port, limits, count, number, seconds))
-
-
-async def _all_clients(
-    port: int, limits: tuple[int, int, int], count: int, number: int, seconds: float
-) -> "Counter[str]":
-    import httpx
-
-    counted: Counter[str] = Counter()
-    ends = time.monotonic() + seconds
-    base = f"http://127.0.0.1:{port}/v1"
-    async with httpx.AsyncClient(timeout=180, limits=httpx.Limits(max_connections=None)) as client:
-        model = (await client.get(f"{base}/models")).json()["data"][0]["id"]
-
-        async def one(which: int) -> None:
-            turn = 0
-            while time.monotonic() < ends:
-                turn += 1
-                body = await asyncio.to_thread(_body, model, limits, (number * 1000 + which) * 10_000 + turn)
-                try:
-                    reply = await client.post(f"{base}/chat/completions", json=body)
-                    counted[str(reply.status_code)] += 1
-                    if reply.status_code != 200:
-                        counted[f"{reply.status_code}: {reply.text[:120]}"] += 1
-                        await asyncio.sleep(min(2.0, float(reply.headers.get("retry-after", 1))))
-                except httpx.HTTPError as error:
-                    counted[type(error).__name__] += 1
-                    await asyncio.sleep(1)
-
-        await asyncio.gather(*(one(which) for which in range(count)))
-    return counted
-
-
-def _body(model: str, limits: tuple[int, int, int], seed: int) -> dict[str, Any]:
-    """By turns: one largest picture, as many of the largest as fit, as many small ones, and a text as long as fits."""
-    pixels, images, context = limits
-    wide, high = _size(pixels)
-    tokens = wide * high // 1024 + 4
-    room = context - _ANSWER_TOKENS - 64
-    kind = seed % 5
-    if kind == 4:
-        content: Any = "word " * (room - 16)
-    else:
-        size = (320, 320) if kind == 3 else (wide, high)
-        most = images if kind == 3 else max(1, min(images, room // tokens))
-        many = most if kind in (2, 3) else 1
-        content = [{"type": "image_url", "image_url": {"url": _picture(size, seed * 16 + n)}} for n in range(many)]
-        content.append({"type": "text", "text": "What is this?"})
-    return {"model": model, "max_tokens": _ANSWER_TOKENS, "messages": [{"role": "user", "content": content}]}
-
-
-def _size(pixels: int) -> tuple[int, int]:
-    """Width and height in the proportions of a photo, on the grid of 32 pixels."""
-    scale = (pixels / (_PHOTO[0] * _PHOTO[1])) ** 0.5
-    return int(_PHOTO[0] * scale) // 32 * 32, int(_PHOTO[1] * scale) // 32 * 32
-
-
-def _picture(size: tuple[int, int], seed: int) -> str:
-    import base64
-    import io
-
-    import numpy as np
-    from PIL import Image
-
-    rng = np.random.default_rng(seed)
-    small = rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(small).resize(size, Image.Resampling.BILINEAR).save(buffer, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 if __name__ == "__main__":

@@ -132,7 +132,6 @@ class Target:
         if clients > 1:
             return max(clients, self.scope.waves * min(clients, self.contender.in_flight))
         if workload not in self._single:
-            self._single[workload] = 0  # the pilot is not counted
             pilot = self.closed_loop(workload, 1, count=1)
             self._single[workload] = max(3, min(30, round(self.scope.seconds / pilot.seconds)))
         return self._single[workload]
@@ -170,7 +169,7 @@ class ToServer:
             question=question,
             seed=first,
         )
-        if self._server and not load.answers:
+        if self._server and load.failed:  # what was answered before it died is no measurement
             self._server.check_alive()
         return load
 

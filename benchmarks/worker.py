@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cores import held_to
+from benchmarks.ending import TIED
 
 
 class WorkerError(RuntimeError):
@@ -29,7 +30,7 @@ class Worker:
         environment: dict[str, str] | None = None,
     ) -> None:
         self._log = log
-        command = [*held_to(cores), sys.executable, "-m", module, *arguments]
+        command = [*TIED, *held_to(cores), sys.executable, "-m", module, *arguments]
         with log.open("ab") as stream:
             self._process = subprocess.Popen(
                 command,

@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from benchmarks.contenders import Contender, Setting
 from benchmarks.load import Answer, Load, medians, percentile
 from benchmarks.questions import where
 from benchmarks.questions.goodput import highest_rate
-from benchmarks.target import NotServedError, Scope, Target, ToTransformers
+from benchmarks.servers import DiedError, Server
+from benchmarks.target import NotServedError, Scope, Target, ToServer, ToTransformers
 from benchmarks.worker import Worker, WorkerError, last_error
 from benchmarks.workload import LONG, PHOTO, SEVERAL, TEXT, Workload
 from serving.launch import ENVIRONMENT_KEY
@@ -251,8 +253,11 @@ class Recording:
 
     def __init__(self) -> None:
         self.sent: list[dict[str, Any]] = []
+        self.fails = False
 
     def send(self, workload: Workload, **asked: Any) -> Load:
+        if self.fails:
+            raise WorkerError
         self.sent.append({"workload": workload, **asked})
         return Load(asked["count"] / 2, workload.pictures, [Answer(0.1, 0.5, 8, 100, (0.1,) * 4)] * asked["count"])
 
@@ -285,6 +290,31 @@ def test_one_client_asks_for_as_long_as_the_time_allows_after_a_pilot() -> None:
     asked.closed_loop(LONG, 1)
     asked.closed_loop(LONG, 1)
     assert [each["count"] for each in recording.sent] == [1, 12, 12]
+
+
+def test_a_pilot_that_failed_is_sent_again() -> None:
+    asked, recording = target()
+    recording.fails = True
+    with pytest.raises(WorkerError):
+        asked.closed_loop(LONG, 1)
+    recording.fails = False
+    asked.closed_loop(LONG, 1)
+    assert [each["count"] for each in recording.sent] == [1, 12]
+
+
+def test_what_was_answered_before_the_server_died_is_no_measurement(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "600"]) as process:
+
+        class Killing:
+            def send(self, *_: Any, **__: Any) -> Load:
+                process.kill()
+                process.wait()
+                return Load(1.0, 1, [Answer(0.1, 0.5, 8, 100)] * 40, failed=24)
+
+        server = Server(Contender("vllm", "vllm"), [], "", process, tmp_path / "log", 0.0, threading.Event())
+        asked = Target(server.contender, Scope(), ToServer(Killing(), "", "", server), lambda _text: None)  # type: ignore[arg-type]
+        with pytest.raises(DiedError, match="exit code -9"):
+            asked.closed_loop(PHOTO, 64)
 
 
 def test_transformers_serves_one_client_only() -> None:

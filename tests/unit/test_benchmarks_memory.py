@@ -126,6 +126,28 @@ def test_a_holder_lets_go_when_its_parent_has_ended(left_free: Path) -> None:
     assert left_free.is_file()
 
 
+# vLLM's engine outlives a program that SIGTERM ends at once; what ends in order ends it.
+VLLM = """
+import atexit, time
+class LLM:
+    def __init__(self, **_):
+        atexit.register(print, "the engine is ended", flush=True)
+        print("the engine runs", flush=True)
+        time.sleep(600)
+"""
+
+
+def test_a_point_that_is_ended_ends_its_engine(left_free: Path) -> None:
+    (left_free.parent / "vllm.py").write_text(VLLM, encoding="utf-8")
+    point = [sys.executable, "-m", "benchmarks.memory_point", json.dumps({"engine_args": {}})]
+    with subprocess.Popen(point, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "the engine runs\n"
+        process.terminate()
+        assert process.stdout.read() == "the engine is ended\n"
+        assert process.wait() == 143
+
+
 # --- the results, and what is made of them ---
 
 FIRST, SECOND = (point["name"] for point in points()[:2])

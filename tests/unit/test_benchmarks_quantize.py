@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks import memory_device, quantize_table
+from benchmarks import memory_device, quantize, quantize_table
 from benchmarks.contenders import variant
 from benchmarks.load import Figures
 from benchmarks.quantize import MARLIN, Notes, _servings
 from benchmarks.results import Facts, Row, Run
+from benchmarks.shapes import write_shape
 from serving.errors import OnecardError
 
 
@@ -39,6 +40,19 @@ def test_steps_are_written_as_they_end_and_not_made_twice(tmp_path: Path, capsys
         again.steps(workers, {"quantize fp8": lambda: {"seconds": 1}, "quantize awq": make})
     assert (again.found["quantize fp8"], made) == ({"seconds": 1}, ["awq"])
     assert "quantize fp8: {" in capsys.readouterr().out
+
+
+def test_one_scheme_alone_can_be_measured(tmp_path: Path) -> None:
+    """What comes of a checkpoint without weights is a row; no other scheme is missed."""
+    like = Path(__file__).parents[2] / "serving" / "demo" / "model"
+    source = write_shape("2b", "bf16", like, tmp_path)
+    (source / "model.safetensors").touch()
+    quantize.main(
+        [*("--like", str(like), "--work", str(tmp_path), "--out", str(tmp_path)), "--steps=quantize", "--schemes=fp8"]
+    )
+    found = json.loads((tmp_path / "quantize-h200.json").read_text("utf-8"))
+    assert [name for name in found if name.startswith("quantize ")] == ["quantize fp8"]
+    assert "model.safetensors" in found["quantize fp8"]["failed"]
 
 
 def test_a_kernel_is_measured_where_it_makes_a_difference(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -29,10 +30,12 @@ QUICK = ("--tokens", "4", "--repetitions", "2", "--seconds", "0.1", "--waves", "
 
 
 class OpenAIServer:
-    """Streams as many tokens as are asked for, and keeps the pictures and questions that came."""
+    """Streams as many tokens as are asked for, and keeps the pictures and questions that came. With `refuse_every`, each so
+    many-th request is refused."""
 
-    def __init__(self, *, refuse: bool = False) -> None:
-        self.refuse = refuse
+    def __init__(self, *, refuse_every: int = 0) -> None:
+        self.refuse_every = refuse_every
+        self.came = 0
         self.asked: list[tuple[str, str]] = []
         self.app = Starlette(
             routes=[
@@ -43,7 +46,8 @@ class OpenAIServer:
 
     async def chat(self, request: Request) -> Response:
         body = await request.json()
-        if self.refuse:
+        self.came += 1
+        if self.refuse_every and self.came % self.refuse_every == 0:
             return JSONResponse({"error": {"message": "busy"}}, 429)
         picture, text = body["messages"][0]["content"]
         self.asked.append((picture["image_url"]["url"], text["text"]))
@@ -93,13 +97,27 @@ def test_any_openai_server_can_be_measured(
 
 
 def test_a_server_that_refuses_everything_is_a_row_that_says_so(tmp_path: Path) -> None:
-    with listening(OpenAIServer(refuse=True).app) as port:
+    with listening(OpenAIServer(refuse_every=1).app) as port:
         url = f"http://127.0.0.1:{port}/v1"
         assert command.main(["latency", "--url", url, "--label", "busy", "--out", str(tmp_path), *QUICK]) == 0
     run = Run.model_validate_json((tmp_path / "speed-busy.json").read_text("utf-8"))
     assert "requests was answered: Too Many Requests" in str(run.rows[0].failed)
     assert run.rows[0].medians == {}
     assert (run.model, run.settings["tokens"]) == ("stand-in", 4)
+
+
+def test_requests_that_failed_are_told_beside_the_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever refuses some answers the others the sooner; and the median of what failed in three repetitions may be none."""
+    with listening(OpenAIServer(refuse_every=12).app) as port:
+        url = f"http://127.0.0.1:{port}/v1"
+        options = ["--url", url, "--name", "S", "--out", str(tmp_path), *QUICK, "--clients", "3", "--repetitions", "5"]
+        assert command.main(["throughput", *options]) == 0
+    run = Run.model_validate_json((tmp_path / "speed-s.json").read_text("utf-8"))
+    row = run.row("throughput", "3 clients", "S")
+    assert row is not None
+    assert (row.medians["failed"], row.requests_failed) == (0, 1)
+    assert "| failed requests: 1 |" in capsys.readouterr().out
+    assert "| S (failed requests: 1) |" in TABLES["speed"]("en", tmp_path)
 
 
 def test_no_server_there_is_told_and_so_is_a_question_that_there_is_not(
@@ -147,7 +165,8 @@ def _paths(text: str) -> Iterator[str]:
         yield from map(str, (Path(path), *Path(path).parents))
 
 
-def test_sigterm_leaves_no_server_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_is_killed_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) -> None:
     """`timeout` ends a run by SIGTERM; a server lives in a process group of its own and must not outlive it."""
     run = subprocess.Popen(
         [sys.executable, "-m", "benchmarks", "latency", "--contenders", "original", "--out", str(tmp_path)],
@@ -155,31 +174,33 @@ def test_sigterm_leaves_no_server_behind(tmp_path: Path) -> None:
         stdout=subprocess.DEVNULL,
     )
 
-    def servers() -> list[Path]:
-        return [log for log in tmp_path.glob("onecard-bench-*/original/server.log") if log.stat().st_size]
+    def started() -> list[psutil.Process]:
+        found = psutil.process_iter(["cmdline", "environ"])
+        return [each for each in found if (each.info["environ"] or {}).get("TMPDIR") == str(tmp_path)]
+
+    def serves(process: psutil.Process) -> bool:
+        words = process.info["cmdline"]
+        return words[0] == sys.executable and "vllm.entrypoints.openai.api_server" in words
 
     try:
-        while not servers() and run.poll() is None:
+        while not any(map(serves, started())) and run.poll() is None:
             time.sleep(0.1)
-        run.send_signal(signal.SIGTERM)
-        assert run.wait(60) == 143
+        assert len(started()) == 3  # the run, its generator and the server
+        run.send_signal(number)
+        assert run.wait(60) == (143 if number == signal.SIGTERM else -signal.SIGKILL)
     finally:
         run.kill()
         run.wait()
-    folder = servers()[0].parent.parent.name
-    alive = [each for each in Path("/proc").glob("[0-9]*/cmdline") if folder.encode() in _read(each)]
-    assert alive == []
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError:
-        return b""
+    ends = time.monotonic() + 60
+    while (left := started()) and time.monotonic() < ends:
+        time.sleep(0.1)
+    for each in left:
+        each.kill()
+    assert left == []
 
 
 def a_run() -> Run:
-    figures = {"first_token_ms": 40.0, "per_token_ms": 2.5, "total_ms": 360.0, "images_per_s": 2.7}
+    figures = {"first_token_ms": 40.0, "per_token_ms": 2.5, "total_ms": 360.0, "images_per_s": 2.7, "gpu_busy": 0.71}
     rows = [("latency", "1 client"), ("throughput", "64 clients"), ("burst", "first burst after ready")]
     return Run(
         date="2026-11-22",
@@ -201,7 +222,7 @@ def test_the_readmes_table_names_what_was_measured_and_what_did_not_start(tmp_pa
     assert TABLES["speed"]("en", tmp_path) == "Not measured yet."
     (tmp_path / "speed-h200.json").write_text(a_run().model_dump_json(), "utf-8")
     english, chinese = TABLES["speed"]("en", tmp_path), TABLES["speed"]("zh", tmp_path)
-    assert "| onecard | 40 ms | 2.50 ms | 360 ms | 2.7 | – | 90% |" in english
+    assert "| onecard | 40 ms | 2.50 ms | 360 ms | 2.7 | 71% | 90% |" in english
     assert "| vLLM's defaults (did not start: X) | – |" in english
     assert "NVIDIA H200" in chinese
     assert "did not start: X" in table(a_run(), [("latency", ("total_ms",))])

@@ -71,18 +71,23 @@ def test_lines_in_any_order_never_lead_back(lines: list[str]) -> None:
 def test_the_seconds_left_are_those_of_the_last_start() -> None:
     assert Progress({}).seconds_left() is None
     progress = Progress({"import": 10.0, "weights": 5.0, "warmup": 1.0})
-    assert progress.seconds_left() == pytest.approx(16.0, abs=0.5)
+
+    def is_about(seconds: float) -> bool:
+        """But for what has passed, which a busy machine decides."""
+        left = progress.seconds_left()
+        return left is not None and abs(left - seconds) <= progress.elapsed_s()
+
+    assert is_about(16.0)
     assert progress.typical_step_s() == 10.0
     progress.begin("weights")
-    assert progress.seconds_left() == pytest.approx(6.0, abs=0.5)
+    assert is_about(6.0)
     progress.begin("profile")  # a step that the last start did not have
-    assert progress.seconds_left() == pytest.approx(1.0, abs=0.5)
+    assert is_about(1.0)
     assert progress.typical_step_s() is None
     progress.begin("warmup")
     time.sleep(0.05)
-    left = progress.seconds_left()
-    assert left is not None
-    assert 0 <= left < 1
+    assert is_about(1.0)
+    assert progress.seconds_left() != 1.0
 
 
 def test_a_step_that_takes_longer_than_usual_is_expected_to_go_on_for_as_long_again() -> None:
@@ -90,7 +95,7 @@ def test_a_step_that_takes_longer_than_usual_is_expected_to_go_on_for_as_long_ag
     time.sleep(0.03)
     left = progress.seconds_left()
     assert left is not None
-    assert 5.02 <= left < 5.5
+    assert 5.02 <= left < 5 + progress.elapsed_s()
 
 
 def test_the_durations_add_up_to_the_time_since_the_start() -> None:
@@ -98,10 +103,11 @@ def test_the_durations_add_up_to_the_time_since_the_start() -> None:
     time.sleep(0.05)
     progress.begin("weights")
     time.sleep(0.1)
+    before = progress.elapsed_s()
     durations = progress.durations_s()
     assert list(durations) == ["import", "weights"]
     assert durations["weights"] >= 0.09
-    assert sum(durations.values()) == pytest.approx(progress.elapsed_s(), abs=0.05)
+    assert before - 0.02 <= sum(durations.values()) <= progress.elapsed_s() + 0.02  # they are rounded
 
 
 def test_timings_are_kept_for_each_profile_and_model(tmp_path: Path) -> None:
