@@ -4,8 +4,10 @@ import contextlib
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import httpx
 
@@ -176,8 +178,30 @@ def stop_server(port: int) -> float:
 def log_lines(port: int, count: int, *, follow: bool, card: int = 0) -> Iterator[str]:
     """The last `count` lines of the log of that card's server, and, with `follow`, what is added, without end."""
     file = log_file(port, card)
+    log = _open_log(file, port, card)
+    yield from deque(log, maxlen=count)
+    while follow:
+        if line := log.readline():
+            yield line
+        elif _goes_on(log, file):
+            time.sleep(0.2)
+        else:
+            log.close()
+            log = _open_log(file, port, card)
+    log.close()
+
+
+def _goes_on(log: IO[str], file: Path) -> bool:
+    """Whether what is added comes there: one that is full gets another name, and a new one begins (server_log.py)."""
     try:
-        log = file.open(encoding="utf-8", errors="replace")
+        return os.path.samestat(os.fstat(log.fileno()), file.stat())
+    except FileNotFoundError:
+        return True  # not begun yet
+
+
+def _open_log(file: Path, port: int, card: int) -> IO[str]:
+    try:
+        return file.open(encoding="utf-8", errors="replace")
     except FileNotFoundError as error:
         of = f"card {card} of port {port}" if card else f"port {port}"
         raise NotRunningError(f"There is no log for {of} ({file}). Was a server started there?") from error
@@ -185,10 +209,3 @@ def log_lines(port: int, count: int, *, follow: bool, card: int = 0) -> Iterator
         raise NotRunningError(
             f"{file} cannot be read: {error.strerror}. Does the server run as another user?"
         ) from error
-    with log as stream:
-        yield from stream.readlines()[-count:] if count else []
-        while follow:
-            if line := stream.readline():
-                yield line
-            else:
-                time.sleep(0.2)

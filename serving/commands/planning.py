@@ -15,6 +15,7 @@ from serving.commands.flags import (
     VllmArguments,
 )
 from serving.commands.printing import print_json
+from serving.errors import UsageError
 
 
 def plan(
@@ -37,6 +38,8 @@ def plan(
 ) -> None:
     """Say what fits before anything is loaded. Needs no GPU and no download; exit 0 fits, 3 does not."""
     if matrix:
+        if profile != "auto" or model or cards or gpu_memory_mib or vllm_arguments:
+            raise UsageError("--matrix plans every model on every card as it is: only --json goes with it.")
         from serving import matrix as every
 
         typer.echo(every.as_json() if as_json else every.as_text())

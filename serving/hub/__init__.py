@@ -20,7 +20,8 @@ from serving.errors import CheckpointError
 from serving.files import Folder
 from serving.hub.cache import Cache
 from serving.hub.listing import is_hub_id
-from serving.profile import Model, ModelSource, find_model, shape_dir
+from serving.profile import Model, ModelSource, find_model, load_models, shape_dir
+from serving.setup.near import nearest
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def resolve_model(name: str) -> ResolvedModel:
         return ResolvedModel(key, model, _folder(model.source))
     path = Path(name).expanduser()
     if path.is_dir() or not is_hub_id(name):
+        if not path.exists() and (meant := nearest(name, load_models(), 0.6)):
+            raise CheckpointError(f"There is no model {name}. Did you mean {meant}? `onecard profiles` lists all.")
         folder = path.resolve()
         known = find_model("demo") if folder == _builtin("demo").resolve() else None
         return ResolvedModel(name, known[1] if known else _unknown_model(folder.name, None), folder)

@@ -272,3 +272,39 @@ def test_ctrl_c_ends_the_following_of_a_log_quietly(environment: dict[str, str],
         _, errors = following.communicate(timeout=10)
     assert following.returncode == 130
     assert "Traceback" not in errors
+
+
+def test_following_a_log_goes_on_in_the_next_one_when_it_is_full(environment: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "state" / "8000"
+    folder.mkdir(parents=True)
+    log = folder / "server.log"
+    log.write_text("old\nlast\n")
+    with subprocess.Popen(
+        [*ONECARD, "logs", "--follow", "--lines", "1"], stdout=subprocess.PIPE, env=environment, text=True
+    ) as following:
+        assert following.stdout is not None
+        assert following.stdout.readline() == "last\n"
+        with log.open("a") as stream:
+            stream.write("added\n")
+        assert following.stdout.readline() == "added\n"
+        log.replace(folder / "server.log.1")
+        log.write_text("of the new one\n")
+        assert following.stdout.readline() == "of the new one\n"
+        following.send_signal(signal.SIGINT)
+        following.communicate(timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--model", "qwen3-vl-2b-awk"), "Did you mean qwen3-vl-2b-awq?"),
+        (("--matrix", "--model", "demo"), "every model on every card"),
+        (("--cards", "100000000000"), "less than or equal to 64"),
+    ],
+)
+def test_what_a_plan_cannot_mean_is_said(environment: dict[str, str], words: tuple[str, ...], said: str) -> None:
+    done = subprocess.run(
+        [*ONECARD, "plan", *words], capture_output=True, text=True, env=environment, timeout=60, check=False
+    )
+    assert done.returncode not in (0, 1)
+    assert said in done.stderr
