@@ -1,5 +1,5 @@
-"""Where does the time go, function by function? py-spy looks at a server's two processes a hundred times a second while many
-clients ask: the engine, and the API with its guard.
+"""Where does the time go, function by function? py-spy looks at a server's two processes a hundred times a second while clients
+ask: the engine, and the API with its guard.
 
 A figure is the share of the time in which a thread was in that function or in what it called. A thread that sleeps is in none,
 so that a thread's own figure is how busy it was; the two processes have one interpreter lock each, which their threads share.
@@ -22,6 +22,7 @@ import psutil
 
 from benchmarks.load import Figures
 from benchmarks.questions import Case, Question
+from benchmarks.questions.throughput import clients_of
 from benchmarks.target import NotServedError, Scope, Target
 from benchmarks.workload import PHOTO
 from serving.metrics.host import with_roles
@@ -30,7 +31,7 @@ _ENGINE, _API = "engine", "server"
 _A_SECOND = 100
 # Looking ends before the load does, or the last answers' draining would be what is seen.
 _SECONDS, _MARGIN = 5, 5
-_BUSY_PERCENT, _LOOK_S, _LATEST_S = 20, 0.2, 60
+_BUSY_PERCENT, _LOOK_S, _LATEST_S = 5, 0.2, 60
 _LEAST_SHARE = 0.02
 # A function with one that it calls in this share of its own time says nothing that the other does not.
 _PASSES_ON = 0.9
@@ -66,14 +67,14 @@ def shares(raw: str, samples: int) -> Figures:
     return dict(sorted(kept.items(), key=lambda item: (item[0].partition(" · ")[0], -item[1])))
 
 
-def _looked_at(target: Target, role: str) -> Figures:
+def _looked_at(target: Target, role: str, clients: int) -> Figures:
     """Raises ValueError where py-spy is not installed or may not look."""
     if target.server_pid is None:
         raise NotServedError
     if shutil.which("py-spy") is None:
         raise ValueError("py-spy is not installed: `pip install py-spy`")
     process = _process(target.server_pid, role)
-    with _asking(target, target.server_pid), TemporaryDirectory(prefix="onecard-bench-") as folder:
+    with _asking(target, target.server_pid, clients), TemporaryDirectory(prefix="onecard-bench-") as folder:
         file = Path(folder) / "stacks"
         command = ["py-spy", "record", "--pid", str(process), "--output", str(file), "--format", "raw", "--threads"]
         command += ["--function", "--rate", str(_A_SECOND), "--duration", str(_SECONDS)]
@@ -84,9 +85,8 @@ def _looked_at(target: Target, role: str) -> Figures:
 
 
 @contextlib.contextmanager
-def _asking(target: Target, server: int) -> Iterator[None]:
+def _asking(target: Target, server: int, clients: int) -> Iterator[None]:
     """A load that is under way, and lasts as long as the context. Raises ValueError where it was over before."""
-    clients = max(target.scope.clients)
     pilot = target.closed_loop(PHOTO, clients)
     count = round(len(pilot.answers) / pilot.seconds * (_SECONDS + _MARGIN))
     with ThreadPoolExecutor(1) as thread:
@@ -117,10 +117,14 @@ def _process(server: int, role: str) -> int:
     return pids.get(role, server)
 
 
-def cases(_scope: Scope) -> list[Case]:
-    """One process after the other."""
+def cases(scope: Scope) -> list[Case]:
+    """One process after the other, for the most clients and for one."""
     roles = {"engine process": _ENGINE, "API process": _API}
-    return [Case(name, partial(_looked_at, role=role), repetitions=1) for name, role in roles.items()]
+    return [
+        Case(f"{name}, {clients_of(number)}", partial(_looked_at, role=role, clients=number), repetitions=1)
+        for number in sorted({max(scope.clients), 1}, reverse=True)
+        for name, role in roles.items()
+    ]
 
 
-QUESTION = Question("where", "what the processes do while many clients ask", cases, told=("MainThread",))
+QUESTION = Question("where", "what the processes do while clients ask", cases, told=("MainThread",))

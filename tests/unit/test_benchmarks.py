@@ -454,7 +454,7 @@ def test_where_needs_a_server_of_this_machine_and_py_spy(monkeypatch: pytest.Mon
     class Asked:
         server_pid: int | None = None
 
-    [case, _] = where.cases(Scope())
+    case, *_ = where.cases(Scope())
     with pytest.raises(NotServedError):
         case.measure(Asked())  # type: ignore[arg-type]
     monkeypatch.setattr(shutil, "which", lambda _: None)
@@ -488,7 +488,7 @@ def test_py_spy_sees_what_a_server_does_while_it_is_asked(monkeypatch: pytest.Mo
                 return Load(0.1, 1, [Answer(0.1, 0.1, 1, 1)] * count)
 
         try:
-            [engine, api] = where.cases(Asked.scope)
+            engine, api, *_ = where.cases(Asked.scope)
             figures = api.measure(Asked())  # type: ignore[arg-type]
             with pytest.raises(ValueError, match="no engine process"):
                 engine.measure(Asked())  # type: ignore[arg-type]
