@@ -1,8 +1,9 @@
 """The command `onecard`: its commands in the order of `--help`, and what becomes of a refusal. Each is in serving/commands."""
 
 import io
+import signal
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -58,9 +59,15 @@ def _top(
         raise typer.Exit
 
 
+def _ended(number: int, _frame: object) -> NoReturn:
+    """Closes what is open, as Ctrl-C does: `evaluate` has a server of its own. `serve` and the exporter have their own way."""
+    raise SystemExit(128 + number)
+
+
 def main() -> None:
     """Runs the command; a refusal is one paragraph on stderr and its own exit code, never a traceback."""
     # An encoding may lack letters of an answer, and a file's name need not be UTF-8: such are escaped, as JSON's own are.
+    signal.signal(signal.SIGTERM, _ended)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

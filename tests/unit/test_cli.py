@@ -258,7 +258,10 @@ def test_what_the_encoding_of_a_terminal_lacks_is_escaped(environment: dict[str,
     assert "1024×768".encode("latin-1") in done.stdout
 
 
-def test_ctrl_c_ends_the_following_of_a_log_quietly(environment: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_following_of_a_log_ends_quietly(
+    environment: dict[str, str], tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     folder = tmp_path / "state" / "8000"
     folder.mkdir(parents=True)
     (folder / "server.log").write_text("the last line\n")
@@ -268,9 +271,9 @@ def test_ctrl_c_ends_the_following_of_a_log_quietly(environment: dict[str, str],
         assert following.stdout is not None
         assert following.stdout.readline() == "the last line\n"
         time.sleep(0.1)
-        following.send_signal(signal.SIGINT)
+        following.send_signal(number)
         _, errors = following.communicate(timeout=10)
-    assert following.returncode == 130
+    assert following.returncode == code
     assert "Traceback" not in errors
 
 
