@@ -186,6 +186,7 @@ def log_lines(port: int, count: int, *, follow: bool, card: int = 0) -> Iterator
         elif _goes_on(log, file):
             time.sleep(0.2)
         else:
+            yield from log  # what was added between the two looks
             log.close()
             log = _open_log(file, port, card)
     log.close()
