@@ -15,7 +15,7 @@ from clients.client import Client
 from clients.conversation import turn
 from clients.errors import AnswerError, InputError
 from clients.images import Picture, opened, read
-from clients.places import place
+from clients.places import is_file, place
 from clients.schema import response_format
 from clients.waiting import Waiting
 
@@ -58,7 +58,7 @@ def ask(images: list[str], question: str, url: str, options: Options) -> None:
 def _named(pattern: str) -> list[str]:
     """The files that a pattern names, for shells that hand it over as it is; any other name is itself, as that of a file
     `photo[1].jpg` is."""
-    if "://" in pattern or not glob.has_magic(pattern) or place(pattern).exists():
+    if "://" in pattern or not glob.has_magic(pattern) or is_file(pattern):
         return [pattern]
     return sorted(glob.glob(str(place(pattern)), recursive=True)) or [pattern]
 
@@ -70,7 +70,7 @@ def _picture(name: str) -> Picture:
     data = read(name)
     opened(data, "standard input" if name == "-" else name)
     # A file stays its name, by which it is called where it cannot be decoded. Pipes and the web are read only once.
-    return name if place(name).is_file() else data
+    return name if is_file(name) else data
 
 
 def _questions() -> Iterable[str]:

@@ -10,3 +10,9 @@ def place(name: str | os.PathLike[str]) -> Path:
         return Path(name).expanduser()
     except RuntimeError:  # there is no user of that name
         return Path(name)
+
+
+def is_file(name: str) -> bool:
+    """False, too, for what is longer than a file's name can be, as web addresses and data URLs are, of which pathlib complains;
+    and for standard input."""
+    return name != "-" and os.path.isfile(place(name))

@@ -166,13 +166,16 @@ install_service() {
   fi
   # Also where an earlier run ended before it ran: it failed to start then, or nobody waited for it.
   if [[ $changed -eq 1 ]] || ! systemctl is-active --quiet onecard; then
+    # A start that is under way is waited for: begun anew, it would compile again.
+    local verb=start
+    [[ $changed -eq 0 ]] || verb=restart
     changed=1
     systemctl daemon-reload
     systemctl enable --quiet "${UNIT_FILES[@]}"
     # Else systemd refuses one that has failed five times, however well it is mended.
     systemctl reset-failed onecard 2>/dev/null || true
     say "Starting. A first start compiles kernels and takes minutes; \`journalctl -fu onecard\` shows its steps."
-    systemctl restart onecard || fail "it does not start; its reasons: journalctl -u onecard -n 50. Then run this again."
+    systemctl "$verb" onecard || fail "it does not start; its reasons: journalctl -u onecard -n 50. Then run this again."
   fi
 }
 

@@ -78,8 +78,8 @@ def read_asked(args: dict[str, Any]) -> Asked:
             )
     if args.get("quantization") in ("awq", "gptq"):
         raise UsageError(
-            f"--quantization {args['quantization']} would force vLLM's slow kernel. Leave it out: vLLM sees from the "
-            "checkpoint that it is quantized and takes the fast one."
+            f"--quantization {args['quantization']} quantizes nothing. Leave it out: vLLM sees from the checkpoint how it is "
+            "quantized, and ends where an argument says otherwise."
         )
     if str(args.get("dtype")) in ("float32", "float"):
         raise UsageError(f"--dtype {args['dtype']}: 16 bits are planned for weights and activations. Leave it out.")

@@ -66,8 +66,8 @@ def _ended(number: int, _frame: object) -> NoReturn:
 
 def main() -> None:
     """Runs the command; a refusal is one paragraph on stderr and its own exit code, never a traceback."""
-    # An encoding may lack letters of an answer, and a file's name need not be UTF-8: such are escaped, as JSON's own are.
     signal.signal(signal.SIGTERM, _ended)
+    # An encoding may lack letters of an answer, and a file's name need not be UTF-8: such are escaped, as JSON's own are.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -178,17 +178,17 @@ def stop_server(port: int) -> float:
 def log_lines(port: int, count: int, *, follow: bool, card: int = 0) -> Iterator[str]:
     """The last `count` lines of the log of that card's server, and, with `follow`, what is added, without end."""
     file = log_file(port, card)
-    log = _open_log(file, port, card)
-    yield from deque(log, maxlen=count)
-    while follow:
-        if line := log.readline():
-            yield line
-        elif _goes_on(log, file):
-            time.sleep(0.2)
-        else:
-            log.close()
-            log = _open_log(file, port, card)
-    log.close()
+    last: int | None = count  # of the first log; of those that follow it, all
+    while True:
+        with _open_log(file, port, card) as log:
+            yield from deque(log, maxlen=last)
+            if not follow:
+                return
+            while _goes_on(log, file):
+                yield from log
+                time.sleep(0.2)
+            yield from log  # what was added between the two looks
+        last = None
 
 
 def _goes_on(log: IO[str], file: Path) -> bool:

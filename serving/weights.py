@@ -129,9 +129,8 @@ def _is_head(targets: Any) -> bool:
 
 def _with_scales(scheme: Mapping[str, Any]) -> float:
     bits = _bits(scheme, "num_bits")
-    if (
-        scheme.get("strategy") == "tensor_group"
-    ):  # NVFP4: a scale of 8 bits for each group, and one for the whole matrix
+    if scheme.get("strategy") == "tensor_group":
+        # NVFP4: a scale of 8 bits for each group, and one for the whole matrix.
         return bits + _per_weight(8, scheme.get("group_size"))
     size = scheme.get("group_size") if scheme.get("strategy") == "group" else None
     return bits + _per_weight(_SCALE_BITS + (0 if scheme.get("symmetric", True) else bits), size)

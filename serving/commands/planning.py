@@ -19,6 +19,7 @@ from serving.errors import UsageError
 
 
 def plan(
+    context: typer.Context,
     profile: ProfileOption = "auto",
     model: ModelOption = None,
     cards: CardsOption = None,
@@ -38,7 +39,10 @@ def plan(
 ) -> None:
     """Say what fits before anything is loaded. Needs no GPU and no download; exit 0 fits, 3 does not."""
     if matrix:
-        if profile != "auto" or model or cards or gpu_memory_mib or vllm_arguments:
+        # ONECARD_CARDS may stand in the environment for `onecard serve`.
+        source = context.get_parameter_source("cards")
+        named = source is not None and source.name == "COMMANDLINE"
+        if profile != "auto" or model or named or gpu_memory_mib or measured or fleet or vllm_arguments:
             raise UsageError("--matrix plans every model on every card as it is: only --json goes with it.")
         from serving import matrix as every
 

@@ -63,7 +63,7 @@ def resolve_model(name: str) -> ResolvedModel:
         return ResolvedModel(key, model, _folder(model.source))
     path = Path(name).expanduser()
     if path.is_dir() or not is_hub_id(name):
-        if not path.exists() and (meant := nearest(name, load_models(), 0.6)):
+        if "/" not in name and not path.exists() and (meant := nearest(name, load_models(), 0.6)):
             raise CheckpointError(f"There is no model {name}. Did you mean {meant}? `onecard profiles` lists all.")
         folder = path.resolve()
         known = find_model("demo") if folder == _builtin("demo").resolve() else None

@@ -57,7 +57,7 @@ def find_service(prefix: Path) -> Service | None:
     return Service(
         active=told.get("ActiveState") in ("active", "activating"),
         user=told.get("User", ""),
-        folder=folder if Path(folder).is_dir() else "/",
+        folder=folder if folder and Path(folder).is_dir() else "/",  # systemd's own, where the unit names none
         environment=environment,
         arguments=tuple(arguments),
     )

@@ -1,7 +1,9 @@
 """`onecard ask` against a real port: the answer as it streams, and everything that can cut it short."""
 
+import base64
 import io
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -117,6 +120,16 @@ def test_a_picture_may_come_from_standard_input(monkeypatch: pytest.MonkeyPatch)
     chat = Chat(chunk("x"), USAGE)
     asked(chat, "-")
     assert chat.requests[0]["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/jpeg;base64,")
+
+
+def test_a_picture_may_be_a_data_url_longer_than_a_files_name_can_be() -> None:
+    chat = Chat(chunk("x"), USAGE)
+    noise = io.BytesIO()
+    Image.effect_noise((100, 100), 90).save(noise, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(noise.getvalue()).decode()}"
+    assert len(url) > os.pathconf("/", "PC_PATH_MAX")
+    asked(chat, url)
+    assert chat.requests[0]["messages"][0]["content"][0]["image_url"]["url"] == url
 
 
 def test_a_refusal_of_the_server_is_given_in_its_words(photo: str) -> None:

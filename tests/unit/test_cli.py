@@ -191,7 +191,8 @@ def test_the_profiles_in_words_and_as_json(environment: dict[str, str]) -> None:
         (4, ["plan", "--profile", "rtx306"], "Did you mean `rtx3060`?"),
         (4, ["doctor", "--profile", "./none.yaml"], "No such file"),
         (5, ["plan", "--profile", "cpu", "--model", "./nowhere"], "There is no model folder"),
-        (5, ["pull", "qwen3-vl-2"], "There is no model folder"),
+        (5, ["pull", "qwen3-vl-2"], "Did you mean qwen3-vl-2b?"),
+        (5, ["pull", "./qwen3-vl-2b-awq"], "There is no model folder"),
         (5, ["pull", "."], "config.json"),
         (2, ["plan", "--profil", "cpu"], "No such option"),
         (2, ["status", "--port", "99999"], "65535"),
@@ -302,6 +303,8 @@ def test_following_a_log_goes_on_in_the_next_one_when_it_is_full(environment: di
     [
         (("--model", "qwen3-vl-2b-awk"), "Did you mean qwen3-vl-2b-awq?"),
         (("--matrix", "--model", "demo"), "every model on every card"),
+        (("--matrix", "--cards", "2"), "every model on every card"),
+        (("--matrix", "--measured"), "every model on every card"),
         (("--cards", "100000000000"), "less than or equal to 64"),
     ],
 )
@@ -311,3 +314,8 @@ def test_what_a_plan_cannot_mean_is_said(environment: dict[str, str], words: tup
     )
     assert done.returncode not in (0, 1)
     assert said in done.stderr
+
+
+def test_how_many_cards_serve_is_nothing_to_the_plans_of_all(environment: dict[str, str]) -> None:
+    done = onecard(environment | {"ONECARD_CARDS": "2"}, "plan", "--matrix")
+    assert done.returncode == 0, done.stderr

@@ -1,10 +1,13 @@
 """What is deployed, judged by the tools of those who run it: systemd, hadolint, Compose's and Kubernetes' schemas."""
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from serving.guard.origin import Origin
+from tests.conftest import free_port
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 UNITS = sorted((DEPLOY / "systemd").iterdir())
@@ -73,6 +77,26 @@ def test_refusals_in_words_are_not_started_again() -> None:
         errors.DiskFullError.exit_code,
         errors.PortInUseError.exit_code,
     }
+
+
+def test_a_service_that_is_stopped_before_it_serves_has_not_failed(tmp_path: Path) -> None:
+    """systemd takes an end by SIGTERM itself for a success, and none of the exit codes but 0 and those that are named."""
+    service = (DEPLOY / "systemd" / "onecard.service").read_text()
+    command = [sys.executable, "-m", "serving", "serve", "--profile", "cpu", "--port", str(free_port())]
+    environment = os.environ | {"ONECARD_STATE_DIR": str(tmp_path), "ONECARD_EXPORTER_PORT": "0"}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as started:
+        while not _catches_sigterm(started.pid):
+            assert started.poll() is None
+            time.sleep(0.01)
+        started.terminate()
+        code = started.wait(60)
+    assert code in (0, int(re.findall(r"SuccessExitStatus=(\d+)", service)[0]))
+
+
+def _catches_sigterm(pid: int) -> bool:
+    """By the kernel's mask of handlers (proc_pid_status(5))."""
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def test_hadolint_finds_no_fault_with_the_dockerfile() -> None:

@@ -364,7 +364,7 @@ def test_what_the_user_gives_wins_and_is_planned_with() -> None:
         ({"speculative_config": '{"model": "a/b"}'}, "weights of a draft model"),
         ({"pipeline_parallel_size": 2}, "several cards for one server"),
         ({"tensor_parallel_size": 3}, "cannot be split over 3 cards"),
-        ({"quantization": "awq"}, "slow kernel"),
+        ({"quantization": "awq"}, "quantizes nothing"),
         ({"kv_cache_dtype": "int3"}, "--kv-cache-dtype int3"),
         ({"mm_processor_kwargs": {"max_pixels": 100}}, "without `size`"),
         ({"mm_processor_kwargs": {"size": {"longest_edge": 99_999}}}, "`shortest_edge` and `longest_edge`"),

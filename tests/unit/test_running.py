@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -251,6 +252,23 @@ def test_following_goes_on_with_what_is_added() -> None:
     writer.start()
     assert list(itertools.islice(log_lines(8000, 1, follow=True), 3)) == ["old\n", "new\n", "newer\n"]
     writer.join()
+
+
+def test_following_loses_no_last_line_of_a_full_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = make_run_dir(8000) / "server.log"
+    file.write_text("old\n")
+    look = running._goes_on
+
+    def become_full(*arguments: Any) -> bool:
+        monkeypatch.setattr(running, "_goes_on", look)
+        with file.open("a") as stream:
+            stream.write("last\n")
+        file.replace(file.with_suffix(".log.1"))
+        file.write_text("new\n")
+        return look(*arguments)
+
+    monkeypatch.setattr(running, "_goes_on", become_full)
+    assert list(itertools.islice(log_lines(8000, 1, follow=True), 3)) == ["old\n", "last\n", "new\n"]
 
 
 # --- what is kept, and where ---

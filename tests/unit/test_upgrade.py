@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from serving.setup.releases import Releases
+from serving.upgrade import service
 from tests.upgrading import small_onecard, write_packages
 
 RIGHT = "a red square"
@@ -193,6 +194,17 @@ def test_settings_are_read_as_systemd_reads_them_and_tried_where_the_service_run
     assert code == 0, said
     assert installation.started[0][1:] == ["serve", "--dry-run", "--profile", "cpu", "--model", "./my", "models/x"]
     assert (installation.prefix / "checked-in").read_text() == str(systemd.parent)
+
+
+@pytest.mark.parametrize(("named", "folder"), [("", "/"), ("!/gone", "/"), ("!/usr", "/usr")])
+def test_a_service_runs_in_the_folder_that_its_unit_names_or_else_in_the_root(
+    monkeypatch: pytest.MonkeyPatch, named: str, folder: str
+) -> None:
+    shown = f"LoadState=loaded\nWorkingDirectory={named}\nExecStart={{ path=/opt/x/bin/onecard ; }}\n"
+    monkeypatch.setattr(service, "_systemctl", lambda *_words: subprocess.CompletedProcess((), 0, shown, ""))
+    found = service.find_service(Path("/opt/x"))
+    assert found is not None
+    assert found.folder == folder
 
 
 def test_settings_that_cannot_be_read_are_named_before_anything_is_done(
