@@ -86,6 +86,16 @@ def test_a_driver_that_hangs_holds_up_no_scrape_and_shows_no_old_figures(tmp_pat
         exporter.until(lambda s: s["onecard_nvml_up"] == 1)
 
 
+def test_the_error_before_a_hang_stays_told(tmp_path: Path, card: Card) -> None:
+    with exporting(tmp_path, free_port(), **card.environment) as exporter:
+        card.tells(nvmlEventSetWait_v2="119")
+        exporter.until(lambda s: s.get('onecard_gpu_xid_errors_total{gpu="0",xid="119"}') == 1)
+        card.hangs(True)
+        seen = exporter.until(lambda s: s["onecard_nvml_up"] == 0)
+        assert seen['onecard_gpu_xid_errors_total{gpu="0",xid="119"}'] == 1
+        card.hangs(False)
+
+
 def test_without_a_driver_everything_else_is_told(tmp_path: Path) -> None:
     with exporting(tmp_path, free_port(), LD_LIBRARY_PATH=str(tmp_path)) as exporter:
         seen = exporter.scrape()
