@@ -68,6 +68,21 @@ def test_a_card_lost_in_the_middle_is_told_as_lost_and_comes_back(error: str, tm
         exporter.until(lambda s: s['onecard_gpu_up{gpu="0"}'] == 1 and s["onecard_nvml_up"] == 1)
 
 
+def test_a_lost_card_takes_no_other_cards_figures_with_it(tmp_path: Path, card: Card) -> None:
+    two = {"nvmlDeviceGetCount_v2": "2", "nvmlDeviceGetHandleByIndex_v2.1": "0"}
+    card.tells(**two)
+    with exporting(tmp_path, free_port(), **card.environment) as exporter:
+        exporter.until(lambda s: s.get('onecard_gpu_up{gpu="1"}') == 1)
+        # NVML fails the wait for events too, and registering for them anew.
+        card.tells(**two | {"nvmlDeviceGetHandleByIndex_v2.1": "!15", "nvmlEventSetWait_v2": "!15"})
+        seen = exporter.until(lambda s: s['onecard_gpu_up{gpu="1"}'] == 0)
+        assert (seen["onecard_nvml_up"], seen['onecard_gpu_up{gpu="0"}']) == (1, 1)
+        assert seen['onecard_gpu_power_watts{gpu="0"}'] > 0
+        card.tells(**two | {"nvmlDeviceGetHandleByIndex_v2.1": "!15", "nvmlEventSetWait_v2": "79"})
+        seen = exporter.until(lambda s: s.get('onecard_gpu_xid_errors_total{gpu="0",xid="79"}') == 1)
+        assert (seen["onecard_nvml_up"], seen['onecard_gpu_up{gpu="1"}']) == (1, 0)
+
+
 def test_an_xid_is_counted_by_its_number(tmp_path: Path, card: Card) -> None:
     with exporting(tmp_path, free_port(), **card.environment) as exporter:
         exporter.until(lambda s: s.get('onecard_gpu_up{gpu="0"}') == 1)
