@@ -61,7 +61,8 @@ class HostCollector(Collector):
                 what = f"{view.launch.plan.profile} {view.launch.model_folder}"
                 steps = read_typical(self._folder, what).items()
                 yield gauge(catalog.START_SECONDS, [((step,), seconds) for step, seconds in steps])
-        for metric, samples in (self._host.last or {}).items():
+        # Of a disk or a process that does not answer even the kernel, old figures would look like now's, and no alert fire.
+        for metric, samples in ((self._host.last or {}) if self._host.fresh else {}).items():
             yield gauge(metric, samples)
 
     def describe(self) -> Iterable[Metric]:
