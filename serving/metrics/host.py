@@ -18,7 +18,7 @@ from serving.progress import read_typical
 from serving.state_dir import read_json, run_dir
 
 # A word of the command line or the process's own title (vLLM names its processes), and what it is. First match counts.
-_ROLES = (("serving.server", "server"), ("EngineCore", "engine"), ("VLLM::Worker", "engine"), ("exporter", "exporter"))
+ROLES = (("serving.server", "server"), ("EngineCore", "engine"), ("VLLM::Worker", "engine"), ("exporter", "exporter"))
 Samples = dict[catalog.Metric, list[Sample]]
 
 
@@ -90,7 +90,7 @@ def with_roles(supervisor: int) -> Iterator[tuple[psutil.Process, str]]:
         for child in parent.children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 words = " ".join(child.cmdline())
-                yield child, next((role for word, role in _ROLES if word in words), "other")
+                yield child, next((role for word, role in ROLES if word in words), "other")
 
 
 def _cache() -> Path:

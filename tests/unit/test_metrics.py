@@ -10,12 +10,13 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.metrics import catalog, reference
+from serving.metrics import catalog, host, reference
 from serving.metrics.host import Host, HostCollector, Samples
 from serving.metrics.recorder import Recorder
 from serving.metrics.sampled import Sampled
 from serving.metrics.status import StatusCollector
 from serving.metrics.watch import Watch
+from serving.plan import MemoryMib
 from serving.prepare import prepare
 
 
@@ -179,11 +180,11 @@ def test_old_figures_of_the_machine_are_not_shown(
     monkeypatch.setenv("ONECARD_STATE_DIR", str(tmp_path))
     answers = threading.Event()
     answers.set()
-    host = Host(1)
+    machine = Host(1)
 
     def read() -> Samples:
         answers.wait()
-        return host.read()
+        return machine.read()
 
     around = Sampled("host", read, interval_s=0.001, max_age_s=0.5)
     around.start()
@@ -198,6 +199,12 @@ def test_old_figures_of_the_machine_are_not_shown(
     answers.set()
     time.sleep(0.3)
     assert Scrape(registry)(free[0], **free[1])
+
+
+def test_the_help_names_every_value_of_a_label() -> None:
+    components = MemoryMib.model_fields.keys()
+    assert [name for name in components if name not in catalog.MEMORY_PREDICTED.help] == []
+    assert [role for _, role in host.ROLES if role not in catalog.PROCESS_MEMORY.help] == []
 
 
 def test_a_reading_that_goes_on_failing_is_told_once_and_again_when_it_fails_anew(
