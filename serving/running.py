@@ -47,6 +47,16 @@ def fetch_status(port: int, key: str | None = None, timeout_s: float = 10) -> di
     return status
 
 
+def fetch_state(port: int, timeout_s: float = 10) -> str | None:
+    """The state alone, which `/ready` tells without a key; None when nobody, or somebody else, answers there."""
+    with contextlib.suppress(httpx.HTTPError, ValueError):
+        reply = httpx.get(f"{server_url(port)}/ready", timeout=timeout_s, trust_env=False, verify=False)  # noqa: S501
+        told = reply.json()
+        if isinstance(told, dict) and isinstance(state := told.get("state"), str):
+            return state
+    return None
+
+
 def server_url(port: int) -> str:
     """Where the server on that port of this machine is reached: on the address that it was told to listen on, else on
     loopback."""

@@ -3,6 +3,7 @@
 from deploy.grafana.panels import Page, Row, bars, lines, shares, words
 
 _M = 'machine="$machine"'
+_ANSWERS = 'route=~"/v1/.*completions|/ask"'
 
 
 def _limit(name: str) -> str:
@@ -57,8 +58,8 @@ PAGE = Page(
                     "In the last hour, share of …",
                     [
                         (
-                            f"sum(increase(onecard_retry_after_seconds_count{{{_M}}}[1h])) "
-                            f'/ (sum(increase(onecard_requests_total{{{_M},route=~"/v1/.*completions|/ask"}}[1h])) > 0)',
+                            f'(sum(increase(onecard_requests_total{{{_M},{_ANSWERS},reason=~"overloaded|queue_timeout"}}[1h])) '
+                            f"or vector(0)) / (sum(increase(onecard_requests_total{{{_M},{_ANSWERS}}}[1h])) > 0)",
                             "requests refused for want of room: more room, or a smaller model",
                         ),
                         (

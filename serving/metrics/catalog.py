@@ -199,8 +199,8 @@ PLAN_DECODE = Metric(
 MEMORY_PREDICTED = Metric(
     "onecard_memory_predicted_bytes",
     "gauge",
-    "Bytes of the card that the plan gives to each `component`: weights, activations, vision_encoder, encoder_cache, "
-    "logits, cuda_graphs, context, kv_cache, headroom. They sum to the plan's total.",
+    "Bytes of the card that the plan gives to each `component`: weights, buffers, activations, vision_encoder, encoder_cache, "
+    "logits, cuda_graphs, context, fragmentation, headroom, kv_cache. They sum to the plan's total.",
     ("component",),
 )
 MEMORY_MEASURED = Metric(
@@ -250,7 +250,8 @@ DISK_SIZE = Metric("onecard_disk_size_bytes", "gauge", "Size of the disk that ho
 PROCESS_MEMORY = Metric(
     "onecard_process_resident_memory_bytes",
     "gauge",
-    "Resident memory of onecard's processes by `role`: supervisor, server (the API), engine (and its workers), other.",
+    "Resident memory of onecard's processes by `role`: supervisor, server (the API), engine (and its workers), exporter, "
+    "other.",
     ("role",),
 )
 PROCESS_FILES = Metric(

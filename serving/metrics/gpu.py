@@ -26,6 +26,8 @@ class GpuCollector(Collector):
         if not self._readings.fresh:
             cards = last.samples.get(catalog.GPU_UP, [])
             yield gauge(catalog.GPU_UP, [(labels, 0.0) for labels, _ in cards])
+            # What the driver reported before it hung is why it did, and Prometheus may not have asked since.
+            yield counter(catalog.GPU_XID, last.samples.get(catalog.GPU_XID, []))
             return
         for metric in catalog.OF_GPU[1:]:
             if samples := last.samples.get(metric):

@@ -18,7 +18,7 @@ from serving.progress import read_typical
 from serving.state_dir import read_json, run_dir
 
 # A word of the command line or the process's own title (vLLM names its processes), and what it is. First match counts.
-_ROLES = (("serving.server", "server"), ("EngineCore", "engine"), ("VLLM::Worker", "engine"), ("exporter", "exporter"))
+ROLES = (("serving.server", "server"), ("EngineCore", "engine"), ("VLLM::Worker", "engine"), ("exporter", "exporter"))
 Samples = dict[catalog.Metric, list[Sample]]
 
 
@@ -61,7 +61,8 @@ class HostCollector(Collector):
                 what = f"{view.launch.plan.profile} {view.launch.model_folder}"
                 steps = read_typical(self._folder, what).items()
                 yield gauge(catalog.START_SECONDS, [((step,), seconds) for step, seconds in steps])
-        for metric, samples in (self._host.last or {}).items():
+        # Of a disk or a process that does not answer even the kernel, old figures would look like now's, and no alert fire.
+        for metric, samples in ((self._host.last or {}) if self._host.fresh else {}).items():
             yield gauge(metric, samples)
 
     def describe(self) -> Iterable[Metric]:
@@ -89,7 +90,7 @@ def with_roles(supervisor: int) -> Iterator[tuple[psutil.Process, str]]:
         for child in parent.children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 words = " ".join(child.cmdline())
-                yield child, next((role for word, role in _ROLES if word in words), "other")
+                yield child, next((role for word, role in ROLES if word in words), "other")
 
 
 def _cache() -> Path:

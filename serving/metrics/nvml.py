@@ -88,6 +88,7 @@ class Nvml:
     """Reads all GPUs; opens NVML when it can and again after it failed. For one thread."""
 
     def __init__(self) -> None:
+        self._opened = False
         self._events: Any = None
         self._seen: set[str] = set()
         self._xids: dict[tuple[str, str], int] = {}
@@ -101,11 +102,13 @@ class Nvml:
         except ImportError:
             return Readings(problem="the Python package nvidia-ml-py is not installed")
         try:
-            if self._events is None:
-                self._open(pynvml)
-            for index in range(pynvml.nvmlDeviceGetCount()):
+            if not self._opened:
+                pynvml.nvmlInit()
+                self._opened = True
+            count = pynvml.nvmlDeviceGetCount()
+            self._read_xids(pynvml, count)  # first: what a card died of is known before it fails to answer
+            for index in range(count):
                 self._read_card(pynvml, str(index), index, readings)
-            self._read_xids(pynvml)
         except pynvml.NVMLError as error:
             self._close(pynvml)
             readings = Readings(problem=str(error))
@@ -115,20 +118,10 @@ class Nvml:
         readings.samples[catalog.GPU_XID] = [(labels, float(count)) for labels, count in self._xids.items()]
         return readings
 
-    def _open(self, nvml: Any) -> None:
-        nvml.nvmlInit()
-        self._events = nvml.nvmlEventSetCreate()
-        for index in range(nvml.nvmlDeviceGetCount()):
-            try:
-                card = nvml.nvmlDeviceGetHandleByIndex(index)
-                nvml.nvmlDeviceRegisterEvents(card, _XID_EVENT, self._events)
-            except nvml.NVMLError as error:
-                if error.value not in _NOT_TOLD:
-                    raise
-
     def _close(self, nvml: Any) -> None:
-        if self._events is not None:
-            self._events = None
+        self._events = None
+        if self._opened:
+            self._opened = False
             with contextlib.suppress(nvml.NVMLError):  # what cannot be closed is opened anew all the same
                 nvml.nvmlShutdown()
 
@@ -162,19 +155,38 @@ class Nvml:
         self._energy[gpu] = (joules, now)
         told.add(catalog.GPU_ENERGY, gpu, _one(joules))
 
-    def _read_xids(self, nvml: Any) -> None:
-        while True:
-            try:
+    def _read_xids(self, nvml: Any, count: int) -> None:
+        """What has been reported since the last look. A card that is lost fails the wait for the errors of all, and some
+        drivers report none: that takes no other figure away, and the next look listens anew, to the cards that are left."""
+        try:
+            if self._events is None:
+                self._events = _listen(nvml, count)
+            while True:
                 event = nvml.nvmlEventSetWait_v2(self._events, 0)
-            except nvml.NVMLError as error:
-                if error.value == nvml.NVML_ERROR_TIMEOUT or error.value in _NOT_TOLD:
-                    return
-                raise
-            if event.eventType & _XID_EVENT:
-                # A lost card cannot be asked for its index.
-                try:
-                    gpu = str(nvml.nvmlDeviceGetIndex(event.device))
-                except nvml.NVMLError:
-                    gpu = "unknown"
-                labels = (gpu, str(event.eventData))
-                self._xids[labels] = self._xids.get(labels, 0) + 1
+                if event.eventType & _XID_EVENT:
+                    self._count_xid(nvml, event)
+        except nvml.NVMLError as error:
+            if error.value == nvml.NVML_ERROR_TIMEOUT:
+                return
+            if self._events is not None:
+                with contextlib.suppress(nvml.NVMLError):
+                    nvml.nvmlEventSetFree(self._events)
+            self._events = None
+
+    def _count_xid(self, nvml: Any, event: Any) -> None:
+        # A lost card cannot be asked for its index.
+        try:
+            gpu = str(nvml.nvmlDeviceGetIndex(event.device))
+        except nvml.NVMLError:
+            gpu = "unknown"
+        labels = (gpu, str(event.eventData))
+        self._xids[labels] = self._xids.get(labels, 0) + 1
+
+
+def _listen(nvml: Any, count: int) -> Any:
+    """Where the errors of all cards that have any to tell come in."""
+    events = nvml.nvmlEventSetCreate()
+    for index in range(count):
+        with contextlib.suppress(nvml.NVMLError):
+            nvml.nvmlDeviceRegisterEvents(nvml.nvmlDeviceGetHandleByIndex(index), _XID_EVENT, events)
+    return events

@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from serving.errors import ConfigError, OnecardError
+from serving.errors import ConfigError, NotRunningError, OnecardError
 from serving.guard.keys import read_keys
 from serving.launch import Launch
 from serving.onecards import is_onecard
-from serving.running import fetch_status
+from serving.running import fetch_state, fetch_status
 from serving.state_dir import read_json, run_dir
 from serving.status import status_body
 
@@ -43,13 +43,16 @@ class Watch:
 
     def read(self) -> View:
         launch, facts = self._launch(), read_json(self._folder / "server.json")
+        status: dict[str, Any] | None
         try:
-            status: dict[str, Any] | None = fetch_status(self._port, key=_key(launch), timeout_s=_TIMEOUT_S)
-            up = True
-        except OnecardError:
-            up = False
+            status, up = fetch_status(self._port, key=_key(launch), timeout_s=_TIMEOUT_S), True
+        except OnecardError as error:
+            # Who asks for a key that is not known here is there, and may be well.
+            asked = not isinstance(error, NotRunningError)
+            state = fetch_state(self._port, timeout_s=_TIMEOUT_S) if asked else None
+            up = state is not None
             pid = facts.get("pid") if isinstance(facts, dict) else None
-            state = "hung" if isinstance(pid, int) and is_onecard(pid) else "stopped"
+            state = state or ("hung" if isinstance(pid, int) and is_onecard(pid) else "stopped")
             status = status_body(launch, state=state) if launch else None
         self._count("stopped" if status is None else status["state"])
         started_at = facts.get("started_at") if isinstance(facts, dict) else None

@@ -11,6 +11,7 @@ import pytest
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
+from serving.guard.respond import probe
 from serving.launch import Launch
 from serving.metrics import catalog
 from serving.prepare import prepare
@@ -68,6 +69,21 @@ def test_a_card_lost_in_the_middle_is_told_as_lost_and_comes_back(error: str, tm
         exporter.until(lambda s: s['onecard_gpu_up{gpu="0"}'] == 1 and s["onecard_nvml_up"] == 1)
 
 
+def test_a_lost_card_takes_no_other_cards_figures_with_it(tmp_path: Path, card: Card) -> None:
+    two = {"nvmlDeviceGetCount_v2": "2", "nvmlDeviceGetHandleByIndex_v2.1": "0"}
+    card.tells(**two)
+    with exporting(tmp_path, free_port(), **card.environment) as exporter:
+        exporter.until(lambda s: s.get('onecard_gpu_up{gpu="1"}') == 1)
+        # NVML fails the wait for events too, and registering for them anew.
+        card.tells(**two | {"nvmlDeviceGetHandleByIndex_v2.1": "!15", "nvmlEventSetWait_v2": "!15"})
+        seen = exporter.until(lambda s: s['onecard_gpu_up{gpu="1"}'] == 0)
+        assert (seen["onecard_nvml_up"], seen['onecard_gpu_up{gpu="0"}']) == (1, 1)
+        assert seen['onecard_gpu_power_watts{gpu="0"}'] > 0
+        card.tells(**two | {"nvmlDeviceGetHandleByIndex_v2.1": "!15", "nvmlEventSetWait_v2": "79"})
+        seen = exporter.until(lambda s: s.get('onecard_gpu_xid_errors_total{gpu="0",xid="79"}') == 1)
+        assert (seen["onecard_nvml_up"], seen['onecard_gpu_up{gpu="1"}']) == (1, 0)
+
+
 def test_an_xid_is_counted_by_its_number(tmp_path: Path, card: Card) -> None:
     with exporting(tmp_path, free_port(), **card.environment) as exporter:
         exporter.until(lambda s: s.get('onecard_gpu_up{gpu="0"}') == 1)
@@ -86,6 +102,16 @@ def test_a_driver_that_hangs_holds_up_no_scrape_and_shows_no_old_figures(tmp_pat
         exporter.until(lambda s: s["onecard_nvml_up"] == 1)
 
 
+def test_the_error_before_a_hang_stays_told(tmp_path: Path, card: Card) -> None:
+    with exporting(tmp_path, free_port(), **card.environment) as exporter:
+        card.tells(nvmlEventSetWait_v2="119")
+        exporter.until(lambda s: s.get('onecard_gpu_xid_errors_total{gpu="0",xid="119"}') == 1)
+        card.hangs(True)
+        seen = exporter.until(lambda s: s["onecard_nvml_up"] == 0)
+        assert seen['onecard_gpu_xid_errors_total{gpu="0",xid="119"}'] == 1
+        card.hangs(False)
+
+
 def test_without_a_driver_everything_else_is_told(tmp_path: Path) -> None:
     with exporting(tmp_path, free_port(), LD_LIBRARY_PATH=str(tmp_path)) as exporter:
         seen = exporter.scrape()
@@ -96,13 +122,20 @@ def test_without_a_driver_everything_else_is_told(tmp_path: Path) -> None:
 
 
 class Server:
-    """What answers `/onecard/status` in a server's place, to whoever has the key."""
+    """What answers `/onecard/status` in a server's place, to whoever has the key, and `/ready` to all; until it is gone,
+    and another program answers on its port."""
 
     def __init__(self, launch: Launch, key: str) -> None:
-        self._launch, self._key, self.state = launch, key, "ready"
+        self._launch, self.key, self.state, self.gone = launch, key, "ready", False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        known = dict(scope["headers"]).get(b"authorization") == f"Bearer {self._key}".encode()
+        if self.gone:
+            await JSONResponse({}, 404)(scope, receive, send)
+            return
+        if answer := probe(scope, self.state, ready=self.state == "ready"):
+            await answer(scope, receive, send)
+            return
+        known = dict(scope["headers"]).get(b"authorization") == f"Bearer {self.key}".encode()
         body = status_body(self._launch, state=self.state, measured={"memory_mib": {"weights": 7}})
         await JSONResponse(body if known else {}, 200 if known else 401)(scope, receive, send)
 
@@ -139,8 +172,13 @@ def test_the_server_is_followed_through_its_end_with_the_key_that_it_was_started
             assert seen['onecard_process_resident_memory_bytes{role="supervisor"}'] > 2**20
             server.state = "draining"
             exporter.until(lambda s: s.get('onecard_state_seconds_total{state="draining"}', 0) > 0)
+            # Started with a key that is not known here, it is there all the same.
+            server.key = "another"
+            time.sleep(3)  # some looks
+            seen = exporter.scrape()
+            assert (seen["onecard_up"], seen['onecard_state{state="draining"}']) == (1, 1)
             # The server goes; its plan stays known, and its process (the tests' own) is no onecard.
-            server._key = "another"
+            server.gone = True
             seen = exporter.until(lambda s: s["onecard_up"] == 0)
             assert seen['onecard_state{state="stopped"}'] == 1
             assert seen['onecard_plan_limit{limit="kv_tokens"}'] == plan.capacity.kv_tokens

@@ -2,16 +2,21 @@
 
 import logging
 import threading
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.metrics import catalog, reference
+from serving.metrics import catalog, host, reference
+from serving.metrics.host import Host, HostCollector, Samples
 from serving.metrics.recorder import Recorder
 from serving.metrics.sampled import Sampled
 from serving.metrics.status import StatusCollector
+from serving.metrics.watch import Watch
+from serving.plan import MemoryMib
 from serving.prepare import prepare
 
 
@@ -166,6 +171,40 @@ def test_the_reference_page_is_that_of_the_code() -> None:
     page = reference.page()
     assert reference.PAGE.read_text(encoding="utf-8") == page, "run `python -m serving.metrics.reference`"
     assert all(f"`{metric.name}`" in page for metric in catalog.ALL)
+
+
+def test_old_figures_of_the_machine_are_not_shown(
+    registry: CollectorRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a disk that has gone away holds up whoever asks how full it is."""
+    monkeypatch.setenv("ONECARD_STATE_DIR", str(tmp_path))
+    answers = threading.Event()
+    answers.set()
+    machine = Host(1)
+
+    def read() -> Samples:
+        answers.wait()
+        return machine.read()
+
+    around = Sampled("host", read, interval_s=0.001, max_age_s=0.5)
+    around.start()
+    registry.register(HostCollector(1, Sampled("server", Watch(1).read, interval_s=1.0), around))
+    free = ("onecard_disk_free_bytes", {"folder": "state"})
+    assert Scrape(registry)(free[0], **free[1])
+    answers.clear()
+    time.sleep(1)
+    seen = Scrape(registry)
+    assert seen(free[0], **free[1]) is None
+    assert seen("onecard_host_memory_available_bytes") is None
+    answers.set()
+    time.sleep(0.3)
+    assert Scrape(registry)(free[0], **free[1])
+
+
+def test_the_help_names_every_value_of_a_label() -> None:
+    components = MemoryMib.model_fields.keys()
+    assert [name for name in components if name not in catalog.MEMORY_PREDICTED.help] == []
+    assert [role for _, role in host.ROLES if role not in catalog.PROCESS_MEMORY.help] == []
 
 
 def test_a_reading_that_goes_on_failing_is_told_once_and_again_when_it_fails_anew(

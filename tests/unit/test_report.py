@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.doctor import Check
 from serving.launch import Launch
 from serving.prepare import prepare
 from serving.progress import keep_typical
@@ -22,6 +23,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
     monkeypatch.setenv("ONECARD_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("ONECARD_API_KEY", "hush-hush")
     argv = ("--chat-template", "/home/alice/secret plans.jinja", "--revision=~alice/thesis")
+    argv += ("--otlp-traces-endpoint", "collector.hooli.lan:4317")
     port = free_port()
     made = Launch(
         plan=prepare("cpu", "demo", gpu_memory_mib=8192, user_argv=argv).plan,
@@ -50,11 +52,29 @@ def test_a_server_that_runs_no_more_is_told_of_by_its_last_start(launch: Launch)
 
 def test_nothing_in_it_is_somebodys_own(launch: Launch) -> None:
     written = json.dumps(make_report("cpu", launch.port), ensure_ascii=False)
-    for own in ("alice", "plans", "hush", "192.168", "http:", str(Path.home()) + "/", str(launch.run_dir)):
+    for own in ("alice", "plans", "hush", "192.168", "hooli", "http:", str(Path.home()) + "/", str(launch.run_dir)):
         assert own not in written, own
     # What only looks like it stays: words with a slash, and numbers with dots.
     source = launch.plan.expected.source
     assert source in written
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("collector:4317", "<address>"),
+        ("no route to 10.1.2.3:29500", "no route to <address>"),
+        ("HTTP://hooli/x", "<address>"),
+        ("[core.py:1234] CUDA 13.0, driver 580.65.06", "[core.py:1234] CUDA 13.0, driver 580.65.06"),
+        ("port 8000 is free", "port 8000 is free"),
+    ],
+)
+def test_addresses_are_told_from_what_looks_like_them(
+    said: str, told: str, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.report.run_checks", lambda *_: [Check("odd", "note", said)])
+    (check,) = make_report("cpu", launch.port)["checks"]
+    assert check["found"] == told
 
 
 def test_a_running_server_tells_what_it_is_at(launch: Launch) -> None:
