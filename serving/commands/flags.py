@@ -19,7 +19,10 @@ PortOption = Annotated[int, typer.Option("--port", min=1, max=65535, help="The s
 CardsOption = Annotated[
     int | None,
     typer.Option(
-        min=1, max=64, envvar="ONECARD_CARDS", help="How many GPUs serve, each with a server; else all that are alike."
+        min=1,
+        max=1024,
+        envvar="ONECARD_CARDS",
+        help="How many GPUs serve, each with a server; else all that are alike.",
     ),
 ]
 MemoryOption = Annotated[

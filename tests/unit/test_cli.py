@@ -305,7 +305,7 @@ def test_following_a_log_goes_on_in_the_next_one_when_it_is_full(environment: di
         (("--matrix", "--model", "demo"), "every model on every card"),
         (("--matrix", "--cards", "2"), "every model on every card"),
         (("--matrix", "--measured"), "every model on every card"),
-        (("--cards", "100000000000"), "less than or equal to 64"),
+        (("--cards", "100000000000"), "less than or equal to 1024"),
     ],
 )
 def test_what_a_plan_cannot_mean_is_said(environment: dict[str, str], words: tuple[str, ...], said: str) -> None:
