@@ -11,6 +11,7 @@ from benchmarks import speed
 from benchmarks.markdown import NOT_MEASURED, Language, Table, listed
 from benchmarks.questions import burst, start
 from benchmarks.results import Run
+from benchmarks.survival_table import counted
 
 CARD, SIZE = "rtx3060", "12 GB"
 PAIR = ("onecard", "vllm")
@@ -47,9 +48,7 @@ def _full_card(language: Language, results: Path) -> Iterator[Sequence[str]]:
 
 
 def _lived(point: dict[str, Any], language: Language) -> str:
-    counts = {kind: count for kind, count in point.get("answers", {}).items() if ":" not in kind}
-    good = counts.pop("200", 0)
-    lost = sum(counts.values())
+    good, lost = counted(point)
     if "ready_s" not in point:
         return {"en": "does not start", "zh": "启动失败"}[language]
     if not point["lives"]:

@@ -18,7 +18,6 @@ DOCUMENTS: dict[str, Language] = {
     "README.md": "en",
     "README.zh-CN.md": "zh",
     "serving/demo/model/README.md": "en",
-    "benchmarks/NOTES.md": "en",
     "docs/quantization.md": "en",
     "docs/fleet.md": "en",
     "docs/sleep.md": "en",

@@ -45,18 +45,24 @@ def _row(run: dict[str, Any], language: Language) -> tuple[str, ...]:
         "en": f"{run['usable_mib']:,} MiB (`{run['card']}`)",
         "zh": f"{run['usable_mib']:,} MiB（`{run['card']}`）",
     }
-    # Beside each code stands the same with its words.
-    counts = {kind: count for kind, count in run.get("answers", {}).items() if ":" not in kind}
-    good = counts.pop("200", 0)
+    good, lost = counted(run)
     return (
         of_card[language],
         _title(run["contender"], language),
         {"en": "yes", "zh": "是"}[language] if run["lives"] else _cause(run, language),
         f"{good:,}",
-        f"{sum(counts.values()):,}" if "answers" in run else "–",
+        f"{lost:,}" if "answers" in run else "–",
         f"{run['preemptions']:,.0f}" if run.get("preemptions") is not None else "–",
         f"{run['peak_mib']:,} MiB" if "answers" in run else "–",
     )
+
+
+def counted(run: dict[str, Any]) -> tuple[int, int]:
+    """How many requests of a run were answered, and how many refused or failed."""
+    # Beside each code stands the same with its words.
+    counts = {kind: count for kind, count in run.get("answers", {}).items() if ":" not in kind}
+    good = counts.pop("200", 0)
+    return good, sum(counts.values())
 
 
 def _title(contender: str, language: Language) -> str:

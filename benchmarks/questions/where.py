@@ -69,8 +69,8 @@ def shares(raw: str, samples: int) -> Figures:
     return dict(sorted(kept.items(), key=lambda item: (item[0].partition(" · ")[0], -item[1])))
 
 
-def found() -> str | None:
-    """py-spy, of this environment first; None where it is not installed."""
+def py_spy() -> str | None:
+    """The program, of this environment first; None where it is not installed."""
     return shutil.which("py-spy", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 
 
@@ -78,12 +78,12 @@ def _looked_at(target: Target, role: str, clients: int) -> Figures:
     """Raises ValueError where py-spy is not installed or may not look."""
     if target.server_pid is None:
         raise NotServedError
-    if (py_spy := found()) is None:
+    if (program := py_spy()) is None:
         raise ValueError("py-spy is not installed: `pip install py-spy`")
     process = _process(target.server_pid, role)
     with _asking(target, target.server_pid, clients), TemporaryDirectory(prefix="onecard-bench-") as folder:
         file = Path(folder) / "stacks"
-        command = [py_spy, "record", "--pid", str(process), "--output", str(file), "--format", "raw", "--threads"]
+        command = [program, "record", "--pid", str(process), "--output", str(file), "--format", "raw", "--threads"]
         command += ["--function", "--rate", str(_A_SECOND), "--duration", str(_SECONDS)]
         told = subprocess.run(command, capture_output=True, text=True, check=False)
         if told.returncode or not file.is_file():

@@ -456,7 +456,7 @@ def test_where_needs_a_server_of_this_machine_and_py_spy(monkeypatch: pytest.Mon
     case, *_ = where.cases(Scope())
     with pytest.raises(NotServedError):
         case.measure(Asked())  # type: ignore[arg-type]
-    monkeypatch.setattr(where, "found", lambda: None)
+    monkeypatch.setattr(where, "py_spy", lambda: None)
     monkeypatch.setattr(Asked, "server_pid", 1)
     with pytest.raises(ValueError, match="pip install py-spy"):
         case.measure(Asked())  # type: ignore[arg-type]
@@ -473,7 +473,7 @@ working()
 """
 
 
-@pytest.mark.skipif(where.found() is None, reason="py-spy is not installed")
+@pytest.mark.skipif(where.py_spy() is None, reason="py-spy is not installed")
 def test_py_spy_sees_what_a_server_does_while_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(where, "_SECONDS", 1)
     with subprocess.Popen([sys.executable, "-c", BUSY]) as process:
