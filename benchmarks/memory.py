@@ -28,7 +28,7 @@ from benchmarks.memory_device import (
     device_name,
     holding,
     sampling,
-    sampling_sessions,
+    sampling_started,
     used_mib,
     wait_until_free,
 )
@@ -158,7 +158,7 @@ def _watched(gpu: int, options: argparse.Namespace) -> Iterator[dict[int, int]]:
     several, what the processes of each hold at most."""
     with ExitStack() as stack:
         stack.enter_context(holding(gpu, options.card_mib * options.at_once))
-        yield stack.enter_context(sampling_sessions(gpu)) if options.at_once > 1 else {}
+        yield stack.enter_context(sampling_started(gpu)) if options.at_once > 1 else {}
 
 
 def measure(

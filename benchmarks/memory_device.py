@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import psutil
+
 from benchmarks.looking import looking
 from benchmarks.memory_holder import HELD
 
@@ -63,29 +65,42 @@ def sampling(gpu: int) -> Iterator[list[int]]:
 
 
 @contextmanager
-def sampling_sessions(gpu: int) -> Iterator[dict[int, int]]:
-    """The highest memory in MiB that the processes of each session (setsid(2)) held together while the context lasts. For what
-    is measured beside others: alone on an H200 it is 6 MiB less than what the device has in use more. Raises NVMLError where
-    the driver does not tell, as in WSL2."""
-    _held_by_sessions(gpu)
+def sampling_started(gpu: int) -> Iterator[dict[int, int]]:
+    """The highest memory in MiB that each process which this one has started held, together with all that it started in turn,
+    while the context lasts. For what is measured beside others: alone on an H200 it is 6 MiB less than what the device has in
+    use more. Raises NVMLError where the driver does not tell, as in WSL2."""
     peaks: dict[int, int] = {}
+    started_by: dict[int, int] = {}
 
     def look() -> None:
-        for session, held in _held_by_sessions(gpu).items():
-            peaks[session] = max(peaks.get(session, 0), -(-held // MIB))
+        held: Counter[int] = Counter()
+        for pid, bytes_held in _held(gpu):
+            if pid not in started_by:  # looked up once: climbing the tree takes longer than asking the driver
+                started_by[pid] = _started_here(pid)
+            held[started_by[pid]] += bytes_held
+        for started, bytes_held in held.items():
+            peaks[started] = max(peaks.get(started, 0), -(-bytes_held // MIB))
 
+    _held(gpu)
     with looking(look, _SAMPLE_SECONDS):
         yield peaks
 
 
-def _held_by_sessions(gpu: int) -> Counter[int]:
+def _held(gpu: int) -> list[tuple[int, int]]:
+    """Each process on the GPU with its bytes."""
     import pynvml
 
-    held: Counter[int] = Counter()
-    for each in pynvml.nvmlDeviceGetComputeRunningProcesses(_handle(gpu)):
-        with suppress(ProcessLookupError):  # it has ended since
-            held[os.getsid(each.pid)] += each.usedGpuMemory or 0
-    return held
+    processes = pynvml.nvmlDeviceGetComputeRunningProcesses(_handle(gpu))
+    return [(each.pid, each.usedGpuMemory or 0) for each in processes]
+
+
+def _started_here(pid: int) -> int:
+    """The process by which this one started `pid`, which may be `pid`; 0 where it did not, or `pid` has ended since."""
+    with suppress(psutil.Error):
+        parents = [pid, *(parent.pid for parent in psutil.Process(pid).parents())]
+        if os.getpid() in parents[1:]:
+            return parents[parents.index(os.getpid()) - 1]
+    return 0
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def start(
 ) -> Server:
     """Starts it on a free port; what it says goes to `folder`. Does not wait."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = free_port()
     launch = contenders.launch_of(contender, setting, port, folder)
     launch_file = launch.write()
     command = [*held_to(cores), *contenders.command(contender, setting, port, launch_file)]
@@ -124,7 +124,7 @@ def first_model(url: str) -> str:
         raise DiedError(f"{url}/models names no model ({error}); name one with --model") from error
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -4,6 +4,8 @@ On an imitated card (another process holds the rest of the GPU's memory) each co
 weights, to 64 clients for two minutes, which send the largest pictures and the most of them that are allowed, all distinct,
 mixed with long texts. What counts: did the server die, what was refused, how often was a running answer put back into the
 queue, and how much was in use.
+
+vLLM's defaults are those of the card. By itself vLLM would choose how much it does at a time by the memory of the whole GPU.
 """
 
 import argparse
@@ -15,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,9 +27,18 @@ import httpx
 
 from benchmarks.contenders import same_environment
 from benchmarks.ending import TIED, end, in_order_by_sigterm
-from benchmarks.memory_device import device_name, holding, sampling, total_mib, used_mib, wait_until_free
+from benchmarks.memory_device import (
+    device_name,
+    holding,
+    sampling,
+    sampling_started,
+    total_mib,
+    used_mib,
+    wait_until_free,
+)
 from benchmarks.memory_results import Results
 from benchmarks.say import say
+from benchmarks.servers import free_port
 from benchmarks.shapes import write_shape
 from benchmarks.spread import spread
 from benchmarks.survival_load import answers, ask
@@ -38,6 +49,8 @@ _READY_SECONDS = 400
 _DUMMY = ("--load-format", "dummy")
 # What vLLM takes of a card by default, and what the original recipe takes.
 _SHARES = {"vllm": 0.92, "original": 0.9}
+# What vLLM 0.32 takes at a time by default on a GPU of less than 70 GiB (EngineArgs.get_batch_defaults).
+_BATCHED_TOKENS, _NUM_SEQS = "2048", "256"
 
 
 def main() -> None:
@@ -55,8 +68,16 @@ def main() -> None:
         "leaves them (default onecard)",
     )
     add("--gpus", default="0", help="indices of the GPUs to use side by side (default 0)")
+    add(
+        "--at-once",
+        type=int,
+        default=1,
+        help="onecards side by side on each GPU, which live if none held more than its card has (default 1)",
+    )
     add("--seconds", type=float, default=120, help="how long the clients ask (default 120)")
     options = parser.parse_args()
+    if options.at_once > 1 and options.contenders != "onecard":
+        parser.error("--at-once is for onecard alone: vLLM by itself measures at its start how much is free")
     in_order_by_sigterm()
     command = Results.command("benchmarks.survival", sys.argv[1:])
     results = Results(options.out, command, lambda run: "lives" in run)
@@ -69,15 +90,17 @@ def main() -> None:
     with ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         model = write_shape("2b", "awq", options.shape, work)
+        gpus = [int(gpu) for gpu in options.gpus.split(",")]
+        alone = options.at_once == 1
 
         def do(gpu: int, run: tuple[str, str]) -> None:
-            result = survive(*run, model, gpu, options.seconds, stopping)
+            result = survive(*run, model, gpu, options.seconds, stopping, alone=alone)
             if stopping.is_set():
                 return
             results.add(result)
             say({key: value for key, value in result.items() if key not in ("log", "planned_mib")})
 
-        spread(wanted, [int(gpu) for gpu in options.gpus.split(",")], do, stopping)
+        spread(wanted, gpus * options.at_once, do, stopping)
 
 
 def _name(card: str, contender: str) -> str:
@@ -85,15 +108,17 @@ def _name(card: str, contender: str) -> str:
 
 
 def survive(
-    card: str, contender: str, model: Path, gpu: int, seconds: float, stopping: threading.Event
+    card: str, contender: str, model: Path, gpu: int, seconds: float, stopping: threading.Event, *, alone: bool
 ) -> dict[str, Any]:
-    """One contender on one card: from its start to its end, or until nobody wants to know any more."""
-    plan, port = _plan(card, model), 8200 + gpu
+    """One contender on one card: from its start to its end, or until nobody wants to know any more. Not `alone`, nobody holds
+    the rest of the GPU: it lives if it never held more than the card has."""
+    plan, port = _plan(card, model), free_port()
     with (
-        holding(gpu, plan.gpu.usable_mib),
+        holding(gpu, plan.gpu.usable_mib) if alone else nullcontext(),
         tempfile.TemporaryFile("w+") as log,
         tempfile.TemporaryDirectory() as state_dir,
-        sampling(gpu) as peak,
+        sampling(gpu) as of_device,
+        sampling_started(gpu) if not alone else nullcontext(dict[int, int]()) as of_processes,
     ):
         before = used_mib(gpu)
         environment = os.environ | same_environment() | {"CUDA_VISIBLE_DEVICES": str(gpu)}
@@ -104,6 +129,7 @@ def survive(
             "vllm": version("vllm"),
             "card": card,
             "contender": contender,
+            "alone": alone,
             "usable_mib": plan.gpu.usable_mib,
             "planned_mib": plan.memory_mib.model_dump(),
             "kv_tokens": plan.capacity.kv_tokens,
@@ -123,8 +149,10 @@ def survive(
                 result["lives"] = server.poll() is None and answers(port, plan) and not restarted
         finally:
             end(server)
-            wait_until_free(gpu, before)
-        result["peak_mib"] = peak[0] - before
+            if alone:
+                wait_until_free(gpu, before)
+        result["peak_mib"] = of_device[0] - before if alone else of_processes.get(server.pid, 0)
+        result["lives"] = result["lives"] and result["peak_mib"] <= plan.gpu.usable_mib
         if not result["lives"]:
             log.seek(0)
             result["log"] = _why([*log.read().splitlines(), *_own_log(Path(state_dir) / str(port))])
@@ -159,10 +187,10 @@ def _command(contender: str, card: str, plan: Plan, model: Path, gpu: int, port:
     kind, _, fits = contender.partition(":")
     wanted = _SHARES[kind] * plan.gpu.total_mib
     share = min(wanted, plan.gpu.usable_mib - plan.memory_mib.context if fits else wanted) / total_mib(gpu)
-    vllm += ["--gpu-memory-utilization", f"{share:.4f}"]
+    vllm += ["--gpu-memory-utilization", f"{share:.4f}", "--max-num-batched-tokens", _BATCHED_TOKENS]
     if kind == "original":
         return [*vllm, "--quantization", "awq", "--enforce-eager", "--max-num-seqs", "16", "--max-model-len", "4096"]
-    return [*vllm, "--max-model-len", str(plan.capacity.max_model_len)]
+    return [*vllm, "--max-num-seqs", _NUM_SEQS, "--max-model-len", str(plan.capacity.max_model_len)]
 
 
 def _wait_ready(server: "subprocess.Popen[bytes]", port: int, stopping: threading.Event) -> bool:

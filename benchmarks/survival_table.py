@@ -48,7 +48,7 @@ def _row(run: dict[str, Any], language: Language) -> tuple[str, ...]:
     good, lost = counted(run)
     return (
         of_card[language],
-        _title(run["contender"], language),
+        _title(run, language),
         {"en": "yes", "zh": "是"}[language] if run["lives"] else _cause(run, language),
         f"{good:,}",
         f"{lost:,}" if "answers" in run else "–",
@@ -65,9 +65,11 @@ def counted(run: dict[str, Any]) -> tuple[int, int]:
     return good, sum(counts.values())
 
 
-def _title(contender: str, language: Language) -> str:
-    kind, _, fits = contender.partition(":")
-    return TITLES[kind] + ({"en": ", with a share that fits", "zh": "，占用比例调到放得下"}[language] if fits else "")
+def _title(run: dict[str, Any], language: Language) -> str:
+    kind, _, fits = run["contender"].partition(":")
+    share = {"en": ", with a share that fits", "zh": "，占用比例调到放得下"}[language] if fits else ""
+    beside = {"en": ", beside another", "zh": "，与另一台同时"}[language] if not run.get("alone", True) else ""
+    return TITLES[kind] + share + beside
 
 
 def _cause(run: dict[str, Any], language: Language) -> str:

@@ -71,20 +71,36 @@ def test_a_card_is_read_by_nvml(tmp_path: Path) -> None:
     assert told.stdout == f"NVIDIA H200 143771 {used}\n"
 
 
-def test_what_the_processes_of_a_session_hold_together_is_told_apart_from_others(tmp_path: Path) -> None:
-    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
-        card = Card(tmp_path)
-        processes = {"": "4", ".0": f"{other.pid} {3 << 20}", ".1": f"{os.getpid()} {5 << 20}"}
-        processes |= {".2": f"{2**22 - 1} {7 << 20}", ".3": f"{other.pid} {2**20 + 1}"}  # the third has ended
+# A child that starts one of its own, and says both numbers; a third process is not of this program.
+STARTED = """
+import json, os, subprocess, sys
+from pathlib import Path
+from benchmarks.memory_device import sampling_started
+
+start = "import subprocess; child = subprocess.Popen(['sleep', '60'], start_new_session=True)\\n"
+start += "print(child.pid, flush=True); child.wait()"
+child = subprocess.Popen([sys.executable, "-c", start], stdout=subprocess.PIPE, text=True)
+grandchild = int(child.stdout.readline())
+print(child.pid, grandchild, flush=True)
+input()
+with sampling_started(0) as peaks:
+    pass
+print(json.dumps(peaks))
+os.kill(grandchild, 9)
+"""
+
+
+def test_what_a_process_and_all_that_it_started_hold_is_told_apart_from_others(tmp_path: Path) -> None:
+    card = Card(tmp_path)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", STARTED], env=os.environ | card.environment, **pipes) as run:
+        assert run.stdout is not None
+        child, grandchild = run.stdout.readline().split()
+        processes = {"": "4", ".0": f"{grandchild} {3 << 20}", ".1": f"{os.getpid()} {5 << 20}"}
+        processes |= {".2": f"{2**22 - 1} {7 << 20}", ".3": f"{child} {2**20 + 1}"}  # the third has ended
         card.tells(**{f"nvmlDeviceGetComputeRunningProcesses_v3{number}": told for number, told in processes.items()})
-        command = "import json; from benchmarks.memory_device import sampling_sessions\n"
-        command += "with sampling_sessions(0) as peaks: pass\nprint(json.dumps(peaks))"
-        environment = os.environ | card.environment
-        told = subprocess.run(
-            [sys.executable, "-c", command], capture_output=True, text=True, env=environment, check=True
-        )
-        other.kill()
-    assert json.loads(told.stdout) == {str(other.pid): 5, str(os.getsid(0)): 5}
+        told, _ = run.communicate("\n")
+    assert json.loads(told) == {child: 5, "0": 12}
 
 
 def test_work_is_spread_over_places_and_stopped_by_the_first_that_fails() -> None:
@@ -255,16 +271,23 @@ def test_of_points_side_by_side_context_and_graphs_are_one_part(tmp_path: Path) 
 def test_who_lives_is_told_with_why_the_others_do_not(tmp_path: Path) -> None:
     card = {"card": "rtx3060", "usable_mib": 11588, "peak_mib": 11439}
     answers = {"200": 1127, "429": 3, "429: too many": 3}
-    lived = card | {"contender": "onecard", "lives": True, "answers": answers, "preemptions": 0.0, "ready_s": 60.0}
+    lived = card | {
+        "contender": "onecard",
+        "lives": True,
+        "answers": answers,
+        "preemptions": 0.0,
+        "ready_s": 60.0,
+        "alone": False,
+    }
     cause = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 96.00 MiB."
-    died = lived | {"contender": "original:fits", "lives": False, "log": ["EngineCore", cause]}
+    died = lived | {"contender": "original:fits", "lives": False, "log": ["EngineCore", cause], "alone": True}
     refused = card | {"contender": "vllm", "lives": False, "log": ["ValueError: Free memory is less than desired."]}
     about = {"gpu": "NVIDIA H200", "vllm": "0.32.0", "date": "2026-11-30", "command": "x --contenders onecard,vllm"}
     (tmp_path / "survival-x.json").write_text(json.dumps(about | {"points": [died, refused, lived]}), encoding="utf-8")
     text = survival_table.measured("en", tmp_path, lambda _head, rows: "\n".join(" | ".join(row) for row in rows))
     assert text.splitlines()[0].endswith("by `x --contenders onecard,vllm`, and with `--contenders original:fits`:")
     assert text.splitlines()[2:] == [
-        "11,588 MiB (`rtx3060`) | onecard | yes | 1,127 | 3 | 0 | 11,439 MiB",
+        "11,588 MiB (`rtx3060`) | onecard, beside another | yes | 1,127 | 3 | 0 | 11,439 MiB",
         "11,588 MiB (`rtx3060`) | original recipe, with a share that fits | no: CUDA out of memory | 1,127 | 3 | 0 | "
         "11,439 MiB",
         "11,588 MiB (`rtx3060`) | vLLM's defaults | did not start: Free memory is less than desired | 0 | – | – | –",

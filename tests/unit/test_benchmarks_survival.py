@@ -82,6 +82,16 @@ def test_no_two_requests_begin_alike() -> None:
     assert sum(isinstance(each, str) for each in contents) == 8
 
 
+def test_only_onecards_are_measured_side_by_side() -> None:
+    """vLLM by itself takes what its neighbours take meanwhile for its own."""
+    command = [sys.executable, "-m", "benchmarks.survival", "--shape", "x", "--out", "y", "--at-once", "2"]
+    told = subprocess.run([*command, "--contenders", "onecard,vllm"], cwd=ROOT, capture_output=True, text=True)
+    assert (told.returncode, told.stderr.splitlines()[-1].partition("--at-once ")[2][:22]) == (
+        2,
+        "is for onecard alone: ",
+    )
+
+
 def test_who_died_under_load_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
     stand_in = tmp_path / "vllm" / "entrypoints" / "openai" / "api_server.py"
     stand_in.parent.mkdir(parents=True)
