@@ -54,6 +54,7 @@ lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --cache-dir .cache/imports
 
 format: dev
 	$(BIN)/ruff format .

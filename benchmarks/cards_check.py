@@ -22,7 +22,7 @@ from benchmarks.say import say
 from serving.fleet.calibrate import Alone, Seen, fit
 from serving.fleet.cards import Measured, from_measured
 from serving.fleet.simulate import Request, simulate_open, simulate_until
-from serving.plan import Plan
+from serving.planning.plan import Plan
 
 _TOLD = ("requests_per_s", "total_ms", "first_token_ms")
 

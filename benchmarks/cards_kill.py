@@ -16,7 +16,7 @@ from benchmarks.cards_load import Clients
 from benchmarks.fleet_load import Timed
 from benchmarks.say import say
 from benchmarks.served import until
-from serving import launch
+from serving.ipc import launch
 
 
 def kill_one(

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from serving.engine_args import from_argv, to_argv
-from serving.launch import ENVIRONMENT_KEY, Launch
+from serving.ipc.launch import ENVIRONMENT_KEY, Launch
+from serving.planning.engine_args import from_argv, to_argv
 from serving.prepare import Prepared
 
 TITLES = {

@@ -9,8 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from serving.engine_args import split_unknown, to_argv
-from serving.launch import Launch
+from serving.ipc.launch import Launch
+from serving.planning.engine_args import split_unknown, to_argv
 
 
 def main() -> None:

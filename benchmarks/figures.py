@@ -19,11 +19,11 @@ from benchmarks import (
 )
 from benchmarks.markdown import NOT_MEASURED, Language, table
 from serving.bootstrap import NEWEST, OLDEST
-from serving.describe import describe_plan
 from serving.matrix import plans
-from serving.plan import Plan
-from serving.policy import wished
-from serving.profile import Profile, load_models, load_profiles
+from serving.planning.describe import describe_plan
+from serving.planning.plan import Plan
+from serving.planning.policy import wished
+from serving.planning.profile import Profile, load_models, load_profiles
 from serving.setup.choose import MIN_DRIVER, NEEDED_MIB
 
 # The demo model's kinds of question (serving/demo/questions.py), as a reader would call them.

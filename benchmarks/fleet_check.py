@@ -32,7 +32,7 @@ from benchmarks.workload import pixels
 from serving.fleet.calibrate import Alone, fit_prompt
 from serving.fleet.cards import Measured, Service, from_measured
 from serving.fleet.simulate import Outcome, Request, open_arrivals, simulate_closed, simulate_open
-from serving.plan import Plan
+from serving.planning.plan import Plan
 
 # Requests of one token: so many at a time, so often.
 _TOGETHER, _EACH = 4, 4

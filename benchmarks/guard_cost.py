@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Scope
 from benchmarks.metrics_cost import vllm
 from benchmarks.pictures import data_urls
 from serving.guard.stack import Guard
-from serving.launch import ENVIRONMENT_KEY, Launch
+from serving.ipc.launch import ENVIRONMENT_KEY, Launch
 from serving.prepare import prepare
 
 _ROUNDS, _REQUESTS = 5, 60

@@ -27,13 +27,13 @@ import numpy as np
 from PIL import Image
 
 from serving.demo.evaluate import served_by
+from serving.engine.processor import cut_pictures_ourselves
 from serving.hub import resolve_model
 from serving.images.data_url import read_data_url
 from serving.images.decode import decode
 from serving.images.fit import detail, fit, resize
 from serving.images.grid import Grid
 from serving.images.header import read_header
-from serving.processor import cut_pictures_ourselves
 
 GRID = Grid(32, min_pixels=65_536, max_pixels=1_228_800)
 CASES = (

@@ -27,7 +27,7 @@ def main() -> None:
     engine = vllm.LLM(
         **point["engine_args"],
         load_format="dummy",
-        worker_extension_cls="serving.worker_memory.WorkerMemory",
+        worker_extension_cls="serving.engine.worker_memory.WorkerMemory",
         disable_log_stats=True,
     )
     ready = time.monotonic()

@@ -16,11 +16,11 @@ from typing import Any
 
 from benchmarks.memory_results import is_measured
 from benchmarks.shapes import shape_config
-from serving import memory
-from serving.architecture import Shape, read_shape
-from serving.measured import in_parts
-from serving.memory import MEASURED, MIB, Constants, Load, Parts
-from serving.weights import measure_weights
+from serving.engine.measured import in_parts
+from serving.models.architecture import Shape, read_shape
+from serving.models.weights import measure_weights
+from serving.planning import memory
+from serving.planning.memory import MEASURED, MIB, Constants, Load, Parts
 
 # What a prediction may be off by: of the whole within a share or so many MiB, never more than so many under; of a part.
 WITHIN, WITHIN_MIB, UNDER_MIB = 0.08, 150, 50

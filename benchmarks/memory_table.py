@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.markdown import NOT_MEASURED, Language, Table, listed
 from benchmarks.memory_score import UNDER_MIB, WITHIN, WITHIN_MIB, Point, fit, halves, read_points
-from serving.memory import MEASURED, MIB, Constants
+from serving.planning.memory import MEASURED, MIB, Constants
 
 
 def measured(language: Language, results: Path, table: Table) -> str:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from serving.checkpoint import read_checkpoint
 from serving.demo.evaluate import served_by
 from serving.evaluate.command import Suite, evaluate
-from serving.files import Folder
+from serving.models.checkpoint import read_checkpoint
+from serving.models.files import Folder
 from serving.quantize.scheme import load_schemes
 
 FILE = "quality.json"

@@ -35,7 +35,7 @@ from benchmarks.results import RESULTS, Run, new_run
 from benchmarks.say import say
 from benchmarks.shapes import write_shape
 from serving.errors import OnecardError
-from serving.hardware import detect
+from serving.machine.hardware import detect
 from serving.plugin import die_with_parent
 from serving.prepare import prepare
 from serving.quantize.scheme import load_scheme

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from benchmarks.load import Figures, medians
-from serving.hardware import detect
+from serving.machine.hardware import detect
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -21,13 +21,13 @@ cores with 16-bit factors and 32-bit sums, which on GeForce cards is half of the
 from dataclasses import dataclass
 
 from benchmarks.results import Run
-from serving import memory
-from serving.architecture import Shape, Text, read_shape
-from serving.checkpoint import read_checkpoint
 from serving.errors import ConfigError
-from serving.files import Folder
 from serving.fleet.cards import EFFICIENCY, peak_tflops, prompt_flop
-from serving.profile import load_profiles, shape_dir
+from serving.models.architecture import Shape, Text, read_shape
+from serving.models.checkpoint import read_checkpoint
+from serving.models.files import Folder
+from serving.planning import memory
+from serving.planning.profile import load_profiles, shape_dir
 
 # The cards that are told in the README.
 _PREDICTED = ("rtx3060", "rtx4060ti", "rtx4090")

@@ -16,7 +16,7 @@ import httpx
 
 from benchmarks.ending import TIED
 from serving.errors import NotRunningError
-from serving.running import fetch_status
+from serving.machine.running import fetch_status
 
 LIMIT_S = 900.0
 

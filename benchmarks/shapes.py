@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from serving.errors import UsageError
-from serving.profile import shape_dir
+from serving.planning.profile import shape_dir
 
 Size = Literal["2b", "4b", "8b"]
 Precision = Literal["bf16", "fp8", "awq"]

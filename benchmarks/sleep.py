@@ -19,9 +19,9 @@ from typing import Any
 import httpx
 
 from benchmarks.served import LIMIT_S, key_header, serving
-from serving import hardware
 from serving.errors import OnecardError
-from serving.orders import send_to_sleep
+from serving.machine import hardware
+from serving.machine.orders import send_to_sleep
 
 # A driver counts the memory of a process that has just ended as free a moment later.
 _SETTLE_S = 2.0

@@ -42,7 +42,7 @@ from benchmarks.servers import free_port
 from benchmarks.shapes import write_shape
 from benchmarks.spread import spread
 from benchmarks.survival_load import answers, ask
-from serving.plan import Plan
+from serving.planning.plan import Plan
 from serving.prepare import prepare
 
 _READY_SECONDS = 400

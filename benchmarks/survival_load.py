@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from serving.plan import Plan
+from serving.planning.plan import Plan
 
 _CLIENTS = 64
 _PROCESSES = 4

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import psutil
 
 from benchmarks.looking import looking
-from serving.hardware import detect
-from serving.metrics.host import with_roles
+from serving.exporter.host import with_roles
+from serving.machine.hardware import detect
 
 # NVML's own figure is of the last sixth of a second or longer (nvml.h, nvmlUtilization_t): asking more often tells no more.
 _SAMPLE_SECONDS = 0.1

@@ -5,8 +5,8 @@ served in their place. `onecard serve` cannot do so: there what they hold is tak
 from dataclasses import replace
 
 from serving.errors import OnecardError
-from serving.hardware import Gpu, Hardware
-from serving.onecards import Onecard
+from serving.machine.hardware import Gpu, Hardware
+from serving.machine.onecards import Onecard
 
 _PATIENCE_S = 3.0
 
@@ -38,7 +38,7 @@ def _freed(card: Gpu) -> tuple[Gpu, list[str]]:
 
 def _by_its_own_word(onecard: Onecard) -> int | None:
     """MiB of the parts of its memory; the driver's share as planned where nobody could measure it. None if it does not say."""
-    from serving.running import fetch_status  # its HTTP client takes longer to import than a plan to make
+    from serving.machine.running import fetch_status  # its HTTP client takes longer to import than a plan to make
 
     try:
         status = fetch_status(onecard.port, timeout_s=_PATIENCE_S)

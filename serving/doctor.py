@@ -10,17 +10,17 @@ from typing import Literal
 
 from packaging.version import Version
 
-from serving import hardware
 from serving.advisories import ADVISORIES, open_here
 from serving.errors import OnecardError
-from serving.hardware import Hardware
 from serving.hub import resolve_model
-from serving.onecards import among
+from serving.machine import hardware
+from serving.machine.hardware import Hardware
+from serving.machine.onecards import among
+from serving.machine.state_dir import state_dir
+from serving.planning.present import chosen_profile
+from serving.planning.profile import Profile
 from serving.prepare import open_socket
-from serving.present import chosen_profile
-from serving.profile import Profile
 from serving.setup.choose import MIN_DRIVER
-from serving.state_dir import state_dir
 
 State = Literal["good", "note", "broken"]
 _SIGN = {"good": "ok  ", "note": "note", "broken": "BAD "}

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Iterator
 
-from serving.hardware import Hardware
 from serving.hub import resolve_model
-from serving.plan import Plan
-from serving.planner import Subject
-from serving.profile import load_models, load_profiles, shape_dir
+from serving.machine.hardware import Hardware
+from serving.planning.plan import Plan
+from serving.planning.planner import Subject
+from serving.planning.profile import load_models, load_profiles, shape_dir
 
 _NOBODY = Hardware(gpus=(), driver_version=None, nvml_problem="not asked", ram_mib=0, cpu_count=0, wsl=False)
 

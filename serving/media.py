@@ -10,16 +10,16 @@ import logging
 from typing import Any, NoReturn
 
 from serving import metrics
-from serving.checkpoint import read_processor
-from serving.fetch import Fetcher
-from serving.files import Folder
 from serving.images.data_url import is_data_url
 from serving.images.errors import ImageError
+from serving.images.fetch import Fetcher
 from serving.images.grid import Grid
 from serving.images.kept import Picture
 from serving.images.seen import seen_sizes
 from serving.images.workshop import Workshop
-from serving.launch import Launch, current_launch
+from serving.ipc.launch import Launch, current_launch
+from serving.models.checkpoint import read_processor
+from serving.models.files import Folder
 
 logger = logging.getLogger("vllm.onecard")
 

@@ -9,9 +9,9 @@ import signal
 from multiprocessing import util
 
 from serving.cpu.waiting import nap_instead_of_spinning
-from serving.inspecting import inspect_models_here
-from serving.launch import ENVIRONMENT_KEY, current_launch
-from serving.one_tokenizer import read_tokenizers_once
+from serving.engine.inspecting import inspect_models_here
+from serving.engine.one_tokenizer import read_tokenizers_once
+from serving.ipc.launch import ENVIRONMENT_KEY, current_launch
 
 _PR_SET_PDEATHSIG = 1
 
@@ -39,8 +39,8 @@ def register() -> None:
 
 
 def _cut_pictures_ourselves() -> None:
+    from serving.engine.processor import cut_pictures_ourselves
     from serving.media import planned_grid
-    from serving.processor import cut_pictures_ourselves
 
     if (launch := current_launch()) and planned_grid(launch):
         config = json.loads((launch.model_folder / "config.json").read_text(encoding="utf-8"))

@@ -7,15 +7,6 @@ import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from serving import hardware
-from serving.adapters import read_adapters
-from serving.advice import nearest
-from serving.asked import read_asked
-from serving.calibration import constants_of
-from serving.cards import Cards, choose, serving
-from serving.checkpoint import read_checkpoint
-from serving.describe import why_not
-from serving.engine_args import from_argv
 from serving.errors import (
     CheckpointError,
     DoesNotFitError,
@@ -24,20 +15,29 @@ from serving.errors import (
     PortInUseError,
     UsageError,
 )
-from serving.files import Folder
 from serving.guard.keys import is_open_to_strangers
-from serving.guard.settings import GuardSettings
-from serving.hardware import Hardware
 from serving.hub import ResolvedModel, resolve_model
 from serving.hub.head import ResolvedHead, resolve_head
-from serving.launch import Launch
-from serving.onecards import serves_on
-from serving.plan import Plan
-from serving.planner import Subject
-from serving.present import check_hardware, chosen_profile
-from serving.profile import load_models, shape_dir
+from serving.ipc.launch import Launch
+from serving.ipc.settings import GuardSettings
+from serving.machine import hardware
+from serving.machine.hardware import Hardware
+from serving.machine.onecards import serves_on
+from serving.machine.state_dir import make_run_dir
+from serving.models.checkpoint import read_checkpoint
+from serving.models.files import Folder
+from serving.planning.adapters import read_adapters
+from serving.planning.advice import nearest
+from serving.planning.asked import read_asked
+from serving.planning.calibration import constants_of
+from serving.planning.cards import Cards, choose, serving
+from serving.planning.describe import why_not
+from serving.planning.engine_args import from_argv
+from serving.planning.plan import Plan
+from serving.planning.planner import Subject
+from serving.planning.present import check_hardware, chosen_profile
+from serving.planning.profile import load_models, shape_dir
 from serving.setup.choose import MIN_DRIVER
-from serving.state_dir import make_run_dir
 from serving.unsafe import check_unsafe
 
 

@@ -10,7 +10,7 @@ import shutil
 import socket
 
 from serving.prepare import make_launch, open_socket, prepare
-from serving.supervisor import Supervisor
+from serving.supervisor.supervisor import Supervisor
 
 _LOOPBACK = "127.0.0.1"
 

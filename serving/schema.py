@@ -10,7 +10,7 @@ import sys
 from pydantic import BaseModel
 
 from serving.fleet.demand import Fleet
-from serving.profile import Model, Profile, configs_dir
+from serving.planning.profile import Model, Profile, configs_dir
 from serving.quantize.scheme import Scheme
 
 SCHEMAS: dict[str, type[BaseModel]] = {

@@ -16,13 +16,13 @@ from importlib import import_module
 from types import FrameType
 from typing import Any, NoReturn
 
-from serving import control
-from serving.engine_args import REQUIRED, from_argv, split_unknown, to_argv
 from serving.errors import EngineArgsError, NotInstalledError, OnecardError, UsageError
 from serving.guard.connection import Connection
-from serving.hardware import in_wsl
-from serving.launch import SUPERVISOR_KEY, Launch, current_launch
-from serving.planned_args import PLANNED_WITH
+from serving.ipc import control
+from serving.ipc.launch import SUPERVISOR_KEY, Launch, current_launch
+from serving.machine.hardware import in_wsl
+from serving.planning.engine_args import REQUIRED, from_argv, split_unknown, to_argv
+from serving.planning.planned_args import PLANNED_WITH
 from serving.plugin import die_with_parent
 
 logger = logging.getLogger("vllm.onecard")

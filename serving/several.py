@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from serving import hardware
-from serving.describe import why_not
 from serving.errors import DoesNotFitError, UsageError
-from serving.hardware import Hardware
-from serving.launch import Launch
-from serving.plan import Plan
+from serving.ipc.launch import Launch
+from serving.machine import hardware
+from serving.machine.hardware import Hardware
+from serving.planning.describe import why_not
+from serving.planning.plan import Plan
+from serving.planning.present import chosen_profile
+from serving.planning.profile import Profile
 from serving.prepare import Prepared, make_launch, plan_again, prepare
-from serving.present import chosen_profile
-from serving.profile import Profile
 
 
 def prepare_each(

@@ -27,7 +27,7 @@ from benchmarks.questions import Case, Question
 from benchmarks.questions.throughput import clients_of
 from benchmarks.target import NotServedError, Scope, Target
 from benchmarks.workload import PHOTO
-from serving.metrics.host import with_roles
+from serving.exporter.host import with_roles
 
 _ENGINE, _API = "engine", "server"
 _A_SECOND = 100

@@ -36,7 +36,7 @@ def run(
     check_exposure(host, settings.api_keys_file)
     require_ray()
     from deploy.ray.application import application, plan_of
-    from serving.describe import describe_plan
+    from serving.planning.describe import describe_plan
 
     plan = plan_of(settings)
     typer.echo(describe_plan(plan))

@@ -8,9 +8,9 @@ from starlette.types import ASGIApp
 from deploy.ray.door import REPLICAS, build_door
 from deploy.ray.replica import Replica
 from deploy.ray.settings import Settings, read_settings
-from serving.describe import why_not
 from serving.errors import DoesNotFitError
-from serving.plan import Plan
+from serving.planning.describe import why_not
+from serving.planning.plan import Plan
 from serving.prepare import prepare
 
 # Of what a replica runs at once; beyond it another is started.

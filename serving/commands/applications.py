@@ -34,8 +34,8 @@ def product(
     """
     from clients.apps.cli import print_product
     from clients.apps.products_table import run_table
+    from serving.machine.running import client_errors, server_url
     from serving.outcome import tell_outcome
-    from serving.running import client_errors, server_url
 
     server = url or server_url(port)
     table = Path(sources[0]) if len(sources) == 1 and sources[0].lower().endswith(".csv") else None
@@ -73,8 +73,8 @@ def exercises(
     """
     from clients.apps.book import run_book
     from clients.apps.cli import print_exercises
+    from serving.machine.running import client_errors, server_url
     from serving.outcome import tell_outcome
-    from serving.running import client_errors, server_url
 
     server = url or server_url(port)
     if out is None:
@@ -99,7 +99,7 @@ def support(
     if len(screenshots) < 2:
         raise UsageError("Name a screenshot and the message: onecard support screen.png 'I cannot log in.'")
     from clients.apps.cli import print_support
-    from serving.running import client_errors, server_url
+    from serving.machine.running import client_errors, server_url
 
     server = url or server_url(port)
     with client_errors(server):

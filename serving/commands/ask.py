@@ -30,7 +30,7 @@ def ask(
         raise UsageError("Name a picture and a question: onecard ask photo.jpg 'What is in the picture?'")
     from clients.cli import Options
     from clients.cli import ask as ask_command
-    from serving.running import client_errors, server_url
+    from serving.machine.running import client_errors, server_url
 
     server = url or server_url(port)
     with client_errors(server):
@@ -56,8 +56,8 @@ def batch(
 ) -> None:
     """Ask about every picture of a folder or table. Interrupted, the same command goes on where it was."""
     from clients.batch.run import Asked, run_batch
+    from serving.machine.running import client_errors, server_url
     from serving.outcome import tell_outcome
-    from serving.running import client_errors, server_url
 
     server = url or server_url(port)
     with client_errors(server):

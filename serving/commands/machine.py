@@ -21,10 +21,10 @@ def pull(
     """Download a model ahead of time. Every file is checked; it goes on where it was interrupted. Prints the folder.
 
     The EAGLE3 head that `-- --speculative-config` asks for is downloaded too, and its folder printed after the model's."""
-    from serving.asked import read_asked
-    from serving.engine_args import from_argv
     from serving.hub import resolve_model
     from serving.hub.head import resolve_head
+    from serving.planning.asked import read_asked
+    from serving.planning.engine_args import from_argv
 
     resolved, argv = resolve_model(model), tuple(vllm_arguments or ())
     head = resolve_head(read_asked(from_argv(argv)).speculation, resolved.model)

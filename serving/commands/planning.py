@@ -57,8 +57,8 @@ def plan(
             raise typer.Exit(3)
         return
     if measured:
-        from serving.describe import describe_measured
-        from serving.running import fetch_status
+        from serving.machine.running import fetch_status
+        from serving.planning.describe import describe_measured
 
         current = fetch_status(port)
         if as_json:
@@ -66,10 +66,10 @@ def plan(
         else:
             typer.echo(describe_measured(current))
         return
-    from serving import hardware
     from serving.beside import counted_as_free
-    from serving.describe import describe_plan, describe_steps
-    from serving.engine_args import from_argv
+    from serving.machine import hardware
+    from serving.planning.describe import describe_plan, describe_steps
+    from serving.planning.engine_args import from_argv
     from serving.prepare import prepare
 
     argv = tuple(vllm_arguments or ())
@@ -90,6 +90,6 @@ def plan(
 
 def profiles(as_json: JsonOption = False) -> None:
     """List the known cards and the models that can be served."""
-    from serving.describe import describe_profiles, profiles_json
+    from serving.planning.describe import describe_profiles, profiles_json
 
     typer.echo(profiles_json() if as_json else describe_profiles())

@@ -14,7 +14,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="The server's own JSON.")] = False,
 ) -> None:
     """Show what the running server does. Exit 0 when it is ready."""
-    from serving.running import describe_status, fetch_status
+    from serving.machine.running import describe_status, fetch_status
 
     current = fetch_status(port)
     if as_json:
@@ -27,14 +27,14 @@ def status(
 
 def stop(port: PortOption = 8000) -> None:
     """Stop the running server and wait until it is gone."""
-    from serving.running import stop_server
+    from serving.machine.running import stop_server
 
     typer.echo(f"Stopped in {stop_server(port):.1f} s.")
 
 
 def sleep(port: PortOption = 8000) -> None:
     """Give the GPU's memory back until the next request. Running answers are finished first."""
-    from serving.orders import send_to_sleep
+    from serving.machine.orders import send_to_sleep
 
     typer.echo(send_to_sleep(port))
 
@@ -44,7 +44,7 @@ def wake(
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is ready.")] = False,
 ) -> None:
     """Load the model again now, without a request. Exit 0 when it is ready."""
-    from serving.orders import wake_up
+    from serving.machine.orders import wake_up
 
     typer.echo(wake_up(port, wait=not no_wait))
 
@@ -56,7 +56,7 @@ def logs(
     card: Annotated[int, typer.Option(min=0, help="Of several cards, the one whose server's log is meant.")] = 0,
 ) -> None:
     """Show the server's log."""
-    from serving.running import log_lines
+    from serving.machine.running import log_lines
 
     for line in log_lines(port, lines, follow=follow, card=card):
         sys.stdout.write(line)
@@ -74,7 +74,7 @@ def exporter(
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Serve metrics of GPU, server and plan for Prometheus. `onecard serve` starts one by itself."""
-    from serving.exporter import run_exporter
+    from serving.exporter.exporter import run_exporter
     from serving.plugin import die_with_parent
 
     if parent is not None:

@@ -87,9 +87,9 @@ def serve(
     from functools import partial
 
     from serving import durations
-    from serving.describe import describe_memory, describe_plan
-    from serving.engine_args import to_argv
-    from serving.guard.settings import GuardSettings
+    from serving.ipc.settings import GuardSettings
+    from serving.planning.describe import describe_memory, describe_plan
+    from serving.planning.engine_args import to_argv
     from serving.prepare import open_socket
     from serving.several import check_each, make_launches, plan_each_again, prepare_each
 
@@ -131,7 +131,7 @@ def serve(
         guard=guard,
     )
     listening = open_socket(host, port)
-    from serving.supervisor import Supervisor
+    from serving.supervisor.supervisor import Supervisor
 
     again = partial(plan_each_again, prepared)
     asyncio.run(Supervisor(launches[0], listening, replan=again, others=tuple(launches[1:])).run())

@@ -10,7 +10,7 @@ from serving.evaluate.asking import Answer, ask_all, read_journal
 from serving.evaluate.compare import Comparison, compare
 from serving.evaluate.questions import Question, demo_questions, file_questions
 from serving.evaluate.serving import is_url, served
-from serving.state_dir import state_dir
+from serving.machine.state_dir import state_dir
 
 
 @dataclass(frozen=True)

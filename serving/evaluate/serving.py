@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from serving.errors import OnecardError
-from serving.state_dir import state_dir
+from serving.machine.state_dir import state_dir
 
 _START_LIMIT_S = 900.0
 _STOP_LIMIT_S = 60.0

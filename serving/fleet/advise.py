@@ -5,17 +5,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from serving.architecture import read_shape
 from serving.errors import ConfigError
 from serving.fleet.advice import Advice, Expected, Idle, Option, Placement
 from serving.fleet.cards import Measured, Service, derived, from_measured
 from serving.fleet.demand import Cards, Demand, Fleet, read_measured
 from serving.fleet.simulate import Outcome, lengths, open_arrivals, simulate_open
-from serving.hardware import Hardware
 from serving.hub import resolve_model
-from serving.plan import Plan
-from serving.planner import Subject
-from serving.profile import load_models, load_profile, shape_dir
+from serving.machine.hardware import Hardware
+from serving.models.architecture import read_shape
+from serving.planning.plan import Plan
+from serving.planning.planner import Subject
+from serving.planning.profile import load_models, load_profile, shape_dir
 
 _NOBODY = Hardware(gpus=(), driver_version=None, nvml_problem="not asked", ram_mib=65_536, cpu_count=0, wsl=False)
 # A simulation counts this many requests, after a tenth more that fill the queues.

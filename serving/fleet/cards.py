@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving import memory
-from serving.architecture import Shape
 from serving.errors import ConfigError
-from serving.plan import Plan
+from serving.models.architecture import Shape
+from serving.planning import memory
+from serving.planning.plan import Plan
 
 # The share of the peak that a prompt reaches: 5.2 TFLOP of picture and prompt took about 12 ms of an H200 (989 TFLOPS).
 EFFICIENCY = 0.45

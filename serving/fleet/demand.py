@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from serving.errors import ConfigError, UsageError
 from serving.fleet.cards import Measured
-from serving.profile import load_models, load_profile, read_config
+from serving.planning.profile import load_models, load_profile, read_config
 
 
 class _Strict(BaseModel):

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from serving.status import LONGEST_RETRY_S
+from serving.ipc.status import LONGEST_RETRY_S
 
 # The rate of service forgets: what was served this many busy seconds ago counts half.
 _HALF_LIFE_S = 30.0

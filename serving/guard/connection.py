@@ -13,8 +13,8 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from serving.handover import Channel
-from serving.status import error_body
+from serving.ipc.handover import Channel
+from serving.ipc.status import error_body
 
 MAX_HEAD_BYTES = 32 * 1024
 MAX_HEADERS = 100

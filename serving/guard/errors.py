@@ -12,7 +12,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.guard.respond import refuse
-from serving.status import retry_after
+from serving.ipc.status import retry_after
 
 logger = logging.getLogger("vllm.onecard")
 

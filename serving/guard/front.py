@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Scope
 from uvicorn.server import ServerState
 
 from serving.guard.connection import EXTENSION, Connection
-from serving.handover import Channel, Given
+from serving.ipc.handover import Channel, Given
 
 # Headers of the hop that has been made: the body has been read, and its length is known.
 _OF_THE_HOP = frozenset({b"content-length", b"transfer-encoding", b"expect"})

@@ -10,10 +10,10 @@ from typing import Any
 
 from starlette.types import Scope
 
-from serving import control
 from serving.guard.front import Front
 from serving.guard.state import ServerState
-from serving.handover import receive_all
+from serving.ipc import control
+from serving.ipc.handover import receive_all
 
 _LOOK_EVERY_S = 0.2
 # What connections get that are in the middle of a probe or of a request's head, before they are closed with the rest.

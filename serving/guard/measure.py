@@ -10,10 +10,11 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving import metrics, request_log
+from serving import metrics
 from serving.guard.engine import used_tokens
 from serving.guard.facts import facts
 from serving.guard.routes import ROUTES
+from serving.metrics import request_log
 from serving.metrics.recorder import Outcome
 from serving.metrics.request import RequestNotes, attach
 

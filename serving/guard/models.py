@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.launch import Launch
+from serving.ipc.launch import Launch
 
 _BEGAN = int(time.time())
 

@@ -12,7 +12,7 @@ from serving.guard.refusal import RefusalError
 from serving.images.errors import HeaderCutOffError, ImageError
 from serving.images.header import ImageHeader, read_header
 from serving.images.limits import check_size
-from serving.plan import Plan
+from serving.planning.plan import Plan
 
 # Characters that are enough for the header of most pictures, of nearly every phone's (EXIF with a small picture stands before
 # the size), and then all of it. Decoding base64 was a third of what the guard took for a request.

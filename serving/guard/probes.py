@@ -6,14 +6,14 @@ import signal
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving import control
+from serving.engine.measured import measure_and_learn
+from serving.engine.warmup import warm_up
 from serving.guard import engine, in_process
 from serving.guard.leaving import Leaving
 from serving.guard.respond import probe
 from serving.guard.state import ServerState
 from serving.guard.watchdog import Watchdog
-from serving.measured import measure_and_learn
-from serving.warmup import warm_up
+from serving.ipc import control
 
 logger = logging.getLogger("vllm.onecard")
 

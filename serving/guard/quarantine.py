@@ -16,7 +16,7 @@ from serving.guard.in_engine import InEngine
 from serving.guard.respond import refuse
 from serving.guard.routes import ANSWERS
 from serving.guard.suspects import Suspects
-from serving.status import retry_after
+from serving.ipc.status import retry_after
 
 # A larger body is digested beside the event loop (about a millisecond a MiB).
 _LARGE_BYTES = 2**20

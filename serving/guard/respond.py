@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
-from serving.status import error_body, not_ready_message, retry_after
+from serving.ipc.status import error_body, not_ready_message, retry_after
 
 _READS = frozenset({"GET", "HEAD"})
 

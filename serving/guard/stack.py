@@ -6,7 +6,6 @@ fetches and decodes.
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.board import Board
 from serving.guard import engine
 from serving.guard.ask import Ask
 from serving.guard.body import Body
@@ -32,10 +31,11 @@ from serving.guard.suspects import Suspects
 from serving.guard.turn import Turn
 from serving.guard.usage import Usage
 from serving.guard.validation import Validation
-from serving.handover import Channel
-from serving.launch import current_launch
+from serving.ipc.board import Board
+from serving.ipc.handover import Channel
+from serving.ipc.launch import current_launch
+from serving.ipc.status import status_body
 from serving.metrics import expose_status
-from serving.status import status_body
 
 
 class Guard:

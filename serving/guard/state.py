@@ -8,15 +8,15 @@ from typing import Any
 
 from starlette.responses import Response
 
-from serving.board import Board
 from serving.guard.admission import Admission, Capacity
 from serving.guard.presence import Presence
 from serving.guard.respond import not_ready
-from serving.handover import Channel
-from serving.launch import Launch
-from serving.plan import Plan
-from serving.progress import TITLES
-from serving.status import status_body
+from serving.ipc.board import Board
+from serving.ipc.handover import Channel
+from serving.ipc.launch import Launch
+from serving.ipc.status import status_body
+from serving.machine.progress import TITLES
+from serving.planning.plan import Plan
 
 _DOING = {
     "warming": TITLES["warmup"],

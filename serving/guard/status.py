@@ -4,12 +4,12 @@ started again. What has woken the server waits for its warm-up, and so do what c
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving.engine.measured import held_now
 from serving.guard.facts import facts
 from serving.guard.front import give_request, was_given
 from serving.guard.respond import asks_again
 from serving.guard.routes import ANSWERS
 from serving.guard.state import ServerState
-from serving.measured import held_now
 
 # What concerns all cards the supervisor answers, which knows of all.
 _OF_ALL_CARDS = frozenset({"/onecard/status", "/metrics"})

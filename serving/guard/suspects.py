@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from serving import control
-from serving.state_dir import read_json, write_json
+from serving.ipc import control
+from serving.machine.state_dir import read_json, write_json
 
 # The first crash may have been any request's, and the second somebody's who pulled the plug.
 CONVICTED_AT = 3

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from serving.state_dir import read_json, write_json
+from serving.machine.state_dir import read_json, write_json
 
 _SECONDS = {"minute": 60, "day": 86_400}
 

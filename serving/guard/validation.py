@@ -21,7 +21,7 @@ from serving.guard.parameters import bound_answer, check_parameters
 from serving.guard.pictures import PictureCost
 from serving.guard.refusal import RefusalError
 from serving.guard.structured import check_structured
-from serving.launch import Launch
+from serving.ipc.launch import Launch
 from serving.metrics.request import notes_of
 
 CHAT = "/v1/chat/completions"

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from prometheus_client import REGISTRY
 from starlette.types import ASGIApp, Scope
 
-from serving import control
 from serving.guard import engine, in_process
 from serving.guard.state import ServerState
+from serving.ipc import control
 
 logger = logging.getLogger("vllm.onecard")
 

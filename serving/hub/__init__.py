@@ -15,12 +15,12 @@ downloads it. Below it, in the order in which they call each other:
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.checkpoint import Checkpoint, read_checkpoint
 from serving.errors import CheckpointError
-from serving.files import Folder
 from serving.hub.cache import Cache
 from serving.hub.listing import is_hub_id
-from serving.profile import Model, ModelSource, find_model, load_models, shape_dir
+from serving.models.checkpoint import Checkpoint, read_checkpoint
+from serving.models.files import Folder
+from serving.planning.profile import Model, ModelSource, find_model, load_models, shape_dir
 from serving.setup.near import nearest
 
 

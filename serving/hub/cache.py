@@ -15,10 +15,10 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from serving.checkpoint import read_json, read_processor, weight_files
 from serving.errors import CheckpointError
-from serving.files import Folder
 from serving.hub.listing import Listing, kept_listing
+from serving.models.checkpoint import read_json, read_processor, weight_files
+from serving.models.files import Folder
 
 
 class Cache:

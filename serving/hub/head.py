@@ -1,18 +1,18 @@
 """From what `--speculative-config` says to an EAGLE3 head: a folder, or a hub's, here already or not.
 
-Resolving asks no hub. What a head's files mean is `serving.heads`'s question.
+Resolving asks no hub. What a head's files mean is `serving.planning.heads`'s question.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.asked_speculation import AskedSpeculation
 from serving.errors import CheckpointError
-from serving.files import Folder
-from serving.heads import DraftHead, read_head
 from serving.hub.cache import Cache
 from serving.hub.listing import is_hub_id
-from serving.profile import Model
+from serving.models.files import Folder
+from serving.planning.asked_speculation import AskedSpeculation
+from serving.planning.heads import DraftHead, read_head
+from serving.planning.profile import Model
 
 
 @dataclass(frozen=True)

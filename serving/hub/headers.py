@@ -3,10 +3,10 @@
 import contextlib
 from collections.abc import Collection
 
-from serving.checkpoint import Checkpoint, read_checkpoint
 from serving.hub.listing import RemoteFile, model_dir, write_whole
 from serving.hub.sources import with_a_hub
 from serving.hub.transport import Transport
+from serving.models.checkpoint import Checkpoint, read_checkpoint
 
 
 def read_remote_checkpoint(repo_id: str, revision: str) -> Checkpoint:
@@ -15,7 +15,7 @@ def read_remote_checkpoint(repo_id: str, revision: str) -> Checkpoint:
 
 
 class RemoteFiles:
-    """The files of a hub's model (`serving.files.Files`). What was read is kept by its commit, which never changes."""
+    """The files of a hub's model (`serving.models.files.Files`). What was read is kept by its commit, which never changes."""
 
     remedy = "What is on the hub is broken: take another revision or model, and tell its publisher."
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from serving.state_dir import state_dir
+from serving.machine.state_dir import state_dir
 
 # Weights as safetensors only (a pickle can run code), and what a processor and a tokenizer need. No code.
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")

@@ -8,10 +8,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.architecture import KNOWN, QWEN3_5, Shape, read_shape
-from serving.checkpoint import Checkpoint
 from serving.errors import CheckpointError, DiskFullError, DoesNotFitError, HardwareError, UsageError
-from serving.hardware import Hardware
+from serving.machine.hardware import Hardware
+from serving.models.architecture import KNOWN, QWEN3_5, Shape, read_shape
+from serving.models.checkpoint import Checkpoint
 from serving.quantize.scheme import Scheme, load_schemes
 
 MIB = 2**20

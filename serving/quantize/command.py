@@ -13,14 +13,15 @@ from typing import Any
 
 import psutil
 
-from serving import hardware
-from serving.checkpoint import read_checkpoint
 from serving.errors import QualityError, UsageError
 from serving.evaluate.command import Suite, evaluate
-from serving.files import Folder
-from serving.hardware import Hardware
 from serving.hub import ResolvedModel, resolve_model
-from serving.profile import load_profile
+from serving.machine import hardware
+from serving.machine.hardware import Hardware
+from serving.machine.state_dir import write_json
+from serving.models.checkpoint import read_checkpoint
+from serving.models.files import Folder
+from serving.planning.profile import load_profile
 from serving.quantize import environment, folders, unfinished
 from serving.quantize.calibration import Calibration, draw, read_folder
 from serving.quantize.card import Making, versions_of, write_card
@@ -29,7 +30,6 @@ from serving.quantize.head import requantize_head
 from serving.quantize.job import Job
 from serving.quantize.run import run_worker
 from serving.quantize.scheme import Scheme, load_scheme
-from serving.state_dir import write_json
 
 MIB = 2**20
 SEED = 1

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from serving.checkpoint import weight_files
 from serving.errors import DiskFullError, OnecardError
-from serving.files import Folder
+from serving.models.checkpoint import weight_files
+from serving.models.files import Folder
 
 INDEX = "model.safetensors.index.json"
 # Files of a checkpoint that are not made new: tokenizer, processor, template, sampling, licence.

@@ -12,12 +12,12 @@ one bit width and could not hold such a head.
 from pathlib import Path
 from typing import Any
 
-from serving.checkpoint import weight_files
 from serving.errors import CheckpointError, NotInstalledError, UsageError
-from serving.files import Folder
+from serving.models.checkpoint import weight_files
+from serving.models.files import Folder
+from serving.models.tensors import Tensor, read_header
 from serving.quantize.folders import Tensors, carry_over, read_config, rewrite_weights, write_config
 from serving.quantize.scheme import Head
-from serving.tensors import Tensor, read_header
 
 _GROUP = "group_head"
 _INT8_MAX = 127

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.errors import ConfigError
-from serving.profile import configs_dir, read_config
+from serving.planning.profile import configs_dir, read_config
 
 
 class _Strict(BaseModel):

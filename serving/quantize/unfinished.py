@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from serving.errors import UsageError
+from serving.machine.state_dir import read_json, write_json
 from serving.quantize.job import Job, fingerprint_of
-from serving.state_dir import read_json, write_json
 
 
 @contextlib.contextmanager

@@ -172,7 +172,9 @@ class _Maker:
         self._must(
             "what `onecard pull` needs", *self._pip("install", "--find-links", str(self._wheels), str(self._root))
         )
-        script = "import sys; from serving.profile import load_profile; print(load_profile(sys.argv[1])[1].model)"
+        script = (
+            "import sys; from serving.planning.profile import load_profile; print(load_profile(sys.argv[1])[1].model)"
+        )
         done = self._run("the profile", self._python, "-c", script, profile)
         if done.returncode:
             raise explain("The profile", done, self._log)

@@ -26,7 +26,7 @@ CPU_WAY_OUT = "PROFILE=cpu (make serve PROFILE=cpu) serves the small built-in mo
 def profile_device(name: str, folder: Path) -> Literal["auto", "cuda", "cpu"]:
     """What the profile `name` runs on, read from the YAML files in `folder` before a YAML library is installed.
 
-    `serving.profile` reads them properly later; only the top-level lines `device:` and `aliases: [...]` matter here.
+    `serving.planning.profile` reads them properly later; only the top-level lines `device:` and `aliases: [...]` matter here.
     """
     if name == "auto":
         return "auto"

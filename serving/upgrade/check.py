@@ -21,8 +21,8 @@ import httpx
 from PIL import Image
 
 from serving.errors import NotRunningError, OnecardError
-from serving.progress import TITLES
-from serving.running import fetch_status
+from serving.machine.progress import TITLES
+from serving.machine.running import fetch_status
 from serving.setup.environment import own_packages_only
 from serving.setup.pip import Screen, stop
 from serving.upgrade.service import as_user

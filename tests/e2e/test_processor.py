@@ -13,7 +13,7 @@ import numpy as np
 from vllm.engine.arg_utils import EngineArgs
 from vllm.multimodal.processing.context import InputProcessingContext
 from vllm.renderers import renderer_from_config
-from serving.processor import cut_pictures_ourselves
+from serving.engine.processor import cut_pictures_ourselves
 
 asked = 0
 theirs = InputProcessingContext.call_hf_processor

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.hardware import in_wsl
+from serving.machine.hardware import in_wsl
 from tests import drawing
 from tests.conftest import start_server
 from tests.e2e.test_answers import ask

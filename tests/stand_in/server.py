@@ -22,10 +22,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from serving import control
 from serving.guard.connection import Connection
 from serving.guard.stack import Guard
-from serving.launch import SUPERVISOR_KEY, current_launch
+from serving.ipc import control
+from serving.ipc.launch import SUPERVISOR_KEY, current_launch
 from serving.plugin import die_with_parent
 
 launch = current_launch()

@@ -12,13 +12,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from serving import hardware, lane, restarts, room, supervisor
 from serving.errors import OnecardError
-from serving.guard.settings import GuardSettings
-from serving.launch import Launch
-from serving.plan import Plan
+from serving.ipc.launch import Launch
+from serving.ipc.settings import GuardSettings
+from serving.machine import hardware
+from serving.machine.state_dir import make_run_dir
+from serving.planning.plan import Plan
 from serving.prepare import Prepared, open_socket, plan_again, prepare
-from serving.state_dir import make_run_dir
+from serving.supervisor import lane, restarts, room, supervisor
 
 
 def crowded(total_mib: int, free_mib: int) -> hardware.Hardware:

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving import memory
-from serving.adapters import read_adapters
-from serving.architecture import read_shape
-from serving.checkpoint import read_checkpoint
-from serving.describe import describe_plan
 from serving.errors import CheckpointError, UsageError
-from serving.files import Folder
-from serving.memory import MIB, Slots
+from serving.models.architecture import read_shape
+from serving.models.checkpoint import read_checkpoint
+from serving.models.files import Folder
+from serving.planning import memory
+from serving.planning.adapters import read_adapters
+from serving.planning.describe import describe_plan
+from serving.planning.memory import MIB, Slots
+from serving.planning.profile import shape_dir
 from serving.prepare import Prepared, prepare
-from serving.profile import shape_dir
 from tests.adapter import write_adapter, write_safetensors
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "embed_tokens", "lm_head")

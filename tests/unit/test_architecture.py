@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from serving.architecture import KNOWN, QWEN2_5_VL, QWEN2_VL, QWEN3_5, QWEN3_VL, read_shape
-from serving.checkpoint import read_checkpoint
 from serving.errors import CheckpointError
-from serving.files import Folder
-from serving.memory import state_bytes_per_sequence
-from serving.profile import shape_dir
-from serving.tensors import Tensor
-from serving.weights import measure_weights, quantization_of
+from serving.models.architecture import KNOWN, QWEN2_5_VL, QWEN2_VL, QWEN3_5, QWEN3_VL, read_shape
+from serving.models.checkpoint import read_checkpoint
+from serving.models.files import Folder
+from serving.models.tensors import Tensor
+from serving.models.weights import measure_weights, quantization_of
+from serving.planning.memory import state_bytes_per_sequence
+from serving.planning.profile import shape_dir
 
 _TEXT = {
     "num_hidden_layers": 8, "hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 8,

@@ -21,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from clients.cli import Options, ask
 from serving.errors import NotRunningError, OnecardError, UsageError
-from serving.running import client_errors
+from serving.machine.running import client_errors
 from tests import drawing
 from tests.conftest import ONECARD, free_port
 from tests.listening import listening

@@ -26,7 +26,7 @@ from benchmarks.servers import DiedError, Server
 from benchmarks.target import NotServedError, Scope, Target, ToServer, ToTransformers
 from benchmarks.worker import Worker, WorkerError, last_error
 from benchmarks.workload import LONG, PHOTO, SEVERAL, TEXT, Workload
-from serving.launch import ENVIRONMENT_KEY
+from serving.ipc.launch import ENVIRONMENT_KEY
 from serving.prepare import prepare
 
 SMALL = Workload("small", pictures=1, width=64, height=48)

@@ -19,9 +19,9 @@ from benchmarks.memory_results import Results, is_measured
 from benchmarks.memory_score import fit, halves, read_points, table
 from benchmarks.shapes import shape_config
 from benchmarks.spread import spread
-from serving import memory
-from serving.architecture import read_shape
-from serving.weights import measure_weights
+from serving.models.architecture import read_shape
+from serving.models.weights import measure_weights
+from serving.planning import memory
 from tests import nvml
 from tests.exporting import Card
 

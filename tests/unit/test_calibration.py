@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from serving import calibration
-from serving.calibration import constants_of, learn, learn_from_start
-from serving.memory import MEASURED, MIB
+from serving.planning import calibration
+from serving.planning.calibration import constants_of, learn, learn_from_start
+from serving.planning.memory import MEASURED, MIB
 from serving.prepare import prepare
 
 CARD = "NVIDIA GeForce RTX 3060"

@@ -18,7 +18,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.board import Board
+from serving.ipc.board import Board
 from tests.unit.test_sleeping import to_sleep
 from tests.unit.test_supervisor import LONG_S, Supervised, supervised
 

@@ -12,7 +12,7 @@ from benchmarks import cards_check, cards_table
 from serving.cli import app
 from serving.fleet.cards import Measured
 from serving.fleet.demand import read_measured
-from serving.plan import Plan
+from serving.planning.plan import Plan
 from tests.unit.test_benchmarks_cards import FIGURES, TOLD
 
 TIMES = Measured(delay_s=0.02, prompt_s=0.015, prompt_tokens=784, step_s=0.003, sequence_s=0.00002)

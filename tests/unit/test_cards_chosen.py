@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from serving.cards import Cards, choose, serving
 from serving.errors import HardwareError, UsageError
-from serving.hardware import Gpu, Hardware
-from serving.launch import Launch
+from serving.ipc.launch import Launch
+from serving.machine.hardware import Gpu, Hardware
+from serving.planning.cards import Cards, choose, serving
 from serving.prepare import prepare
 from tests.conftest import ONECARD
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from serving.checkpoint import Checkpoint, read_checkpoint
 from serving.errors import CheckpointError
-from serving.files import Folder
 from serving.hub import resolve_model
-from serving.tensors import Tensor, read_header
+from serving.models.checkpoint import Checkpoint, read_checkpoint
+from serving.models.files import Folder
+from serving.models.tensors import Tensor, read_header
 
 DEMO = resolve_model("demo").folder
 CONFIG: dict[str, Any] = {"architectures": ["Qwen3VLForConditionalGeneration"], "vision_config": {}, "text_config": {}}

@@ -12,9 +12,9 @@ import pytest
 from serving import doctor
 from serving.doctor import Check, as_text, checks_json, run_checks
 from serving.errors import ConfigError, PortInUseError, UsageError
-from serving.hardware import Gpu, Hardware, detect
+from serving.machine.hardware import Gpu, Hardware, detect
+from serving.planning.profile import load_profiles
 from serving.prepare import open_socket
-from serving.profile import load_profiles
 from tests.conftest import ONECARD, free_port
 
 PROFILES = load_profiles()

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.engine_args import REQUIRED, count, from_argv, names, split_unknown, to_argv
 from serving.errors import EngineArgsError, OnecardError, UsageError
-from serving.launch import Launch
+from serving.ipc.launch import Launch
+from serving.planning.engine_args import REQUIRED, count, from_argv, names, split_unknown, to_argv
+from serving.planning.profile import load_models, load_profiles
 from serving.prepare import prepare
-from serving.profile import load_models, load_profiles
 from tests.eagle import DEMO, write_config
 
 

@@ -12,11 +12,11 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 from serving.guard.respond import probe
-from serving.launch import Launch
+from serving.ipc.launch import Launch
+from serving.ipc.status import status_body
+from serving.machine.state_dir import write_json
 from serving.metrics import catalog
 from serving.prepare import prepare
-from serving.state_dir import write_json
-from serving.status import status_body
 from tests import nvml
 from tests.conftest import ONECARD, free_port
 from tests.exporting import Card, exporting
@@ -204,7 +204,7 @@ def test_a_taken_port_is_refused_in_words(tmp_path: Path) -> None:
 def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     code = (
         "import asyncio, pathlib\n"
-        "from serving.exporter import start_child\n"
+        "from serving.exporter.exporter import start_child\n"
         "async def main():\n"
         f"    child = await start_child(1, pathlib.Path({str(tmp_path / 'exporter.log')!r}))\n"
         "    print(child.pid, flush=True)\n"

@@ -18,7 +18,7 @@ from serving.fleet.cards import TENSOR_CORES, Service, peak_tflops
 from serving.fleet.demand import read_fleet
 from serving.fleet.describe import describe
 from serving.fleet.simulate import lengths, open_arrivals, simulate_closed, simulate_open
-from serving.profile import configs_dir, load_profiles
+from serving.planning.profile import configs_dir, load_profiles
 
 CARD = Service(
     delay_s=0.01, prompt_s=0.1, prompt_tokens=800, step_s=0.01, sequence_s=0.001, at_once=8, queue=16, budget=2048,

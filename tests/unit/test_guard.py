@@ -12,9 +12,9 @@ from serving.guard import engine
 from serving.guard.body import Body
 from serving.guard.keys import Key, KeyRing, Keys, read_keys
 from serving.guard.routes import ROUTES, Routes
-from serving.guard.settings import GuardSettings
-from serving.status import retry_after
-from serving.waiting import WaitingRoom
+from serving.ipc.settings import GuardSettings
+from serving.ipc.status import retry_after
+from serving.supervisor.waiting import WaitingRoom
 from tests.asgi import CHAT, Recorder, by_hand, error_of, request
 
 

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from serving.guard.ask import Ask
 from serving.guard.body import Body
 from serving.guard.validation import Validation
-from serving.launch import Launch
+from serving.ipc.launch import Launch
 from serving.prepare import prepare
 from tests.asgi import CHAT, error_of, request
 from tests.drawing import blank, encoded

@@ -13,7 +13,6 @@ from blake3 import blake3
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving import control
 from serving.guard import suspects
 from serving.guard.admission import Admission, Capacity, Cost
 from serving.guard.body import Body
@@ -22,6 +21,7 @@ from serving.guard.in_engine import InEngine, left_by
 from serving.guard.quarantine import Quarantine, Witness
 from serving.guard.suspects import CONVICTED_AT, Suspects
 from serving.guard.turn import Turn
+from serving.ipc import control
 from tests.asgi import CHAT, Recorder, error_of, request, sent
 
 POISON, INNOCENT = b"p" * 32, b"i" * 32

@@ -18,10 +18,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Scope
 
-from serving import control
 from serving.guard.ask import DEFAULT_QUESTION
 from serving.guard.stack import Guard
-from serving.launch import ENVIRONMENT_KEY, Launch
+from serving.ipc import control
+from serving.ipc.launch import ENVIRONMENT_KEY, Launch
 from serving.prepare import prepare
 from tests.asgi import CHAT, Recorder, error_of, request, sent
 from tests.drawing import blank, encoded

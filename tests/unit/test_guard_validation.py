@@ -18,8 +18,8 @@ from serving.guard.pictures import PictureCost
 from serving.guard.structured import MAX_SCHEMA_NODES
 from serving.guard.validation import Validation
 from serving.images.limits import MAX_SIDE
-from serving.launch import Launch
-from serving.plan import Plan
+from serving.ipc.launch import Launch
+from serving.planning.plan import Plan
 from serving.prepare import prepare
 from tests.asgi import CHAT, Recorder, by_hand, error_of, request
 from tests.drawing import blank, encoded

@@ -14,14 +14,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from serving import control
 from serving.guard import watchdog
 from serving.guard.admission import Cost
 from serving.guard.body import Body
-from serving.guard.settings import GuardSettings
 from serving.guard.state import ServerState
 from serving.guard.watchdog import Watchdog
-from serving.launch import Launch
+from serving.ipc import control
+from serving.ipc.launch import Launch
+from serving.ipc.settings import GuardSettings
 from serving.prepare import prepare
 from tests.asgi import CHAT, Recorder, sent
 

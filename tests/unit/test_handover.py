@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from serving.guard.body import Body, replay, whole_body
 from serving.guard.connection import Connection
 from serving.guard.front import Front, give_request
-from serving.handover import Channel, Given, receive_all
+from serving.ipc.handover import Channel, Given, receive_all
 from tests.asgi import Recorder, request
 from tests.listening import listening
 

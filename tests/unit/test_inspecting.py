@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from vllm.model_executor.models import registry
 
-from serving.inspecting import inspect_models_here
+from serving.engine.inspecting import inspect_models_here
 
 ARCHITECTURE = "Qwen3VLForConditionalGeneration"
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from serving.calibration import constants_of
-from serving.describe import describe_measured
+from serving.engine.measured import held_now, in_parts, measure_and_learn
 from serving.errors import EngineArgsError
-from serving.measured import held_now, in_parts, measure_and_learn
-from serving.memory import MEASURED, MIB
+from serving.planning.calibration import constants_of
+from serving.planning.describe import describe_measured
+from serving.planning.memory import MEASURED, MIB
 from serving.prepare import prepare
 
 LASTING = {
@@ -105,7 +105,7 @@ def test_what_is_held_is_asked_anew_and_nobody_waits_for_an_engine_that_hangs(mo
     now = held(engine)
     assert (now["held_mib"]["process"], now["held_mib"]["reserved_peak"], now["given_back"]) == (6600, 5800, 0)
     assert held(engine, "cpu") == {}
-    monkeypatch.setattr("serving.measured._ASKED_S", 0.01)
+    monkeypatch.setattr("serving.engine.measured._ASKED_S", 0.01)
     engine.hangs = True
     assert held(engine) == {}
     engine.dies = True

@@ -17,7 +17,7 @@ from serving.images.data_url import read_data_url
 from serving.images.errors import UNREADABLE, ImageError
 from serving.images.grid import Grid
 from serving.images.seen import SeenSizes, collect_sizes
-from serving.launch import ENVIRONMENT_KEY, Launch
+from serving.ipc.launch import ENVIRONMENT_KEY, Launch
 from serving.media import PICTURES_ONLY, URLS_ARE_OFF, planned_grid, register_connector
 from serving.prepare import prepare
 from tests.drawing import encoded

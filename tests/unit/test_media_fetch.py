@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from serving.addresses import UrlError, is_public, read_url
-from serving.fetch import NOT_FETCHED, Fetcher
+from serving.images.addresses import UrlError, is_public, read_url
 from serving.images.errors import ImageError
+from serving.images.fetch import NOT_FETCHED, Fetcher
 
 PICTURE = b"\x89PNG, more or less" * 100
 

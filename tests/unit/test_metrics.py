@@ -10,13 +10,14 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from serving.metrics import catalog, host, reference
-from serving.metrics.host import Host, HostCollector, Samples
+from serving.exporter import host
+from serving.exporter.host import Host, HostCollector, Samples
+from serving.exporter.sampled import Sampled
+from serving.exporter.watch import Watch
+from serving.metrics import catalog, reference
 from serving.metrics.recorder import Recorder
-from serving.metrics.sampled import Sampled
 from serving.metrics.status import StatusCollector
-from serving.metrics.watch import Watch
-from serving.plan import MemoryMib
+from serving.planning.plan import MemoryMib
 from serving.prepare import prepare
 
 

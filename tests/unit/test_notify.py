@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.notify import Notifier, child_environment
+from serving.machine.notify import Notifier, child_environment
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from vllm.tokenizers import get_tokenizer, hf
 from vllm.transformers_utils import processor
 
 import serving.demo
-from serving.one_tokenizer import read_tokenizers_once
+from serving.engine.one_tokenizer import read_tokenizers_once
 
 DEMO = Path(serving.demo.__file__).parent / "model"
 

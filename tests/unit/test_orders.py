@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from serving.errors import NotRunningError, OnecardError
-from serving.orders import send_to_sleep, wake_up
-from serving.running import describe_status
-from serving.state_dir import make_run_dir, write_json
+from serving.machine.orders import send_to_sleep, wake_up
+from serving.machine.running import describe_status
+from serving.machine.state_dir import make_run_dir, write_json
 
 SCRIPT = """
 import json, os, signal, sys, time

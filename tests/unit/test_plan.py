@@ -9,21 +9,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving import memory
-from serving.advice import nearest, steps
-from serving.architecture import KNOWN, QWEN3_5, read_shape
-from serving.checkpoint import Checkpoint, read_checkpoint
-from serving.describe import describe_plan, describe_steps
 from serving.errors import CheckpointError, UsageError
-from serving.files import Folder
-from serving.hardware import Gpu, Hardware
 from serving.hub import resolve_model
-from serving.memory import MIB
-from serving.plan import Plan
-from serving.planner import Subject
-from serving.profile import load_models, load_profiles, shape_dir
-from serving.tensors import Tensor
-from serving.weights import measure_weights
+from serving.machine.hardware import Gpu, Hardware
+from serving.models.architecture import KNOWN, QWEN3_5, read_shape
+from serving.models.checkpoint import Checkpoint, read_checkpoint
+from serving.models.files import Folder
+from serving.models.tensors import Tensor
+from serving.models.weights import measure_weights
+from serving.planning import memory
+from serving.planning.advice import nearest, steps
+from serving.planning.describe import describe_plan, describe_steps
+from serving.planning.memory import MIB
+from serving.planning.plan import Plan
+from serving.planning.planner import Subject
+from serving.planning.profile import load_models, load_profiles, shape_dir
 
 PROFILES, MODELS = load_profiles(), load_models()
 CARDS = [name for name, profile in PROFILES.items() if profile.device == "cuda"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from serving.hub import resolve_model
-from serving.launch import Launch
+from serving.ipc.launch import Launch
 from serving.prepare import prepare
 
 # As vLLM on CUDA: the API process forks the engine, which forks a worker, and each loads the plugins.

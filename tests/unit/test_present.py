@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.describe import describe_plan
 from serving.errors import ConfigError, HardwareError
-from serving.hardware import driver_too_old, visible
-from serving.present import auto_profile, check_hardware
+from serving.machine.hardware import driver_too_old, visible
+from serving.planning.describe import describe_plan
+from serving.planning.present import auto_profile, check_hardware
 from tests.unit.test_plan import CARDS, NO_GPU, PROFILES, plan_of, subject_of, with_card
 
 

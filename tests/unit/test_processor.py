@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.processor import Patches, _processor, cut
+from serving.engine.processor import Patches, _processor, cut
 
 RNG = np.random.default_rng(7)
 THEIRS = object()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from serving.errors import ConfigError
 from serving.matrix import plans
-from serving.profile import find_model, load_models, load_profile, load_profiles
+from serving.planning.profile import find_model, load_models, load_profile, load_profiles
 from serving.schema import SCHEMAS, as_json
 
 CONFIGS = Path(__file__).parents[2] / "configs"

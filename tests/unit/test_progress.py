@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.progress import STEPS, TITLES, Progress, keep_typical, read_typical
+from serving.machine.progress import STEPS, TITLES, Progress, keep_typical, read_typical
 
 KEYS = [key for key, _, _ in STEPS]
 LOG = """\

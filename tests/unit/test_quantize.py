@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from serving.architecture import read_shape
-from serving.checkpoint import Checkpoint, read_checkpoint
 from serving.errors import (
     CheckpointError,
     ConfigError,
@@ -24,10 +22,13 @@ from serving.errors import (
     UsageError,
 )
 from serving.evaluate.command import Suite
-from serving.files import Folder
-from serving.hardware import Gpu, Hardware
 from serving.hub import resolve_model
-from serving.profile import shape_dir
+from serving.machine.hardware import Gpu, Hardware
+from serving.models.architecture import read_shape
+from serving.models.checkpoint import Checkpoint, read_checkpoint
+from serving.models.files import Folder
+from serving.models.weights import measure_weights, quantization_of
+from serving.planning.profile import shape_dir
 from serving.quantize import environment, unfinished
 from serving.quantize.calibration import Sample, draw, read_folder
 from serving.quantize.check import (
@@ -44,7 +45,6 @@ from serving.quantize.command import Wish, quantize, requantize
 from serving.quantize.job import Job, fingerprint_of, heard, say
 from serving.quantize.run import Progress, run_worker
 from serving.quantize.scheme import Scheme, load_scheme, load_schemes
-from serving.weights import measure_weights, quantization_of
 
 HERE = Path("the model")
 CARD = Gpu(0, "NVIDIA GeForce RTX 2060", 6144, 300, "7.5")

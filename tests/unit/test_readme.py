@@ -17,7 +17,7 @@ from serving import errors
 from serving.cli import app
 from serving.demo.questions.conversations import KINDS
 from serving.guard.routes import ROUTES
-from serving.profile import GpuFacts, Limits, Profile, Video
+from serving.planning.profile import GpuFacts, Limits, Profile, Video
 
 ROOT = Path(__file__).parents[2]
 READMES = ("README.md", "README.zh-CN.md")

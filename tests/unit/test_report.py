@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from serving.doctor import Check
-from serving.launch import Launch
+from serving.ipc.launch import Launch
+from serving.ipc.status import status_body
+from serving.machine.progress import keep_typical
+from serving.machine.state_dir import make_run_dir
 from serving.prepare import prepare
-from serving.progress import keep_typical
 from serving.report import make_report
-from serving.state_dir import make_run_dir
-from serving.status import status_body
 from tests.conftest import free_port
 from tests.listening import listening
 from tests.unit.test_running import waiting_room

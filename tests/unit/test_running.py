@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from serving import running
 from serving.errors import NotRunningError, OnecardError
 from serving.guard.keys import KeyRing
-from serving.guard.settings import GuardSettings
-from serving.launch import Launch, child_environment
-from serving.orders import send_to_sleep, wake_up
-from serving.plan import MemoryMib, PlannedGpu
+from serving.ipc.launch import Launch, child_environment
+from serving.ipc.settings import GuardSettings
+from serving.ipc.status import status_body
+from serving.machine import running
+from serving.machine.orders import send_to_sleep, wake_up
+from serving.machine.running import describe_status, fetch_status, log_lines, stop_server
+from serving.machine.state_dir import ipc_dir, make_run_dir, read_json, run_dir, state_dir, write_json
+from serving.planning.plan import MemoryMib, PlannedGpu
 from serving.prepare import prepare
-from serving.running import describe_status, fetch_status, log_lines, stop_server
-from serving.state_dir import ipc_dir, make_run_dir, read_json, run_dir, state_dir, write_json
-from serving.status import status_body
-from serving.waiting import WaitingRoom
+from serving.supervisor.waiting import WaitingRoom
 from tests.conftest import free_port
 from tests.listening import listening
 

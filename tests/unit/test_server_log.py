@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from serving import server_log
-from serving.server_log import ServerLog
+from serving.supervisor import server_log
+from serving.supervisor.server_log import ServerLog
 
 # As vLLM 0.32 logs an engine that does not start: the root error first, then processes saying that another has failed.
 FAILED = """\

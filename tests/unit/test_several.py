@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from serving.errors import CheckpointError, DoesNotFitError, HardwareError, UsageError
-from serving.profile import configs_dir
+from serving.planning.profile import configs_dir
 from serving.several import make_launches, prepare_each
 from tests.conftest import free_port
 

@@ -16,7 +16,7 @@ import pytest
 
 from serving.durations import said, seconds
 from serving.errors import UsageError
-from serving.swap import next_model
+from serving.supervisor.swap import next_model
 from tests.unit.test_supervisor import LONG_S, Supervised, asking, supervised
 
 CHAT = "/v1/chat/completions"

@@ -12,19 +12,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving import hardware, memory
-from serving.architecture import read_shape
-from serving.checkpoint import read_checkpoint
-from serving.describe import describe_plan, describe_steps
 from serving.errors import CheckpointError, UsageError
-from serving.files import Folder
-from serving.heads import read_head
-from serving.launch import Launch
-from serving.memory import MEASURED, MIB, Load
-from serving.plan import Plan
+from serving.ipc.launch import Launch
+from serving.machine import hardware
+from serving.models.architecture import read_shape
+from serving.models.checkpoint import read_checkpoint
+from serving.models.files import Folder
+from serving.planning import memory
+from serving.planning.describe import describe_plan, describe_steps
+from serving.planning.heads import read_head
+from serving.planning.memory import MEASURED, MIB, Load
+from serving.planning.plan import Plan
+from serving.planning.profile import shape_dir
+from serving.planning.speculation import Head, Speculation
 from serving.prepare import make_launch, plan_again, prepare
-from serving.profile import shape_dir
-from serving.speculation import Head, Speculation
 from tests.eagle import DEMO, QWEN, write_config, write_head, write_headers
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.describe import describe_plan
 from serving.errors import ConfigError
-from serving.plan import Plan
-from serving.profile import Video, load_profile
-from serving.video import ROOM_TOKENS, Frames
+from serving.planning.describe import describe_plan
+from serving.planning.plan import Plan
+from serving.planning.profile import Video, load_profile
+from serving.planning.video import ROOM_TOKENS, Frames
 from tests.unit.test_plan import CARDS, PROFILES, subject_of
 
 

@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+from serving.engine.warmup import warm_up
 from serving.prepare import prepare
-from serving.warmup import warm_up
 
 
 class Recorder:

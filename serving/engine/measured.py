@@ -1,0 +1,87 @@
+"""What the parts of the memory really took, in the plan's own terms, as the worker says before the first request."""
+
+import asyncio
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from serving.errors import EngineArgsError
+from serving.planning.calibration import learn_from_start
+from serving.planning.memory import MIB
+from serving.planning.plan import Plan
+
+logger = logging.getLogger("vllm.onecard")
+_ASKED_S = 1.0
+# vLLM tells what the graphs took, driver's memory included, in its log alone.
+_GRAPHS = re.compile(r"Graph capturing finished in .* took ([\d.]+) GiB")
+# vLLM reads the whole device, before and after: what other programs took meanwhile is in its figure. No CUDA context is
+# smaller than this.
+_LEAST_CONTEXT = 200 * MIB
+
+
+async def measure_and_learn(application: Any, plan: Plan, server_log: Path) -> dict[str, Any]:
+    """`memory_mib` by the plan's names, where the engine of vLLM's `application` runs our worker extension; empty elsewhere.
+    A card's first start teaches the plans that follow (`calibration.py`).
+
+    Raises EngineArgsError when one step may send more through the vision encoder than was planned for."""
+    if "worker_extension_cls" not in plan.engine_args:
+        return {}
+    engine = application.state.engine_client
+    transients = (await engine.collective_rpc("onecard_transients"))[0]
+    lasting = (await engine.collective_rpc("onecard_memory"))[0]
+    if plan.predicted and transients["encoder_tokens"] > plan.capacity.encoder_tokens:
+        raise EngineArgsError(
+            f"vLLM gives its vision encoder up to {transients['encoder_tokens']:,} tokens a step, and memory is planned for "
+            f"{plan.capacity.encoder_tokens:,}: this vLLM does not obey the picture size that the plan sets."
+        )
+    found = _GRAPHS.findall(server_log.read_text(errors="replace")) if server_log.is_file() else []
+    parts = in_parts(lasting, transients, round(float(found[-1]) * 2**30) if found else None)
+    # What drafts take is not measured yet: constants that make up for it would be wrong without them.
+    if plan.predicted and plan.tensor_parallel_size == 1 and plan.speculation is None:
+        learn_from_start(plan, parts)
+    return {"memory_mib": parts}
+
+
+async def held_now(application: Any, plan: Plan) -> dict[str, int]:
+    """`held_mib` by the worker's names and `given_back`, how often (`WorkerMemory.onecard_held`). Empty where no such worker
+    runs, or where it does not answer in a second: nobody who asks for a status shall wait for an engine that hangs."""
+    if "worker_extension_cls" not in plan.engine_args:
+        return {}
+    try:
+        found = (await asyncio.wait_for(application.state.engine_client.collective_rpc("onecard_held"), _ASKED_S))[0]
+    except Exception:  # a dying engine raises what it likes; the status says elsewhere that it dies
+        logger.debug("the worker did not say what it holds", exc_info=True)
+        return {}
+    given_back = found.pop("given_back")
+    return {"held_mib": {name: round(value / MIB) for name, value in found.items()}, "given_back": given_back}
+
+
+def in_parts(lasting: dict[str, int], transients: dict[str, int], graphs: int | None) -> dict[str, int]:
+    """MiB by the plan's names. `graphs` are the bytes that vLLM says its CUDA graphs took; None where it captured none.
+
+    What is between what the allocator holds and what the process holds is the driver's: context and graphs."""
+    pool, process = lasting["graph_pool"], lasting["process"]
+    graphs = pool if graphs is None else graphs
+    if process:
+        graphs = max(pool, min(graphs, pool + process - lasting["reserved"] - _LEAST_CONTEXT))
+    # Profiled at as many of the largest pictures as fit the budget; a full budget takes in proportion more.
+    full = transients["encoder_tokens"] / max(1, transients["profiled_tokens"])
+    cache = round(transients["encoder_output"] * full)
+    seeing = round(transients["vision_encoder"] * full)
+    found = {
+        "weights": lasting["weights"],
+        "kv_cache": lasting["kv_cache"],
+        "buffers": lasting["allocated"]
+        - lasting["weights"]
+        - lasting["kv_cache"]
+        - lasting.get("graph_allocated", pool),
+        "activations": transients["activations"],
+        "encoder_cache": cache,
+        "vision_encoder": max(0, seeing - cache - transients["activations"]),
+        "cuda_graphs": graphs,
+        "fragmentation": lasting["reserved_peak"] - lasting["allocated_peak"],
+    }
+    if process:
+        found["context"] = process - lasting["reserved"] - (graphs - pool)
+    return {name: round(value / MIB) for name, value in found.items()}

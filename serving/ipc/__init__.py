@@ -1,0 +1,1 @@
+"""What supervisor and server process share: the description of a start, the pipe, the board, the connections they hand over."""

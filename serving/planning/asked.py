@@ -1,0 +1,166 @@
+"""What the engine arguments that somebody gave (in a profile, or after `--`) mean for the plan. Reads and checks them;
+what follows from them is `planner.py`'s question.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from serving.errors import UsageError
+from serving.planning.asked_speculation import AskedSpeculation, read_speculation
+from serving.planning.engine_args import check_own, count, names
+
+_COUNTS = frozenset(
+    {"max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "max_loras", "max_lora_rank"}
+    | {"tensor_parallel_size"}
+)
+_OBJECTS = ("compilation_config", "hf_overrides", "limit_mm_per_prompt", "quantization_config")
+_KV_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
+# Numbers that are surely a slip of the finger, and would only fail much later.
+_LARGEST = {
+    "max_model_len": 10**7,
+    "max_num_seqs": 4096,
+    "max_num_batched_tokens": 10**6,
+    "kv_cache_memory_bytes": 2**50,
+    "max_loras": 1000,
+    "max_lora_rank": 512,
+    "tensor_parallel_size": 64,
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """`args` by vLLM's names, the numbers among them as numbers; and what they say of pictures, precision, graphs and drafts.
+    None where nothing was asked."""
+
+    args: dict[str, Any]
+    gpu_memory_utilization: float | None
+    max_image_pixels: int | None
+    max_images_per_request: int | None
+    kv_bytes_per_value: int
+    enforce_eager: bool
+    speculation: AskedSpeculation | None
+
+    def number(self, name: str) -> int | None:
+        value = self.args.get(name)
+        return value if isinstance(value, int) else None
+
+    def object(self, name: str) -> dict[str, Any]:
+        """An argument that is a JSON object, as far as it was given."""
+        given = self.args.get(name)
+        return given if isinstance(given, dict) else {}
+
+    @property
+    def compilation(self) -> dict[str, Any]:
+        """vLLM's `compilation_config`, as far as it was given."""
+        return self.object("compilation_config")
+
+
+def read_asked(args: dict[str, Any]) -> Asked:
+    """Raises UsageError for a value that makes no sense, and for an argument that would break the plan."""
+    args = dict(args)
+    for name in args:
+        check_own(name)
+    for name in _COUNTS.intersection(args):
+        args[name] = count(name, args[name])
+        if args[name] > _LARGEST[name]:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {args[name]:,} is far beyond what any card holds. Was it meant?"
+            )
+    if "served_model_name" in args:
+        args["served_model_name"] = names(args["served_model_name"])
+    for name in ("pipeline_parallel_size", "data_parallel_size"):
+        if args.get(name, 1) != 1:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {args[name]}: onecard has a server for each card instead (--cards), or several "
+                "cards for one server (-- --tensor-parallel-size)."
+            )
+    if args.get("quantization") in ("awq", "gptq"):
+        raise UsageError(
+            f"--quantization {args['quantization']} quantizes nothing. Leave it out: vLLM sees from the checkpoint how it is "
+            "quantized, and ends where an argument says otherwise."
+        )
+    if str(args.get("dtype")) in ("float32", "float"):
+        raise UsageError(f"--dtype {args['dtype']}: 16 bits are planned for weights and activations. Leave it out.")
+    if drafted := _object("speculative_config", args.get("speculative_config") or {}):
+        args["speculative_config"] = drafted
+    for name in args.keys() & _OBJECTS:
+        args[name] = _object(name, args[name])
+    _check_graphs(args.get("compilation_config", {}))
+    kv_dtype = str(args.get("kv_cache_dtype", "auto"))
+    if kv_dtype not in _KV_BYTES:
+        raise UsageError(f"--kv-cache-dtype {kv_dtype}: the plan knows {', '.join(_KV_BYTES)}.")
+    return Asked(
+        args=args,
+        gpu_memory_utilization=_fraction(args.get("gpu_memory_utilization")),
+        max_image_pixels=_pixels(args.get("mm_processor_kwargs")),
+        max_images_per_request=_images(args.get("limit_mm_per_prompt", {})),
+        kv_bytes_per_value=_KV_BYTES[kv_dtype],
+        enforce_eager=args.get("enforce_eager") is True,
+        speculation=read_speculation(drafted) if drafted else None,
+    )
+
+
+def _check_graphs(compilation: Mapping[str, Any]) -> None:
+    """The sizes of CUDA graphs, which the plan counts."""
+    if "max_cudagraph_capture_size" in compilation:
+        check_own("max_cudagraph_capture_size")  # vLLM does not start with another bound than the planned sizes have
+    for name in ("cudagraph_capture_sizes", "encoder_cudagraph_token_budgets"):
+        given = compilation.get(name) or []
+        if not isinstance(given, list) or not all(type(size) is int and size > 0 for size in given):
+            raise UsageError(
+                f"--compilation-config: `{name}` is {given!r}, and the plan needs a list of whole numbers above 0."
+            )
+
+
+def _fraction(given: Any) -> float | None:
+    if given is None:
+        return None
+    if not isinstance(given, float | int) or isinstance(given, bool) or not 0 < given <= 1:
+        raise UsageError(f"--gpu-memory-utilization is {given!r}, and it is a share of the card's memory, as in 0.9.")
+    return float(given)
+
+
+def _pixels(given: Any) -> int | None:
+    """`size.longest_edge` of `mm_processor_kwargs`; both edges are needed, since newer processors ignore one alone."""
+    if given is None:
+        return None
+    given = _object("mm_processor_kwargs", given)
+    size = given.get("size")
+    if size is None:
+        raise UsageError(
+            "--mm-processor-kwargs without `size` would let pictures grow to the model's own limit, for which nothing is "
+            'planned. Give both edges: \'{"size": {"shortest_edge": 65536, "longest_edge": 1048576}}\'.'
+        )
+    edges = [size.get(key) for key in ("shortest_edge", "longest_edge")] if isinstance(size, dict) else []
+    pixels = [edge for edge in edges if isinstance(edge, int) and edge >= 1024]
+    if len(pixels) != 2 or pixels[0] > pixels[1]:
+        raise UsageError(
+            "--mm-processor-kwargs: `size` needs `shortest_edge` and `longest_edge`, in pixels of the whole picture, 1,024 "
+            f"at least; it is {size!r}."
+        )
+    return pixels[1]
+
+
+def _images(given: dict[str, Any]) -> int | None:
+    if given.get("video") or given.get("audio"):
+        raise UsageError("--limit-mm-per-prompt: nothing is planned for video and audio, only for `image`.")
+    if "image" not in given:
+        return None
+    images = given["image"]
+    images = images.get("count", 1) if isinstance(images, dict) else images
+    if not isinstance(images, int) or isinstance(images, bool) or not 0 <= images <= 1000:
+        raise UsageError(f"--limit-mm-per-prompt: `image` is {images!r}, and the plan needs a number from 0 to 1,000.")
+    return images
+
+
+def _object(name: str, given: Any) -> dict[str, Any]:
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError:
+            given = None
+    if not isinstance(given, dict):
+        raise UsageError(f"--{name.replace('_', '-')} needs a JSON object in quotes.")
+    return given

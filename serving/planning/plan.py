@@ -1,0 +1,137 @@
+"""What a plan says: the card, each part of its memory, vLLM's arguments, and the limits that the guard enforces. Data only;
+`planner.py` makes it.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, computed_field
+
+from serving.machine.onecards import Onecard
+from serving.planning.memory import MIB, Parts
+from serving.planning.profile import Limits
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class PlannedGpu(_Frozen):
+    """`usable_mib` is what onecard may take: the whole, less what desktop and other programs hold; `taken_mib` of the
+    difference is what they hold now beyond what is kept free for them. `onecards` are among these programs. `present_mib` is
+    the memory of the GPU that is here, which may be a larger one; None where none is."""
+
+    name: str
+    total_mib: int
+    usable_mib: int
+    taken_mib: int = 0
+    present_mib: int | None = None
+    onecards: tuple[Onecard, ...] = ()
+
+
+class MemoryMib(Parts):
+    """The parts of the memory in MiB. They sum to `total`."""
+
+    headroom: int
+    kv_cache: int
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def total(self) -> int:
+        return super().total
+
+    @classmethod
+    def of(cls, parts: Parts, *, headroom: int) -> "MemoryMib":
+        """Bytes as MiB, each rounded up; without a KV cache yet."""
+        rounded = {name: -(-value // MIB) for name, value in parts.model_dump().items()}
+        return cls(**rounded, headroom=headroom, kv_cache=0)
+
+    @classmethod
+    def nothing_but(cls, **known: int) -> "MemoryMib":
+        """Where the other parts cannot be told."""
+        return cls(**dict.fromkeys(cls.model_fields, 0) | known)
+
+
+class Capacity(_Frozen):
+    """`concurrent_images` pictures of the largest size fit into the KV cache at once; `encoder_tokens` is what one step
+    may send through the vision encoder, and what its cache holds."""
+
+    kv_tokens: int
+    max_model_len: int
+    max_num_seqs: int
+    image_tokens: int
+    concurrent_images: int
+    encoder_tokens: int
+
+
+class PlannedLimits(Limits):
+    """The profile's limits as they were planned. `max_video_frames` frames of `max_video_frame_pixels`, sent as pictures, fit a
+    conversation; 0 where video is off."""
+
+    max_video_frames: int = 0
+    max_video_frame_pixels: int = 0
+
+
+class PlannedAdapters(_Frozen):
+    """LoRA adapters, by the names under which they are asked for; their slots are among the plan's `buffers`."""
+
+    names: tuple[str, ...]
+    max_lora_rank: int
+    slots_mib: int
+
+
+class PlannedSpeculation(_Frozen):
+    """`tokens` are drafted a step by `method`, with that EAGLE3 `head` where it is one. Together it takes `mib` of the parts,
+    `weights_mib` of these the head's weights, and `kv_bytes_per_token` of the KV cache."""
+
+    method: str
+    tokens: int
+    head: str | None
+    mib: int
+    weights_mib: int
+    kv_bytes_per_token: int
+
+
+class Expected(_Frozen):
+    decode_tokens_per_s: float | None
+    source: str
+
+
+class Plan(_Frozen):
+    """What `onecard plan --json` prints. `given_up` says in words what was made smaller than wished, and for what;
+    `alternatives` what would fit where this does not. It is for each of `servers` servers; where
+    several cards share one, the memory is that of each of them."""
+
+    profile: str
+    model: str
+    precision: str
+    fits: bool
+    reason: str | None
+    alternatives: tuple[str, ...] = ()
+    predicted: bool = True
+    given_up: tuple[str, ...] = ()
+    gpu: PlannedGpu
+    servers: int = 1
+    memory_mib: MemoryMib
+    engine_args: dict[str, Any]
+    capacity: Capacity
+    limits: PlannedLimits
+    adapters: PlannedAdapters | None = None
+    speculation: PlannedSpeculation | None = None
+    expected: Expected
+
+    @property
+    def tensor_parallel_size(self) -> int:
+        """How many cards share one server."""
+        size: int = self.engine_args.get("tensor_parallel_size", 1)
+        return size
+
+    @property
+    def compilation(self) -> dict[str, Any]:
+        """vLLM's `compilation_config`; empty where nothing of it was decided."""
+        found: dict[str, Any] = self.engine_args.get("compilation_config", {})
+        return found
+
+    @property
+    def model_names(self) -> list[str]:
+        """What requests may name: the model's own names, then those of its adapters."""
+        return [*self.engine_args["served_model_name"], *(self.adapters.names if self.adapters else ())]

@@ -1,0 +1,116 @@
+"""Who answers on the port while the server process does not: 503 with the step that is running and how long it takes; or,
+where a request is what the model is loaded for, a wait for it (holding.py)."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serving.guard.early import Early
+from serving.guard.front import Front
+from serving.guard.keys import KeyRing, Keys
+from serving.guard.origin import Origin
+from serving.guard.page import Page
+from serving.guard.respond import asks_again, not_ready, probe
+from serving.guard.routes import ANSWERS, Routes
+from serving.ipc.handover import Channel, Given
+from serving.ipc.settings import GuardSettings
+from serving.metrics.status import status_metrics
+
+# What answers under way get when the waiting room is cleared.
+_LAST_ANSWERS_S = 1.0
+
+
+class WaitingRoom:
+    """An ASGI application; `status` gives the JSON of `/onecard/status`, `doing` the running step in words. `holding`
+    answers requests that need a model, and `models` gives the list of them, while `holds` says that such a request is held,
+    told whether it asks again.
+    `metrics` answers `/metrics`; without it, the status does."""
+
+    def __init__(
+        self,
+        status: Callable[[], dict[str, Any]],
+        doing: Callable[[], str],
+        ring: KeyRing,
+        settings: GuardSettings,
+        *,
+        holds: Callable[[bool], bool] = lambda _again: False,
+        holding: ASGIApp | None = None,
+        metrics: ASGIApp | None = None,
+        models: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        self._status = status
+        self._doing = doing
+        self._holds = holds
+        self._holding = holding
+        self._models = models
+        behind_the_probes = Page(Keys(Routes(self._answer), ring))
+        self._app = Origin(behind_the_probes, settings.allowed_hosts, settings.allowed_origins)
+        self._door = Early(self._probes)
+        self._metrics = metrics or status_metrics(status)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._door(scope, receive, send)
+
+    async def _probes(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = self._status()["state"]
+        await (probe(scope, state, ready=state == "ready") or self._app)(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/metrics":
+            await self._metrics(scope, receive, send)
+            return
+        status = self._status()
+        if scope["path"] == "/onecard/status":
+            await JSONResponse(status)(scope, receive, send)
+            return
+        if self._holding and self._holds(asks_again(scope)):
+            if scope["path"] in ANSWERS:
+                await self._holding(scope, receive, send)
+            else:
+                await JSONResponse(self._models())(scope, receive, send)
+            return
+        answer = not_ready(status["state"], self._doing(), status["seconds_left"], close=True)
+        await answer(scope, receive, send)
+
+
+class Listener:
+    """Serves an application on a duplicate of a listening socket; the socket itself stays open when it stops."""
+
+    def __init__(self, app: ASGIApp, listening: socket.socket) -> None:
+        self._front = Front.of(app)
+        self._listening = listening
+        self._door: asyncio.Server | None = None
+
+    async def open(self) -> None:
+        """Connections are accepted here from now on."""
+        if self._door is None:
+            loop = asyncio.get_running_loop()
+            self._door = await loop.create_server(self._front.connection, sock=self._listening.dup(), backlog=2048)
+
+    def close(self) -> None:
+        """No more are accepted; those that are here stay."""
+        if self._door:
+            self._door.close()
+        self._door = None
+
+    def take(self, given: Given) -> None:
+        """A connection that the server gives back."""
+        self._front.take(given)
+
+    def give(self, channel: Channel) -> None:
+        """Gives the server what is between two requests."""
+        self._front.give_idle(channel)
+
+    async def clear(self) -> None:
+        """Ends all connections that are here, after a moment for the answers that are under way."""
+        self.close()
+        for connection in list(self._front.state.connections):
+            connection.shutdown()
+        if tasks := self._front.state.tasks:
+            _, late = await asyncio.wait(tasks, timeout=_LAST_ANSWERS_S)
+            for task in late:
+                task.cancel()
