@@ -258,6 +258,7 @@ def test_what_is_no_version_is_refused_in_words(installation: Installation, tmp_
         (str(tmp_path), "holds no onecard"),
         (str(tmp_path / "notes.txt"), "neither a wheel nor a bundle"),
         (str(tmp_path / "gone.whl"), "There is no"),
+        ("~nobody-here/onecard", "There is no ~nobody-here/onecard"),
     ):
         code, said = installation.run("--to", to)
         assert (code, installation.releases.current) == (2, OLD)
