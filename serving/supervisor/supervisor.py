@@ -233,7 +233,8 @@ class Supervisor:
             self._at.note()
         launch = await self._sleeper.until_wanted(self._at, swapping=swapping)
         for stage in self._at.stages:
-            stage.launch = launch.of_card(stage.launch.card)
+            own = stage.launch
+            stage.launch = launch.of_card(own.card).model_copy(update={"restarts": own.restarts})
         if self.stop.is_set():
             return
         self._at.asleep_since = None
