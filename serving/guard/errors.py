@@ -1,7 +1,8 @@
 """Errors of the layers below in OpenAI's shape, whatever shape vLLM answers in, and without what is inside.
 
 vLLM's own errors name the engine's classes, answer 500 for an engine that is being restarted and 501 for a data URL that
-it cannot read; FastAPI's have a `detail` in place of an `error`.
+it cannot read; FastAPI's have a `detail` in place of an `error`. What vLLM finds wrong with a streamed request only when the
+engine takes it is the first event of a 200: here it is an answer with its status, as it is without `stream`.
 """
 
 import json
@@ -19,6 +20,7 @@ logger = logging.getLogger("vllm.onecard")
 # By status: OpenAI's `type`. Others are the client's fault below 500 and the server's above.
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _LARGEST = 64 * 1024
+_FAILED_EVENT = b'data: {"error"'
 
 
 class Errors:
@@ -35,23 +37,30 @@ class Errors:
             await self.app(scope, receive, send)
             return
         status = 200
-        started = False
+        start: Message | None = None
+        started = failed = False
         held = bytearray()
 
         async def answering(message: Message) -> None:
-            nonlocal status, started
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            if status < 400:
-                started = True
-                await send(message)
-            elif message["type"] == "http.response.start":
+            nonlocal status, start, started, failed
+            if message["type"] == "http.response.start":  # waits for the first of the body
+                status, start = message["status"], message
                 return
-            else:
-                if len(held) < _LARGEST:
-                    held.extend(message.get("body", b""))
-                if not message.get("more_body"):
-                    await self._rewritten(status, bytes(held), scope)(scope, receive, send)
+            body = message.get("body", b"")
+            if not started and body.startswith(_FAILED_EVENT):
+                failed = True
+                held.extend(body.removeprefix(b"data: ").partition(b"\n\n")[0])
+                status = _status_of(_read(bytes(held)))
+            if status < 400:
+                if start and not started:
+                    started = True
+                    await send(start)
+                await send(message)
+                return
+            if len(held) < _LARGEST and not failed:
+                held.extend(body)
+            if not message.get("more_body"):
+                await self._rewritten(status, bytes(held), scope)(scope, receive, send)
 
         try:
             await self.app(scope, receive, answering)
@@ -86,6 +95,12 @@ class Errors:
             param=error.get("param"),
             code=code if isinstance(code, str) else None,
         )
+
+
+def _status_of(error: dict[str, Any]) -> int:
+    """vLLM's `code` of an error is its status."""
+    code = error.get("code")
+    return code if isinstance(code, int) and 400 <= code < 600 else 500
 
 
 def _read(body: bytes) -> dict[str, Any]:

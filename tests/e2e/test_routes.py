@@ -74,6 +74,21 @@ def test_too_many_pictures(client: OpenAI) -> None:
         client.chat.completions.create(model="onecard-demo", messages=messages)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"n": 2, "temperature": 0},
+        {"logit_bias": {"99999999": 1}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "strange"}}}},
+    ],
+)
+def test_what_the_engine_refuses_is_400_streamed_too(client: OpenAI, stream: bool, body: dict[str, Any]) -> None:
+    messages: Any = [{"role": "user", "content": "hi"}]
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="demo", messages=messages, stream=stream, extra_body=body)
+
+
 def test_an_unknown_model(client: OpenAI) -> None:
     messages: Any = [{"role": "user", "content": "hi"}]
     with pytest.raises(openai.NotFoundError):
