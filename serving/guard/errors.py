@@ -7,6 +7,7 @@ engine takes it is the first event of a 200: here it is an answer with its statu
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +20,17 @@ logger = logging.getLogger("vllm.onecard")
 
 # By status: OpenAI's `type`. Others are the client's fault below 500 and the server's above.
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+# By vLLM's `param`: the code that programs look for.
+_CODES = {"input_tokens": "context_length_exceeded", "image_url": "invalid_image"}
 _LARGEST = 64 * 1024
 _FAILED_EVENT = b'data: {"error"'
+# A complaint of pydantic's, as vLLM's handler writes it and as pydantic itself does.
+_COMPLAINTS = (
+    re.compile(r"'loc': '([^']*)', 'msg': (?:'([^']*)'|\"([^\"]*)\")"),
+    re.compile(r"^(\S+)\n  (.+?) \[type=()", re.MULTILINE),
+)
+_MOST_COMPLAINTS = 3
+_PARAMETER = re.compile(r" \(parameter=.*\)$", re.DOTALL)
 
 
 class Errors:
@@ -87,14 +97,26 @@ class Errors:
             return refuse(
                 status, "The server failed at this request; its log says why.", "server_error", code="internal"
             )
-        code = error.get("code")
+        code, param = error.get("code"), error.get("param")
         return refuse(
             status,
-            str(error.get("message") or "The request cannot be served."),
+            _in_words(str(error.get("message") or "The request cannot be served.")),
             _KINDS.get(status, "invalid_request_error"),
-            param=error.get("param"),
-            code=code if isinstance(code, str) else None,
+            param=_place(param) if isinstance(param, str) else None,
+            code=code if isinstance(code, str) else _CODES.get(str(param)),
         )
+
+
+def _in_words(message: str) -> str:
+    """Without Python's forms: pydantic tells every class of a union that a value might have been, with what it was given."""
+    found = [match.groups() for pattern in _COMPLAINTS for match in pattern.finditer(message)]
+    said = dict.fromkeys(f"`{_place(place)}`: {one or other}" for place, one, other in found)
+    return "; ".join([*said][:_MOST_COMPLAINTS]) + "." if said else _PARAMETER.sub("", message)
+
+
+def _place(loc: str) -> str:
+    """`body.messages.0.SomeParam.role` as whoever sent it knows it: messages.0.role."""
+    return ".".join(part for part in loc.removeprefix("body.").split(".") if not part[:1].isupper())
 
 
 def _status_of(error: dict[str, Any]) -> int:

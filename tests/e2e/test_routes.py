@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,21 @@ def test_too_many_pictures(client: OpenAI) -> None:
     messages: Any = [{"role": "user", "content": [part] * 5}]
     with pytest.raises(openai.BadRequestError, match="5 pictures"):
         client.chat.completions.create(model="onecard-demo", messages=messages)
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "code"),
+    [
+        ({"reasoning_effort": "lots"}, "reasoning_effort", None),
+        ({"messages": [{"role": "user", "content": "word " * 9000}]}, "input_tokens", "context_length_exceeded"),
+    ],
+)
+def test_what_vllm_refuses_is_said_in_words(client: OpenAI, body: dict[str, Any], param: str, code: str | None) -> None:
+    messages: Any = [{"role": "user", "content": "hi"}]
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="demo", messages=messages, extra_body=body)
+    assert (refused.value.param, refused.value.code) == (param, code)
+    assert not re.search(r"'loc'|\[type=|\(parameter=", refused.value.message)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -311,6 +311,43 @@ def test_errors_of_vllm_are_in_openais_shape_and_show_nothing_from_inside(
     assert ("retry-after" in reply.headers) == (status == 503)
 
 
+@pytest.mark.usefixtures("launch")
+@pytest.mark.parametrize(
+    ("message", "param", "said"),
+    [
+        (
+            "2 validation errors:\n  {'type': 'string_type', 'loc': 'body.stop', 'msg': 'Input should be a valid string', "
+            "'input': 5}\n  {'type': 'literal_error', 'loc': 'body.messages.0.SomeParam.role', 'msg': "
+            "\"Input should be 'user'\", 'input': 'x', 'ctx': {'expected': \"'user'\"}}",
+            "body.stop",
+            ("stop", None, "`stop`: Input should be a valid string; `messages.0.role`: Input should be 'user'."),
+        ),
+        (
+            "1 validation error for SomeParam\nimage_url.detail\n  Input should be 'auto' or 'low' [type=literal_error, "
+            "input_value='x', input_type=str]\n    For further information visit https://errors.pydantic.dev/",
+            None,
+            (None, None, "`image_url.detail`: Input should be 'auto' or 'low'."),
+        ),
+        ("No. (parameter=top_p, value=0.0)", "top_p", ("top_p", None, "No.")),
+        (
+            "Too long. (parameter=input_tokens)",
+            "input_tokens",
+            ("input_tokens", "context_length_exceeded", "Too long."),
+        ),
+        ("Broken.", "image_url", ("image_url", "invalid_image", "Broken.")),
+    ],
+)
+def test_what_vllm_refuses_is_said_in_words(message: str, param: str | None, said: tuple[str | None, ...]) -> None:
+    vllm = Vllm()
+
+    async def ask(app: ASGIApp) -> httpx.Response:
+        vllm.refuses = (400, {"error": {"message": message, "type": "BadRequestError", "param": param, "code": 400}})
+        return await sent(app, "POST", CHAT, json=QUESTION)
+
+    error = error_of(when_ready(vllm, ask))
+    assert (error["param"], error["code"], error["message"]) == said
+
+
 _TOKEN, _END = b'data: {"id": "1"}\n\n', b"data: [DONE]\n\n"
 
 
