@@ -264,6 +264,7 @@ def test_an_unknown_model_is_404_and_the_known_ones_are_named(launch: Launch) ->
         ("media_io_kwargs", {"image": {}, "video": {"num_frames": 10**6}}), ("cache_salt", "x"), ("priority", -1),
         ("kv_transfer_params", {"a": 1}), ("ec_transfer_params", {"a": 1}), ("vllm_xargs", {"a": 1}),
         ("prompt_embeds", "AAAA"), ("prompt_logprobs", 5), ("use_beam_search", True), ("request_id", "mine"),
+        ("functions", [{"name": "f"}]), ("guided_choice", ["red"]), ("guided_json", {"type": "object"}), ("audio", {"voice": "x"}),
         ("chat_template_kwargs", {"chat_template": "{{ 1 }}"}), ("chat_template_kwargs", {"messages": []}),
         ("chat_template_kwargs", {"x": [1]}), ("chat_template_kwargs", 5),
         ("n", 5), ("n", 0), ("n", True), ("n", "2"), ("n", 1.5), ("temperature", 2.5), ("temperature", -1),
@@ -271,7 +272,7 @@ def test_an_unknown_model_is_404_and_the_known_ones_are_named(launch: Launch) ->
         ("frequency_penalty", -3), ("repetition_penalty", 0), ("repetition_penalty", 100), ("top_logprobs", 21),
         ("top_logprobs", -1), ("top_k", -2), ("min_tokens", -1), ("min_tokens", 10**6), ("max_tokens", 0),
         ("max_tokens", -1), ("max_tokens", "7"), ("max_tokens", 1.5), ("max_completion_tokens", 0),
-        ("stop", ["x"] * 17), ("stop", ["x" * 300]), ("stop", [5]), ("stop", {}), ("bad_words", ["x"] * 65),
+        ("stop", ["x"] * 5), ("stop", ["x" * 300]), ("stop", [5]), ("stop", {}), ("bad_words", ["x"] * 65),
         ("stop_token_ids", [1] * 65), ("allowed_token_ids", [1] * 5000), ("logprob_token_ids", [1] * 21),
         ("logit_bias", {str(i): 1 for i in range(301)}), ("logit_bias", {"5": 101}), ("logit_bias", [1]),
         ("tools", [{}] * 129), ("tools", [{"type": "function"}]), ("tools", ["x"]), ("logprobs", 21), ("logprobs", -1),
@@ -354,7 +355,13 @@ def test_a_constraint_that_could_take_long_to_compile_is_refused(launch: Launch,
     refused(ask(launch, messages=HI, structured_outputs=outputs), "structured_outputs")
 
 
-@pytest.mark.parametrize("format_", [{}, "json", {"type": "structural_tag"}, {"type": "json_schema"}])
+@pytest.mark.parametrize(
+    "format_",
+    [
+        {}, "json", {"type": "structural_tag"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {"name": "x"}},
+        {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}},
+    ],
+)  # fmt: skip
 def test_a_response_format_of_another_form_is_refused(launch: Launch, format_: Any) -> None:
     refused(ask(launch, messages=HI, response_format=format_), "response_format")
 
