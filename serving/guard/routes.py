@@ -16,6 +16,8 @@ ROUTES: dict[str, frozenset[str]] = {
 }
 # Those for which the model is needed.
 ANSWERS = frozenset({"/v1/chat/completions", "/v1/completions", "/ask"})
+# OpenAI's other way to an answer, which is not here: what stands in for it.
+_INSTEAD = {"/v1/responses": "/v1/chat/completions"}
 # What the layer above answers: named when a request nearly hit it.
 OPEN = ("/health", "/ready")
 
@@ -41,7 +43,9 @@ class Routes:
 
 def _not_found(path: str) -> str:
     shown = path[:80]
-    near = difflib.get_close_matches("/" + shown.strip("/"), [*ROUTES, *OPEN], n=1, cutoff=0.6)
+    if shown in _INSTEAD:
+        return f"There is no {shown!r} here, but {_INSTEAD[shown]}."
+    near = difflib.get_close_matches("/" + shown.strip("/"), [*ROUTES, *OPEN], n=1, cutoff=0.75)
     if not near:
         near = [route for route in ROUTES if len(shown) > 3 and route.endswith("/" + shown.strip("/"))]
     return f"There is no {shown!r} here." + (f" Did you mean {near[0]}?" if near else "")

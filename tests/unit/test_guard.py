@@ -180,6 +180,15 @@ def test_a_near_miss_names_the_right_url(path: str, meant: str) -> None:
     assert f"Did you mean {meant}?" in message
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/moderations", "/v1/files", "/v1/images/generations", "/x"])
+def test_what_is_far_from_every_route_names_none(path: str) -> None:
+    assert "Did you mean" not in error_of(request(Routes(Recorder()), "POST", path))["message"]
+
+
+def test_responses_are_told_of_chat_completions() -> None:
+    assert "/v1/chat/completions" in error_of(request(Routes(Recorder()), "POST", "/v1/responses"))["message"]
+
+
 def test_a_websocket_is_closed() -> None:
     answers, _ = by_hand(Routes(Recorder()), {"type": "websocket", "path": "/v1/realtime"})
     assert answers == [{"type": "websocket.close", "code": 1008}]
