@@ -6,10 +6,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.guard.respond import refuse, wrong_method
 
+MODELS = "/v1/models"
 ROUTES: dict[str, frozenset[str]] = {
     "/v1/chat/completions": frozenset({"POST"}),
     "/v1/completions": frozenset({"POST"}),
-    "/v1/models": frozenset({"GET", "HEAD"}),
+    MODELS: frozenset({"GET", "HEAD"}),
     "/ask": frozenset({"POST"}),
     "/metrics": frozenset({"GET", "HEAD"}),
     "/onecard/status": frozenset({"GET", "HEAD"}),
@@ -22,8 +23,13 @@ _INSTEAD = {"/v1/responses": "/v1/chat/completions"}
 OPEN = ("/health", "/ready")
 
 
+def route_of(path: str) -> str:
+    """The route that a path belongs to: a model's own, `/v1/models/NAME`, is the list's. Any other path is itself."""
+    return MODELS if path.startswith(f"{MODELS}/") and path != f"{MODELS}/" else path
+
+
 class Routes:
-    """Compares the decoded path as a whole: no prefix, no trailing slash, no encoded detour."""
+    """Compares the decoded path as a whole: no trailing slash, no encoded detour, and no prefix but a model's."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -33,7 +39,7 @@ class Routes:
             await self.app(scope, receive, send)
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
-        elif (methods := ROUTES.get(scope["path"])) is None:
+        elif (methods := ROUTES.get(route_of(scope["path"]))) is None:
             await refuse(404, _not_found(scope["path"]), "not_found_error", code="not_found")(scope, receive, send)
         elif scope["method"] not in methods:
             await wrong_method(scope, methods)(scope, receive, send)

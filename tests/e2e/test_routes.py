@@ -19,6 +19,12 @@ def test_models_have_every_name(client: OpenAI) -> None:
     assert {model.id for model in client.models.list()} == {"onecard-demo", "demo"}
 
 
+def test_one_model_by_its_name(client: OpenAI) -> None:
+    assert client.models.retrieve("demo") == next(model for model in client.models.list() if model.id == "demo")
+    with pytest.raises(openai.NotFoundError, match="there is demo, onecard-demo"):
+        client.models.retrieve("gpt-4o")
+
+
 @pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/v1/models", "/onecard/status"])
 def test_open_routes(server: Server, path: str) -> None:
     assert server.get(path).status_code == 200

@@ -197,6 +197,14 @@ def test_what_vllm_offers_beside_the_routes_is_not_reached() -> None:
 
 
 @pytest.mark.usefixtures("launch")
+@pytest.mark.parametrize(("name", "status"), [("demo", 200), ("Qwen/other", 404), ("demo/", 404), ("", 404)])
+def test_a_model_is_found_by_its_name(name: str, status: int) -> None:
+    reply = when_ready(Vllm(), lambda app: sent(app, "GET", f"/v1/models/{name}"))
+    assert reply.status_code == status
+    assert reply.json()["id"] == "demo" if status == 200 else error_of(reply)["type"] == "not_found_error"
+
+
+@pytest.mark.usefixtures("launch")
 def test_with_a_key_only_the_probes_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONECARD_API_KEY", "secret")
     for path, status in {
