@@ -30,6 +30,7 @@ _COMPLAINTS = (
     re.compile(r"^(\S+)\n  (.+?) \[type=()", re.MULTILINE),
 )
 _MOST_COMPLAINTS = 3
+_ONE_VALUE = re.compile(r": Input should be '[^']*'$")
 _PARAMETER = re.compile(r" \(parameter=.*\)$", re.DOTALL)
 
 
@@ -110,8 +111,10 @@ class Errors:
 def _in_words(message: str) -> str:
     """Without Python's forms: pydantic tells every class of a union that a value might have been, with what it was given."""
     found = [match.groups() for pattern in _COMPLAINTS for match in pattern.finditer(message)]
-    said = dict.fromkeys(f"`{_place(place)}`: {one or other}" for place, one, other in found)
-    return "; ".join([*said][:_MOST_COMPLAINTS]) + "." if said else _PARAMETER.sub("", message)
+    said = [*dict.fromkeys(f"`{_place(place)}`: {one or other}" for place, one, other in found)]
+    # What only tells one class of the union from another comes last.
+    said.sort(key=lambda each: _ONE_VALUE.search(each) is not None)
+    return "; ".join(said[:_MOST_COMPLAINTS]) + "." if said else _PARAMETER.sub("", message)
 
 
 def _place(loc: str) -> str:

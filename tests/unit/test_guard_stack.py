@@ -324,9 +324,9 @@ def test_errors_of_vllm_are_in_openais_shape_and_show_nothing_from_inside(
     ("message", "param", "said"),
     [
         (
-            "2 validation errors:\n  {'type': 'string_type', 'loc': 'body.stop', 'msg': 'Input should be a valid string', "
-            "'input': 5}\n  {'type': 'literal_error', 'loc': 'body.messages.0.SomeParam.role', 'msg': "
-            "\"Input should be 'user'\", 'input': 'x', 'ctx': {'expected': \"'user'\"}}",
+            "2 validation errors:\n  {'type': 'literal_error', 'loc': 'body.messages.0.SomeParam.role', 'msg': "
+            "\"Input should be 'user'\", 'input': 'x', 'ctx': {'expected': \"'user'\"}}\n  {'type': 'string_type', "
+            "'loc': 'body.stop', 'msg': 'Input should be a valid string', 'input': 5}",
             "body.stop",
             ("stop", None, "`stop`: Input should be a valid string; `messages.0.role`: Input should be 'user'."),
         ),
