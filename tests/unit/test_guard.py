@@ -111,6 +111,14 @@ def test_a_missing_key_file_is_refused_and_the_environment_adds_one(
     assert {key.secret for key in read_keys(tmp_path / "keys").values()} == {b"one", b"three"}
 
 
+@pytest.mark.parametrize(("given", "keys"), [("three\n", [b"three"]), ("\n", [])])
+def test_the_newline_of_a_secret_is_no_part_of_the_key(
+    monkeypatch: pytest.MonkeyPatch, given: str, keys: list[bytes]
+) -> None:
+    monkeypatch.setenv("ONECARD_API_KEY", given)
+    assert [key.secret for key in read_keys(None).values()] == keys
+
+
 def test_a_key_may_have_quotas(tmp_path: Path) -> None:
     keys = ring(tmp_path, "alice:one requests/minute=60 tokens/day=1000\nbob:two\n")
     assert keys.quotas("alice") == {"requests/minute": 60, "tokens/day": 1000}
