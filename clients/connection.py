@@ -24,7 +24,7 @@ class Connection:
     def to(cls, url: str | None, api_key: str | None, timeout_s: float) -> "Connection":
         address = (url or os.environ.get("ONECARD_URL") or URL).rstrip("/").removesuffix("/v1")
         address = address if "://" in address else f"http://{address}"
-        key = api_key or os.environ.get("ONECARD_API_KEY") or "none"
+        key = api_key or os.environ.get("ONECARD_API_KEY", "").strip() or "none"
         return cls(address, key, Timeout(timeout_s, connect=_CONNECT_S))
 
     @property

@@ -1,11 +1,13 @@
 """Errors of the layers below in OpenAI's shape, whatever shape vLLM answers in, and without what is inside.
 
 vLLM's own errors name the engine's classes, answer 500 for an engine that is being restarted and 501 for a data URL that
-it cannot read; FastAPI's have a `detail` in place of an `error`.
+it cannot read; FastAPI's have a `detail` in place of an `error`. What vLLM finds wrong with a streamed request only when the
+engine takes it is the first event of a 200: here it is an answer with its status, as it is without `stream`.
 """
 
 import json
 import logging
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +20,18 @@ logger = logging.getLogger("vllm.onecard")
 
 # By status: OpenAI's `type`. Others are the client's fault below 500 and the server's above.
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+# By vLLM's `param`: the code that programs look for.
+_CODES = {"input_tokens": "context_length_exceeded", "image_url": "invalid_image"}
 _LARGEST = 64 * 1024
+_FAILED_EVENT = b'data: {"error"'
+# A complaint of pydantic's, as vLLM's handler writes it and as pydantic itself does.
+_COMPLAINTS = (
+    re.compile(r"'loc': '([^']*)', 'msg': (?:'([^']*)'|\"([^\"]*)\")"),
+    re.compile(r"^(\S+)\n  (.+?) \[type=()", re.MULTILINE),
+)
+_MOST_COMPLAINTS = 3
+_ONE_VALUE = re.compile(r": Input should be '[^']*'$")
+_PARAMETER = re.compile(r" \(parameter=.*\)$", re.DOTALL)
 
 
 class Errors:
@@ -35,23 +48,30 @@ class Errors:
             await self.app(scope, receive, send)
             return
         status = 200
-        started = False
+        start: Message | None = None
+        started = failed = False
         held = bytearray()
 
         async def answering(message: Message) -> None:
-            nonlocal status, started
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            if status < 400:
-                started = True
-                await send(message)
-            elif message["type"] == "http.response.start":
+            nonlocal status, start, started, failed
+            if message["type"] == "http.response.start":  # waits for the first of the body
+                status, start = message["status"], message
                 return
-            else:
-                if len(held) < _LARGEST:
-                    held.extend(message.get("body", b""))
-                if not message.get("more_body"):
-                    await self._rewritten(status, bytes(held), scope)(scope, receive, send)
+            body = message.get("body", b"")
+            if not started and body.startswith(_FAILED_EVENT):
+                failed = True
+                held.extend(body.removeprefix(b"data: ").partition(b"\n\n")[0])
+                status = _status_of(_read(bytes(held)))
+            if status < 400:
+                if start and not started:
+                    started = True
+                    await send(start)
+                await send(message)
+                return
+            if len(held) < _LARGEST and not failed:
+                held.extend(body)
+            if not message.get("more_body"):
+                await self._rewritten(status, bytes(held), scope)(scope, receive, send)
 
         try:
             await self.app(scope, receive, answering)
@@ -78,14 +98,34 @@ class Errors:
             return refuse(
                 status, "The server failed at this request; its log says why.", "server_error", code="internal"
             )
-        code = error.get("code")
+        code, param = error.get("code"), error.get("param")
         return refuse(
             status,
-            str(error.get("message") or "The request cannot be served."),
+            _in_words(str(error.get("message") or "The request cannot be served.")),
             _KINDS.get(status, "invalid_request_error"),
-            param=error.get("param"),
-            code=code if isinstance(code, str) else None,
+            param=_place(param) if isinstance(param, str) else None,
+            code=code if isinstance(code, str) else _CODES.get(str(param)),
         )
+
+
+def _in_words(message: str) -> str:
+    """Without Python's forms: pydantic tells every class of a union that a value might have been, with what it was given."""
+    found = [match.groups() for pattern in _COMPLAINTS for match in pattern.finditer(message)]
+    said = [*dict.fromkeys(f"`{_place(place)}`: {one or other}" for place, one, other in found)]
+    # What only tells one class of the union from another comes last.
+    said.sort(key=lambda each: _ONE_VALUE.search(each) is not None)
+    return "; ".join(said[:_MOST_COMPLAINTS]) + "." if said else _PARAMETER.sub("", message)
+
+
+def _place(loc: str) -> str:
+    """`body.messages.0.SomeParam.role` as whoever sent it knows it: messages.0.role."""
+    return ".".join(part for part in loc.removeprefix("body.").split(".") if not part[:1].isupper())
+
+
+def _status_of(error: dict[str, Any]) -> int:
+    """vLLM's `code` of an error is its status."""
+    code = error.get("code")
+    return code if isinstance(code, int) and 400 <= code < 600 else 500
 
 
 def _read(body: bytes) -> dict[str, Any]:

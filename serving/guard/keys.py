@@ -75,7 +75,9 @@ def read_keys(file: Path | None) -> dict[str, Key]:
                 keys[name] = Key(words[0].encode(), _quotas(file, number, words[1:]))
         if not keys:
             raise ConfigError(f"The key file {file} holds no key. Write one a line, as in `alice:a-long-random-word`.")
-    if single := os.environ.get("ONECARD_API_KEY"):
+    if single := os.environ.get(
+        "ONECARD_API_KEY", ""
+    ).strip():  # a file or a secret that it comes from ends with a newline
         keys["ONECARD_API_KEY"] = Key(single.encode())
     return keys
 

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving import metrics
 from serving.guard.engine import used_tokens
 from serving.guard.facts import facts
-from serving.guard.routes import ROUTES
+from serving.guard.routes import ROUTES, route_of
 from serving.metrics import request_log
 from serving.metrics.recorder import Outcome
 from serving.metrics.request import RequestNotes, attach
@@ -61,7 +61,8 @@ class _Exchange:
         self._code: str | None = None
         self._receive, self._send = receive, send
         self._method: str = scope["method"]
-        self.route: str = scope["path"] if scope["path"] in _ROUTES else "other"
+        route = route_of(scope["path"])
+        self.route: str = route if route in _ROUTES else "other"
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         made = _ID.fullmatch(given) is None
         self._id = secrets.token_hex(8).encode() if made else given

@@ -106,7 +106,9 @@ def _part_urls(content: list[Any], number: int, rules: PictureRules) -> list[str
             texts.append(text)
         elif kind in _PICTURE_PARTS:
             image = part.get("image_url")
-            urls.append(check_url(image.get("url") if isinstance(image, dict) else image, allow_web=rules.allow_web))
+            if kind == "image_url":  # `input_image` has the URL itself there
+                image = image.get("url") if isinstance(image, dict) else None
+            urls.append(check_url(image, allow_web=rules.allow_web))
         else:
             raise RefusalError(
                 f"A part of `messages[{number}]` is of a type that this server does not take: text and image_url are.",

@@ -1,12 +1,14 @@
 """`/v1/models`: what a request may name, by its names; `loaded` says which is in memory and answers at once. vLLM's own
-list shows the model's folder on this machine."""
+list shows the model's folder on this machine. `/v1/models/NAME` is one of it."""
 
 import time
 from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serving.guard.refusal import RefusalError
+from serving.guard.routes import MODELS, route_of
 from serving.ipc.launch import Launch
 
 _BEGAN = int(time.time())
@@ -32,13 +34,32 @@ def models_body(launch: Launch, *, loaded: bool) -> dict[str, Any]:
     }
 
 
+def no_model(name: str, known: frozenset[str]) -> RefusalError:
+    """404 with what there is."""
+    return RefusalError(
+        f"There is no model {name[:80]!r} here; there is {', '.join(sorted(known))}.",
+        param="model",
+        code="model_not_found",
+        status=404,
+    )
+
+
+def models_answer(path: str, body: dict[str, Any]) -> Response:
+    """The list, or the one that the path names."""
+    if path == MODELS:
+        return JSONResponse(body)
+    known = {model["id"]: model for model in body["data"]}
+    name = path.removeprefix(f"{MODELS}/")
+    return JSONResponse(known[name]) if name in known else no_model(name, frozenset(known)).response()
+
+
 class Models:
     def __init__(self, app: ASGIApp, launch: Launch) -> None:
         self.app = app
         self._body = models_body(launch, loaded=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != "/v1/models":
+        if scope["type"] != "http" or route_of(scope["path"]) != MODELS:
             await self.app(scope, receive, send)
             return
-        await JSONResponse(self._body)(scope, receive, send)
+        await models_answer(scope["path"], self._body)(scope, receive, send)

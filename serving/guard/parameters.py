@@ -13,7 +13,9 @@ _CACHE = "it would change what others' pictures or prompts are taken for"
 _OPERATOR = "it is for whoever runs the server to set"
 _ENGINE = "it reaches into the engine"
 _COST = "its cost cannot be bounded"
-# Not taken in any request, and why. None, false and empty values pass: some clients send every field they know.
+_STRUCTURED = "it is `structured_outputs` now"
+# Not taken in any request, and why. None, false and empty values pass: some clients send every field they know. The last
+# of them vLLM would pass over, and answer as if nothing had been asked for.
 FORBIDDEN = {
     "chat_template": _OPERATOR,
     "mm_processor_kwargs": _OPERATOR,
@@ -30,6 +32,12 @@ FORBIDDEN = {
     "prompt_logprobs": _COST,
     "use_beam_search": _COST,
     "request_id": _ENGINE,
+    "guided_json": _STRUCTURED,
+    "guided_regex": _STRUCTURED,
+    "guided_choice": _STRUCTURED,
+    "guided_grammar": _STRUCTURED,
+    "functions": "it is `tools` now",
+    "audio": "answers are text",
 }
 # Variables of the chat template that are the server's own.
 _TEMPLATE_VARIABLES = frozenset(
@@ -58,7 +66,7 @@ NUMBERS: dict[str, tuple[float, float]] = {
 }
 # Longest list, longest text in it.
 LISTS: dict[str, tuple[int, int]] = {
-    "stop": (16, 256),
+    "stop": (4, 256),
     "bad_words": (64, 64),
     "stop_token_ids": (64, 0),
     "allowed_token_ids": (4096, 0),

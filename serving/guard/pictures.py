@@ -6,9 +6,11 @@ Formats and bounds are `serving/images`'s; here is how a picture stands in a req
 import binascii
 import contextlib
 import math
+import re
 from dataclasses import dataclass
 
 from serving.guard.refusal import RefusalError
+from serving.images.data_url import BROKEN
 from serving.images.errors import HeaderCutOffError, ImageError
 from serving.images.header import ImageHeader, read_header
 from serving.images.limits import check_size
@@ -22,6 +24,10 @@ _MARKS = 2
 _WEB = (
     "This server does not fetch pictures from the web: send the picture itself as a data URL (`onecard ask photo.jpg` and "
     "the Python client do). Whoever runs the server can allow http(s) URLs with `onecard serve --allow-image-urls`."
+)
+_ADDRESS = re.compile(r"[a-z]+://", re.IGNORECASE)
+_NO_URL = (
+    "A picture's `url` must be a data URL, data:image/png;base64,… with the file's bytes, not base64 alone or a path."
 )
 
 
@@ -51,10 +57,10 @@ class PictureCost:
 def check_url(url: object, *, allow_web: bool) -> str:
     """The URL of a picture as text: a data URL, or one of the web where those are allowed. Raises RefusalError."""
     if not isinstance(url, str):
-        raise _refusal("An `image_url` part needs a `url` that is a string.")
-    if url[:5].lower() != "data:" and not (allow_web and url.startswith(("http://", "https://"))):
-        raise _refusal(_WEB)
-    return url
+        raise _refusal('An `image_url` part needs an object with a `url`, as in {"url": "data:image/png;base64,…"}.')
+    if url[:5].lower() == "data:" or (allow_web and url.startswith(("http://", "https://"))):
+        return url
+    raise _refusal(_WEB if _ADDRESS.match(url) else _NO_URL)
 
 
 def data_url_pixels(url: str) -> int:
@@ -80,9 +86,10 @@ def _header(url: str, start: int) -> ImageHeader:
 
 def _decoded(text: str) -> bytes:
     try:
+        text = "".join(text.split())
         return binascii.a2b_base64(text[: len(text) // 4 * 4])
     except ValueError as error:  # also for a character that is not ASCII
-        raise _refusal("A picture is not valid base64.") from error
+        raise _refusal(BROKEN) from error
 
 
 def _refusal(message: str) -> RefusalError:

@@ -45,9 +45,12 @@ def _check_format(value: Any) -> None:
     kind = value.get("type") if isinstance(value, dict) else None
     if kind == "json_schema":
         schema = value.get("json_schema")
-        if not isinstance(schema, dict) or not isinstance(schema.get("schema", {}), dict):
-            raise RefusalError("`response_format.json_schema` must hold a `schema`.", param="response_format")
-        _check_schema(schema.get("schema", {}), "response_format")
+        named = isinstance(schema, dict) and isinstance(schema.get("name"), str)
+        if not named or not isinstance(schema.get("schema"), dict):
+            raise RefusalError(
+                "`response_format.json_schema` must hold a `name` and a `schema`.", param="response_format"
+            )
+        _check_schema(schema["schema"], "response_format")
     elif kind not in ("text", "json_object"):
         raise RefusalError("`response_format.type` must be text, json_object or json_schema.", param="response_format")
 

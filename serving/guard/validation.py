@@ -17,6 +17,7 @@ from serving.guard.elsewhere import OtherModelError
 from serving.guard.facts import facts
 from serving.guard.json_body import read_object
 from serving.guard.messages import PictureRules, Pictures, check_messages, check_prompt, check_texts
+from serving.guard.models import no_model
 from serving.guard.parameters import bound_answer, check_parameters
 from serving.guard.pictures import PictureCost
 from serving.guard.refusal import RefusalError
@@ -93,16 +94,6 @@ class Validation:
             raise OtherModelError
         if model is not None and model not in self._models:
             raise no_model(model, self._models | self._others)
-
-
-def no_model(name: str, known: frozenset[str]) -> RefusalError:
-    """404 with what there is."""
-    return RefusalError(
-        f"There is no model {name[:80]!r} here; there is {', '.join(sorted(known))}.",
-        param="model",
-        code="model_not_found",
-        status=404,
-    )
 
 
 def _changed(body: bytes, changes: dict[str, Any]) -> bytes:

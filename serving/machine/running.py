@@ -26,7 +26,7 @@ def fetch_status(port: int, key: str | None = None, timeout_s: float = 10) -> di
     Raises NotRunningError when nobody, or somebody else, answers there.
     """
     url = f"{server_url(port)}/onecard/status"
-    key = key or os.environ.get("ONECARD_API_KEY")
+    key = key or os.environ.get("ONECARD_API_KEY", "").strip()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         # A proxy has no business with loopback, and there is no TLS there: reading all the certificates that nobody is asked

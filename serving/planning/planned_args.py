@@ -81,6 +81,8 @@ def _of_the_model(model: Model, context: int) -> dict[str, Any]:
     }
     if model.tool_call_parser:
         args |= {"enable_auto_tool_choice": True, "tool_call_parser": model.tool_call_parser}
+        # Else the model is shown tools that it may not call, and writes the call into its answer as text.
+        args["exclude_tools_when_tool_choice_none"] = True
     if model.reasoning_parser:
         args["reasoning_parser"] = model.reasoning_parser
     return args

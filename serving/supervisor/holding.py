@@ -15,9 +15,9 @@ from serving.guard.content import Content
 from serving.guard.front import give_request
 from serving.guard.gate import overloaded
 from serving.guard.json_body import read_object
+from serving.guard.models import no_model
 from serving.guard.refusal import RefusalError
 from serving.guard.respond import not_ready
-from serving.guard.validation import no_model
 from serving.ipc.handover import Channel
 from serving.ipc.settings import GuardSettings
 from serving.supervisor.hold import Hold, Place

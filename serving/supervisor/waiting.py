@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serving.guard.early import Early
 from serving.guard.front import Front
 from serving.guard.keys import KeyRing, Keys
+from serving.guard.models import models_answer
 from serving.guard.origin import Origin
 from serving.guard.page import Page
 from serving.guard.respond import asks_again, not_ready, probe
@@ -71,7 +72,7 @@ class WaitingRoom:
             if scope["path"] in ANSWERS:
                 await self._holding(scope, receive, send)
             else:
-                await JSONResponse(self._models())(scope, receive, send)
+                await models_answer(scope["path"], self._models())(scope, receive, send)
             return
         answer = not_ready(status["state"], self._doing(), status["seconds_left"], close=True)
         await answer(scope, receive, send)

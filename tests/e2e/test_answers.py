@@ -134,13 +134,15 @@ def test_tool_call(client: OpenAI) -> None:
     content: Any = [picture(RED_CIRCLE), {"type": "text", "text": "Report the shape in the picture."}]
     messages: Any = [{"role": "user", "content": content}]
     tools: Any = [{"type": "function", "function": function}]
-    reply = client.chat.completions.create(
-        model="onecard-demo", messages=messages, temperature=0, tools=tools, tool_choice="auto"
-    )
+    asked: Any = {"model": "onecard-demo", "messages": messages, "temperature": 0, "tools": tools}
+    reply = client.chat.completions.create(**asked, tool_choice="auto")
     calls = reply.choices[0].message.tool_calls
     assert calls, reply.choices[0].message.content
     assert calls[0].function.name == "report_shape"  # type: ignore[union-attr]
     assert json.loads(calls[0].function.arguments) == {"shape": "circle", "color": "red"}  # type: ignore[union-attr]
+    none = client.chat.completions.create(**asked, tool_choice="none").choices[0].message
+    assert none.tool_calls is None
+    assert "<tool_call>" not in str(none.content)
 
 
 def test_text_alone_is_answered(client: OpenAI) -> None:

@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,12 @@ from tests.conftest import Server
 
 def test_models_have_every_name(client: OpenAI) -> None:
     assert {model.id for model in client.models.list()} == {"onecard-demo", "demo"}
+
+
+def test_one_model_by_its_name(client: OpenAI) -> None:
+    assert client.models.retrieve("demo") == next(model for model in client.models.list() if model.id == "demo")
+    with pytest.raises(openai.NotFoundError, match="there is demo, onecard-demo"):
+        client.models.retrieve("gpt-4o")
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready", "/metrics", "/v1/models", "/onecard/status"])
@@ -72,6 +79,36 @@ def test_too_many_pictures(client: OpenAI) -> None:
     messages: Any = [{"role": "user", "content": [part] * 5}]
     with pytest.raises(openai.BadRequestError, match="5 pictures"):
         client.chat.completions.create(model="onecard-demo", messages=messages)
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "code"),
+    [
+        ({"reasoning_effort": "lots"}, "reasoning_effort", None),
+        ({"messages": [{"role": "user", "content": "word " * 9000}]}, "input_tokens", "context_length_exceeded"),
+    ],
+)
+def test_what_vllm_refuses_is_said_in_words(client: OpenAI, body: dict[str, Any], param: str, code: str | None) -> None:
+    messages: Any = [{"role": "user", "content": "hi"}]
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.chat.completions.create(model="demo", messages=messages, extra_body=body)
+    assert (refused.value.param, refused.value.code) == (param, code)
+    assert not re.search(r"'loc'|\[type=|\(parameter=", refused.value.message)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"n": 2, "temperature": 0},
+        {"logit_bias": {"99999999": 1}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "strange"}}}},
+    ],
+)
+def test_what_the_engine_refuses_is_400_streamed_too(client: OpenAI, stream: bool, body: dict[str, Any]) -> None:
+    messages: Any = [{"role": "user", "content": "hi"}]
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(model="demo", messages=messages, stream=stream, extra_body=body)
 
 
 def test_an_unknown_model(client: OpenAI) -> None:

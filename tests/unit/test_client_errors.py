@@ -121,6 +121,11 @@ def test_a_wrong_key_on_the_command_line(stand_in: Supervised, tmp_path: Path) -
     assert sorted(tmp_path.glob("r.*")) == []  # no journal of a run that never was
 
 
+def test_the_newline_of_a_secret_is_no_part_of_the_key(stand_in: Supervised, tmp_path: Path) -> None:
+    url = f"http://127.0.0.1:{stand_in.port}"
+    assert on_the_command_line(tmp_path, url, "ask", "PICTURE", "?", key="open-sesame\n")[0] == 0
+
+
 def test_a_question_in_another_encoding_is_told(stand_in: Supervised, tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{stand_in.port}"
     typed = os.fsdecode("图中有什么".encode("gbk"))

@@ -111,6 +111,14 @@ def test_a_missing_key_file_is_refused_and_the_environment_adds_one(
     assert {key.secret for key in read_keys(tmp_path / "keys").values()} == {b"one", b"three"}
 
 
+@pytest.mark.parametrize(("given", "keys"), [("three\n", [b"three"]), ("\n", [])])
+def test_the_newline_of_a_secret_is_no_part_of_the_key(
+    monkeypatch: pytest.MonkeyPatch, given: str, keys: list[bytes]
+) -> None:
+    monkeypatch.setenv("ONECARD_API_KEY", given)
+    assert [key.secret for key in read_keys(None).values()] == keys
+
+
 def test_a_key_may_have_quotas(tmp_path: Path) -> None:
     keys = ring(tmp_path, "alice:one requests/minute=60 tokens/day=1000\nbob:two\n")
     assert keys.quotas("alice") == {"requests/minute": 60, "tokens/day": 1000}
@@ -178,6 +186,15 @@ def test_every_other_path_is_404_and_reaches_nothing(path: str) -> None:
 def test_a_near_miss_names_the_right_url(path: str, meant: str) -> None:
     message = error_of(request(Routes(Recorder()), "GET", path))["message"]
     assert f"Did you mean {meant}?" in message
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/moderations", "/v1/files", "/v1/images/generations", "/x"])
+def test_what_is_far_from_every_route_names_none(path: str) -> None:
+    assert "Did you mean" not in error_of(request(Routes(Recorder()), "POST", path))["message"]
+
+
+def test_responses_are_told_of_chat_completions() -> None:
+    assert "/v1/chat/completions" in error_of(request(Routes(Recorder()), "POST", "/v1/responses"))["message"]
 
 
 def test_a_websocket_is_closed() -> None:

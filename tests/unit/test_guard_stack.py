@@ -14,7 +14,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Scope
 
@@ -36,6 +36,7 @@ class Vllm:
         self.requests: list[dict[str, Any]] = []
         self.refuses: tuple[int, Any] | None = None
         self.raises_after: int | None = None
+        self.streams: list[bytes] = []
 
     async def chat(self, request: Request) -> Response:
         body = await request.json()
@@ -46,6 +47,8 @@ class Vllm:
                 raise RuntimeError("a defect")
         if self.refuses:
             return JSONResponse(self.refuses[1], self.refuses[0])
+        if self.streams:
+            return StreamingResponse(iter(self.streams), media_type="text/event-stream")
         answer = {"choices": [{"message": {"content": "A red circle. 红色的圆形。"}}], "usage": {"prompt_tokens": 20}}
         return JSONResponse(answer)
 
@@ -194,6 +197,14 @@ def test_what_vllm_offers_beside_the_routes_is_not_reached() -> None:
 
 
 @pytest.mark.usefixtures("launch")
+@pytest.mark.parametrize(("name", "status"), [("demo", 200), ("Qwen/other", 404), ("demo/", 404), ("", 404)])
+def test_a_model_is_found_by_its_name(name: str, status: int) -> None:
+    reply = when_ready(Vllm(), lambda app: sent(app, "GET", f"/v1/models/{name}"))
+    assert reply.status_code == status
+    assert reply.json()["id"] == "demo" if status == 200 else error_of(reply)["type"] == "not_found_error"
+
+
+@pytest.mark.usefixtures("launch")
 def test_with_a_key_only_the_probes_are_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONECARD_API_KEY", "secret")
     for path, status in {
@@ -306,6 +317,78 @@ def test_errors_of_vllm_are_in_openais_shape_and_show_nothing_from_inside(
     assert error["type"] in ("invalid_request_error", "not_found_error", "server_error")
     assert "/srv" not in error["message"]
     assert ("retry-after" in reply.headers) == (status == 503)
+
+
+@pytest.mark.usefixtures("launch")
+@pytest.mark.parametrize(
+    ("message", "param", "said"),
+    [
+        (
+            "2 validation errors:\n  {'type': 'literal_error', 'loc': 'body.messages.0.SomeParam.role', 'msg': "
+            "\"Input should be 'user'\", 'input': 'x', 'ctx': {'expected': \"'user'\"}}\n  {'type': 'string_type', "
+            "'loc': 'body.stop', 'msg': 'Input should be a valid string', 'input': 5}",
+            "body.stop",
+            ("stop", None, "`stop`: Input should be a valid string; `messages.0.role`: Input should be 'user'."),
+        ),
+        (
+            "1 validation error for SomeParam\nimage_url.detail\n  Input should be 'auto' or 'low' [type=literal_error, "
+            "input_value='x', input_type=str]\n    For further information visit https://errors.pydantic.dev/",
+            None,
+            (None, None, "`image_url.detail`: Input should be 'auto' or 'low'."),
+        ),
+        ("No. (parameter=top_p, value=0.0)", "top_p", ("top_p", None, "No.")),
+        (
+            "Too long. (parameter=input_tokens)",
+            "input_tokens",
+            ("input_tokens", "context_length_exceeded", "Too long."),
+        ),
+        ("Broken.", "image_url", ("image_url", "invalid_image", "Broken.")),
+    ],
+)
+def test_what_vllm_refuses_is_said_in_words(message: str, param: str | None, said: tuple[str | None, ...]) -> None:
+    vllm = Vllm()
+
+    async def ask(app: ASGIApp) -> httpx.Response:
+        vllm.refuses = (400, {"error": {"message": message, "type": "BadRequestError", "param": param, "code": 400}})
+        return await sent(app, "POST", CHAT, json=QUESTION)
+
+    error = error_of(when_ready(vllm, ask))
+    assert (error["param"], error["code"], error["message"]) == said
+
+
+_TOKEN, _END = b'data: {"id": "1"}\n\n', b"data: [DONE]\n\n"
+
+
+def _event(code: int) -> bytes:
+    error = {"message": "Grammar error", "type": "BadRequestError", "param": None, "code": code}
+    return b"data: " + json.dumps({"error": error}).encode() + b"\n\n"
+
+
+@pytest.mark.usefixtures("launch")
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_stream_that_fails_before_its_first_token_is_an_answer_with_that_status(status: int) -> None:
+    vllm = Vllm()
+
+    async def ask(app: ASGIApp) -> httpx.Response:
+        vllm.streams = [_event(status), _END]
+        return await sent(app, "POST", CHAT, json=QUESTION | {"stream": True})
+
+    reply = when_ready(vllm, ask)
+    assert reply.status_code == status
+    assert error_of(reply)["type"] == ("invalid_request_error" if status == 400 else "server_error")
+
+
+@pytest.mark.usefixtures("launch")
+@pytest.mark.parametrize("events", [[_TOKEN, _END], [_TOKEN, _event(500), _END], [b""]])
+def test_a_stream_that_has_begun_passes_as_it_is(events: list[bytes]) -> None:
+    vllm = Vllm()
+
+    async def ask(app: ASGIApp) -> httpx.Response:
+        vllm.streams = events
+        return await sent(app, "POST", CHAT, json=QUESTION | {"stream": True})
+
+    reply = when_ready(vllm, ask)
+    assert (reply.status_code, reply.content) == (200, b"".join(events))
 
 
 @pytest.mark.usefixtures("launch")

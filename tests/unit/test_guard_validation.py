@@ -90,20 +90,41 @@ def test_a_body_that_is_no_safe_json_object_is_refused(launch: Launch, body: byt
 # --- pictures ---
 
 
+def pictures_at(url: Any) -> tuple[list[dict[str, Any]], ...]:
+    """Requests with a picture there, in both of OpenAI's forms, alone and behind another."""
+    responses = [{"role": "user", "content": [{"type": "input_image", "image_url": url}]}]
+    return about(url), about(PICTURE, url), responses
+
+
 @pytest.mark.parametrize(
     "url",
-    [
-        "http://127.0.0.1/x.png", "https://example.com/x.png", "HTTP://example.com", "file:///etc/passwd", "ftp://x/y",
-        " data:image/png;base64,AAAA", "/etc/passwd", "", "javascript:0", "datax:,",
-    ],
-)  # fmt: skip
+    ["http://127.0.0.1/x.png", "https://example.com/x.png", "HTTP://example.com", "file:///etc/passwd", "ftp://x/y"],
+)
 def test_a_picture_that_would_have_to_be_fetched_is_refused_with_the_flag_that_allows_it(
     launch: Launch, url: str
 ) -> None:
-    bare = [{"role": "user", "content": [{"type": "image_url", "image_url": url}]}]
-    responses = [{"role": "user", "content": [{"type": "input_image", "image_url": url}]}]
-    for messages in (about(url), about(PICTURE, url), bare, responses):
+    for messages in pictures_at(url):
         refused(ask(launch, messages=messages), "messages", "--allow-image-urls")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [" data:image/png;base64,AAAA", PICTURE.partition(",")[2], "/etc/passwd", "", "javascript:0", "datax:,", "file-1"],
+)
+def test_what_is_no_address_at_all_is_told_to_be_a_data_url(launch: Launch, url: str) -> None:
+    for messages in pictures_at(url):
+        refused(ask(launch, messages=messages), "messages", "data:image/png;base64,")
+
+
+def test_a_url_that_is_not_in_an_object_is_refused_with_the_form_of_it(launch: Launch) -> None:
+    messages = [{"role": "user", "content": [{"type": "image_url", "image_url": PICTURE}]}]
+    refused(ask(launch, messages=messages), "messages", '{"url": "data:image/png;base64,')
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_base64_in_lines_passes(launch: Launch, end: str) -> None:
+    lines = base64.encodebytes(encoded(blank(640, 480), "PNG", compress_level=0)).decode().replace("\n", end)
+    assert ask(launch, messages=about("data:image/png;base64," + lines)).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -264,6 +285,8 @@ def test_an_unknown_model_is_404_and_the_known_ones_are_named(launch: Launch) ->
         ("media_io_kwargs", {"image": {}, "video": {"num_frames": 10**6}}), ("cache_salt", "x"), ("priority", -1),
         ("kv_transfer_params", {"a": 1}), ("ec_transfer_params", {"a": 1}), ("vllm_xargs", {"a": 1}),
         ("prompt_embeds", "AAAA"), ("prompt_logprobs", 5), ("use_beam_search", True), ("request_id", "mine"),
+        ("functions", [{"name": "f"}]), ("guided_choice", ["red"]), ("guided_json", {"type": "object"}),
+        ("audio", {"voice": "x"}),
         ("chat_template_kwargs", {"chat_template": "{{ 1 }}"}), ("chat_template_kwargs", {"messages": []}),
         ("chat_template_kwargs", {"x": [1]}), ("chat_template_kwargs", 5),
         ("n", 5), ("n", 0), ("n", True), ("n", "2"), ("n", 1.5), ("temperature", 2.5), ("temperature", -1),
@@ -271,7 +294,7 @@ def test_an_unknown_model_is_404_and_the_known_ones_are_named(launch: Launch) ->
         ("frequency_penalty", -3), ("repetition_penalty", 0), ("repetition_penalty", 100), ("top_logprobs", 21),
         ("top_logprobs", -1), ("top_k", -2), ("min_tokens", -1), ("min_tokens", 10**6), ("max_tokens", 0),
         ("max_tokens", -1), ("max_tokens", "7"), ("max_tokens", 1.5), ("max_completion_tokens", 0),
-        ("stop", ["x"] * 17), ("stop", ["x" * 300]), ("stop", [5]), ("stop", {}), ("bad_words", ["x"] * 65),
+        ("stop", ["x"] * 5), ("stop", ["x" * 300]), ("stop", [5]), ("stop", {}), ("bad_words", ["x"] * 65),
         ("stop_token_ids", [1] * 65), ("allowed_token_ids", [1] * 5000), ("logprob_token_ids", [1] * 21),
         ("logit_bias", {str(i): 1 for i in range(301)}), ("logit_bias", {"5": 101}), ("logit_bias", [1]),
         ("tools", [{}] * 129), ("tools", [{"type": "function"}]), ("tools", ["x"]), ("logprobs", 21), ("logprobs", -1),
@@ -354,7 +377,13 @@ def test_a_constraint_that_could_take_long_to_compile_is_refused(launch: Launch,
     refused(ask(launch, messages=HI, structured_outputs=outputs), "structured_outputs")
 
 
-@pytest.mark.parametrize("format_", [{}, "json", {"type": "structural_tag"}, {"type": "json_schema"}])
+@pytest.mark.parametrize(
+    "format_",
+    [
+        {}, "json", {"type": "structural_tag"}, {"type": "json_schema"}, {"type": "json_schema", "json_schema": {"name": "x"}},
+        {"type": "json_schema", "json_schema": {"schema": {"type": "object"}}},
+    ],
+)  # fmt: skip
 def test_a_response_format_of_another_form_is_refused(launch: Launch, format_: Any) -> None:
     refused(ask(launch, messages=HI, response_format=format_), "response_format")
 

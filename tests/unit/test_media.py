@@ -99,8 +99,7 @@ def test_the_declared_type_says_nothing(connect: Connect, declared: str) -> None
     "url",
     [
         "data:image/png,abc", "data:", "data:image/png;base64", "data:image/png;base64,@@@@", "data:;base64,abc",
-        "data:image/png;base64,aGVs bG8=", "data:image/png;base64,aGVsbG8", "data:image/png;base64,é",
-        "data:image/png;base64,aGVs\nbG8=",
+        "data:image/png;base64,aGVsbG8", "data:image/png;base64,é", "data:image/png;base64,aGVs\nbG8",
     ],
 )  # fmt: skip
 def test_broken_data_urls(connect: Connect, url: str) -> None:
@@ -108,8 +107,18 @@ def test_broken_data_urls(connect: Connect, url: str) -> None:
     assert "base64" in refusal(connect(), url)
 
 
-def test_data_urls_in_any_case() -> None:
-    assert read_data_url("DATA:image/PNG;BASE64,aGVsbG8=") == b"hello"
+@pytest.mark.parametrize(
+    "url",
+    [
+        "DATA:image/PNG;BASE64,aGVsbG8=",
+        "data:;base64,aGVs\nbG8=\n",
+        "data:;base64,\r\naGVs\r\nbG8=",
+        "data:;base64 ,aGVsbG8=",
+    ],
+)
+def test_data_urls_in_any_case_and_in_lines(url: str) -> None:
+    """`base64`, MIME and Python's `encodebytes` break the lines."""
+    assert read_data_url(url) == b"hello"
 
 
 def test_what_is_no_picture_is_one_sentence_to_the_client_and_its_cause_to_the_log(

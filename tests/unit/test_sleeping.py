@@ -79,6 +79,7 @@ def test_an_idle_server_sleeps_through_probes_and_refusals_and_the_next_request_
         assert (running.get("/ready").status_code, running.get("/ready").json()["state"]) == (503, "asleep")
         assert 'onecard_state{state="asleep"} 1.0' in running.get("/metrics").text
         assert [model["loaded"] for model in running.get("/v1/models").json()["data"]] == [False, False]
+        assert running.get("/v1/models/demo").json()["loaded"] is False
         assert ask(running, model="nobody").status_code == 404
         url = f"http://127.0.0.1:{running.port}{CHAT}"
         assert httpx.post(url, content=b"{", headers=JSON, trust_env=False).status_code == 400
