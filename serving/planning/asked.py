@@ -13,7 +13,7 @@ from serving.planning.engine_args import check_own, count, names
 
 _COUNTS = frozenset(
     {"max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "max_loras", "max_lora_rank"}
-    | {"tensor_parallel_size"}
+    | {"tensor_parallel_size", "block_size"}
 )
 _OBJECTS = ("compilation_config", "hf_overrides", "limit_mm_per_prompt", "quantization_config")
 _KV_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
@@ -26,7 +26,9 @@ _LARGEST = {
     "max_loras": 1000,
     "max_lora_rank": 512,
     "tensor_parallel_size": 64,
+    "block_size": 2**16,
 }
+_BLOCK_SIZE = 16  # vLLM's own (`CacheConfig.DEFAULT_BLOCK_SIZE`)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class Asked:
         """An argument that is a JSON object, as far as it was given."""
         given = self.args.get(name)
         return given if isinstance(given, dict) else {}
+
+    @property
+    def block_size(self) -> int:
+        """Tokens in a block of the KV cache."""
+        return self.number("block_size") or _BLOCK_SIZE
 
     @property
     def compilation(self) -> dict[str, Any]:

@@ -231,6 +231,18 @@ def kv_bytes_per_token(text: Text) -> int:
     return 2 * text.kv_layers * text.kv_heads * text.head_dim * _BYTES_16_BIT
 
 
+def kv_tokens(cache: int, token: int, block: int) -> int:
+    """Tokens in a cache of so many bytes: whole blocks, of which vLLM never gives out the first (`BlockPool.null_block`,
+    v1/core/block_pool.py)."""
+    return max(0, cache // (block * token) - 1) * block
+
+
+def kv_bytes(tokens: int, token: int, block: int) -> int:
+    """The smallest cache that holds so many tokens: what vLLM asks for before it serves (`check_enough_kv_cache_memory`,
+    v1/core/kv_cache_utils.py)."""
+    return (-(-tokens // block) + 1) * block * token
+
+
 def state_bytes_per_sequence(text: Text) -> int:
     """The recurrent state that a sequence keeps in layers without keys and values: convolution inputs at 16 bits, the
     state itself at 32 (vLLM's `gated_delta_net_state_shape` and `_dtype`, layers/mamba/mamba_utils.py)."""

@@ -155,7 +155,7 @@ class Subject:
             limits, context = self._with_video(video, asked, limits, shape, context, draft.kv_tokens)
             if limits.max_video_frames < video.max_frames:
                 given_up = (*given_up, f"{limits.max_video_frames} instead of {video.max_frames} frames of a video")
-        needed_mib = -(-(draft.state_bytes + context * draft.token_bytes) // MIB)
+        needed_mib = -(-(draft.state_bytes + memory.kv_bytes(context, draft.token_bytes, asked.block_size)) // MIB)
         reason = reason_against(gpu, draft.memory_mib, draft.kv_tokens, context, needed_mib, weights.precision)
         return self._plan(asked, limits, context, weights, gpu, draft, reason, given_up=given_up)
 
@@ -227,7 +227,7 @@ class Subject:
         state = settings.max_num_seqs * memory.state_bytes_per_sequence(shape.text)
         speculation = self._planned_speculation(asked, shape, load, constants)
         token = _kv_bytes(asked, shape.text) + (speculation.kv_bytes_per_token if speculation else 0)
-        kv_tokens = max(0, kv_mib * MIB - state) // token
+        kv_tokens = memory.kv_tokens(kv_mib * MIB - state, token, asked.block_size)
         return _Draft(
             settings,
             needed.model_copy(update={"kv_cache": kv_mib}),

@@ -3,6 +3,7 @@
 import contextlib
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -262,7 +263,41 @@ def test_what_a_conversation_of_a_hybrid_needs_counts_its_state_once() -> None:
     )
     assert plan.capacity.kv_tokens == 0  # the state of 64 requests takes more
     # 24 layers keep 49.1 MiB of state for each request, 8 keep 32 KiB for a token.
-    assert "a conversation of 8,192 tokens needs 3,400 MiB of KV cache" in str(plan.reason)
+    assert "a conversation of 8,192 tokens needs 3,401 MiB of KV cache" in str(plan.reason)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("context", "block"), [(8192, 16), (8191, 16), (8193, 128)])
+def test_a_cache_for_one_conversation_is_the_smallest_with_which_vllm_starts(context: int, block: int) -> None:
+    """vLLM counts whole blocks, and keeps one of them back."""
+    asked = {"max_model_len": context, "block_size": block}
+    least = -(-(-(-context // block) + 1) * block * 112 * 1024 // MIB)
+    for mib, fits in ((least, True), (least - 1, False)):
+        plan = plan_of(user_args=asked | {"kv_cache_memory_bytes": mib * MIB})
+        assert (plan.fits, vllm_starts(plan, block)) == (fits, fits)
+    assert f"a conversation of {context:,} tokens needs {least:,} MiB of KV cache, and {least - 1:,} MiB are" in str(
+        plan.reason
+    )
+
+
+def vllm_starts(plan: Plan, block: int) -> bool:
+    """What vLLM itself says of the planned cache for Qwen3-VL-2B's 28 layers."""
+    import torch
+    from vllm.config import VllmConfig
+    from vllm.v1.core.kv_cache_utils import check_enough_kv_cache_memory
+    from vllm.v1.kv_cache_interface import FullAttentionSpec
+
+    config: Any = VllmConfig()
+    config.cache_config.kv_cache_layout = "NHD"
+    config.model_config = SimpleNamespace(max_model_len=plan.capacity.max_model_len)
+    layer = FullAttentionSpec(block_size=block, num_kv_heads=8, head_size=128, dtype=torch.bfloat16)
+    try:
+        check_enough_kv_cache_memory(
+            config, dict.fromkeys(map(str, range(28)), layer), plan.engine_args["kv_cache_memory_bytes"]
+        )
+    except ValueError:
+        return False
+    return True
 
 
 def test_a_small_card_gives_way_in_words_and_not_where_the_user_decided() -> None:
@@ -336,7 +371,7 @@ def test_an_architecture_that_is_not_known_is_left_to_vllms_own_profiling() -> N
 def test_what_the_user_gives_wins_and_is_planned_with() -> None:
     plan = plan_of(user_args={"max_model_len": "16K", "max_num_seqs": 4, "kv_cache_memory_bytes": "2G", "seed": 7})
     assert (plan.capacity.max_model_len, plan.capacity.max_num_seqs) == (16_384, 4)
-    assert (plan.memory_mib.kv_cache, plan.capacity.kv_tokens) == (2048, 2**31 // (112 * 1024))
+    assert (plan.memory_mib.kv_cache, plan.capacity.kv_tokens) == (2048, (2**31 // (16 * 112 * 1024) - 1) * 16)
     assert (plan.engine_args["max_model_len"], plan.engine_args["seed"]) == (16_384, 7)
 
 
