@@ -21,17 +21,25 @@ _AT_LOADING = {"fp8": 8.0, "fp8_per_tensor": 8.0, "fp8_per_channel": 8.0, "fp8_p
 @dataclass(frozen=True)
 class Weights:
     """`total` bytes are held; `read_per_token` of them are read for each token that is decoded: the language model with
-    its output head, without the vision encoder and without an embedding table of which one row is read."""
+    its output head, without the vision encoder and without an embedding table of which one row is read. `seeing` are the
+    vision encoder's."""
 
     total: int
     read_per_token: int
     precision: str
     source: str
+    seeing: int
 
     def share(self, cards: int) -> "Weights":
         """What one of so many cards holds and reads: all matrices are split (vLLM's tensor parallelism), the norms, which are
         not, are less than 0.1%."""
-        return replace(self, total=-(-self.total // cards), read_per_token=-(-self.read_per_token // cards))
+        parts = {name: -(-getattr(self, name) // cards) for name in ("total", "read_per_token", "seeing")}
+        return replace(self, **parts)
+
+    def blind(self) -> "Weights":
+        """Without the vision encoder, which vLLM does not load where no pictures are allowed (`_mark_tower_model` in
+        vllm/model_executor/models/interfaces.py)."""
+        return replace(self, total=self.total - self.seeing, seeing=0)
 
 
 @dataclass(frozen=True)
@@ -161,6 +169,7 @@ def _from_shape(shape: Shape, quantized: Quantization | None) -> Weights:
         read_per_token=round(body + head),
         precision=quantized.name if quantized else "16 bits",
         source="the config's numbers",
+        seeing=round(seeing),
     )
 
 
@@ -170,19 +179,21 @@ def _from_headers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> W
     tied = bool(config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings", False)))
     # Unquantized checkpoints in 32 bits are loaded in 16.
     halved = {"F32": 2, "F64": 4} if not _quantized(config) else {}
-    total = read = 0
+    total = read = seen = 0
     for name, tensor in tensors.items():
         if name.startswith("mtp.") or (tied and name.startswith("lm_head.")):
             continue
         size = tensor.nbytes // halved.get(tensor.dtype, 1)
         total += size
-        if "visual." not in name and (tied or "embed_tokens" not in name):
+        if "visual." in name:
+            seen += size
+        elif tied or "embed_tokens" not in name:
             read += size
     if method is None and (quantized := _quantized(config)):
         precision = str(quantized.get("quant_method"))
     else:
         precision = method.name if method else "16 bits"
-    return Weights(total, read, precision, "the headers of the safetensors files")
+    return Weights(total, read, precision, "the headers of the safetensors files", seen)
 
 
 def _known(config: Mapping[str, Any]) -> bool:

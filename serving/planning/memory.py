@@ -140,9 +140,9 @@ def activations(text: Text, load: Load) -> int:
 
 
 def input_buffers(shape: Shape, load: Load) -> int:
-    """Kept for the longest step: the input embeddings (vLLM's `EncoderRunner.inputs_embeds`) and, for each deepstack layer,
-    those to be added to it (`deepstack_input_embeds` in qwen3_vl.py)."""
-    a_token = _BYTES_16_BIT * shape.text.hidden_size * (1 + shape.vision.deepstack)
+    """Kept for the longest step: the input embeddings (vLLM's `EncoderRunner.inputs_embeds`) and, for each deepstack layer of
+    pictures, those to be added to it (`deepstack_input_embeds` in qwen3_vl.py)."""
+    a_token = _BYTES_16_BIT * shape.text.hidden_size * (1 + (shape.vision.deepstack if load.image_tokens else 0))
     return load.max_num_batched_tokens * a_token
 
 

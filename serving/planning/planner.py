@@ -86,6 +86,8 @@ class Subject:
         if isinstance(overrides, dict) and (checkpoint := self.checkpoint.overridden(overrides)) != self.checkpoint:
             return replace(self, checkpoint=checkpoint).plan(user_args)
         weights, shape, gpu = self.weights(asked), self._shape(), self._gpu(asked)
+        if shape and not self._limits(asked).max_images_per_request:
+            weights = weights.blind()
         check_head(self.head, asked.speculation, shape, self.model, size)
         if shape is None:
             return self._unpredicted(asked, weights, gpu)
@@ -162,9 +164,11 @@ class Subject:
     def _limits(self, asked: Asked) -> PlannedLimits:
         """The user's, whom vLLM and the processor obey; else the profile's, and never more than the processor makes of one."""
         limits, images = self.profile.limits, asked.max_images_per_request
+        # A frame of a video is a picture.
+        own = limits.max_images_per_request or int(self.profile.video is not None)
         return PlannedLimits(
             max_image_pixels=asked.max_image_pixels or min(limits.max_image_pixels, self.checkpoint.max_pixels),
-            max_images_per_request=limits.max_images_per_request if images is None else images,
+            max_images_per_request=own if images is None else images,
             max_body_mib=limits.max_body_mib,
         )
 

@@ -24,7 +24,7 @@ from serving.planning.describe import describe_plan, describe_steps
 from serving.planning.memory import MIB
 from serving.planning.plan import Plan
 from serving.planning.planner import Subject
-from serving.planning.profile import load_models, load_profiles, shape_dir
+from serving.planning.profile import Video, load_models, load_profiles, shape_dir
 
 PROFILES, MODELS = load_profiles(), load_models()
 CARDS = [name for name, profile in PROFILES.items() if profile.device == "cuda"]
@@ -349,6 +349,30 @@ def test_a_plan_without_pictures_tells_of_none() -> None:
     plan = subject.plan(user)
     assert "Pictures: none" in describe_plan(plan)
     assert "pixels" not in describe_plan(plan) + describe_steps(subject, plan, user)
+
+
+@pytest.mark.parametrize("name", ["qwen2-vl-2b", "qwen2.5-vl-3b-awq", "qwen3-vl-2b"])
+def test_without_pictures_the_encoder_is_not_loaded_and_its_weights_are_not_planned(name: str) -> None:
+    checkpoint, user = shape(name), {"limit_mm_per_prompt": {"image": 0}}
+    known = read_shape(checkpoint.architecture, checkpoint.config)
+    assert known is not None
+    seeing, blind = (plan_of("rtx3090", checkpoint, user_args=args).memory_mib for args in ({}, user))
+    assert seeing.weights - blind.weights == pytest.approx(2 * known.vision.body.total / MIB, abs=1)
+    tensors = {"model.visual.x": Tensor("BF16", (MIB,), 2 * MIB), "model.y": Tensor("BF16", (MIB,), 2 * MIB)}
+    weighed = replace(checkpoint, tensors=tensors)
+    seeing, blind = (plan_of("rtx3090", weighed, user_args=args).memory_mib for args in ({}, user))
+    assert seeing.weights - blind.weights == 2
+
+
+def test_a_profile_of_video_alone_plans_the_encoder_too() -> None:
+    profile = PROFILES["rtx3090"]
+    video = Video(max_frames=8, max_frame_pixels=262_144)
+    alone = profile.model_copy(
+        update={"video": video, "limits": profile.limits.model_copy(update={"max_images_per_request": 0})}
+    )
+    plan = replace(subject_of("rtx3090"), profile=alone).plan()
+    assert plan.limits.max_images_per_request == plan.limits.max_video_frames == 8
+    assert plan.memory_mib.encoder_cache > 0
 
 
 def test_an_architecture_that_is_not_known_is_left_to_vllms_own_profiling() -> None:
