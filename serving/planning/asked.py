@@ -15,6 +15,8 @@ _COUNTS = frozenset(
     {"max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "max_loras", "max_lora_rank"}
     | {"tensor_parallel_size", "block_size"}
 )
+# What wins over `size` (vLLM's `Qwen2VLProcessingInfo._get_vision_size`).
+_PAST_SIZE = ("min_pixels", "max_pixels", "images_kwargs")
 _OBJECTS = ("compilation_config", "hf_overrides", "limit_mm_per_prompt", "quantization_config")
 _KV_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
 # Numbers that are surely a slip of the finger, and would only fail much later.
@@ -135,6 +137,11 @@ def _pixels(given: Any) -> int | None:
         return None
     given = _object("mm_processor_kwargs", given)
     size = given.get("size")
+    if past := [name for name in _PAST_SIZE if given.get(name) is not None]:
+        raise UsageError(
+            f"--mm-processor-kwargs: `{past[0]}` would win over `size`, with which pictures are planned. Say it with `size`: "
+            '\'{"size": {"shortest_edge": 65536, "longest_edge": 1048576}}\'.'
+        )
     if size is None:
         raise UsageError(
             "--mm-processor-kwargs without `size` would let pictures grow to the model's own limit, for which nothing is "

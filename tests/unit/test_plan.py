@@ -30,6 +30,7 @@ PROFILES, MODELS = load_profiles(), load_models()
 CARDS = [name for name, profile in PROFILES.items() if profile.device == "cuda"]
 SHAPES = [name for name in MODELS if shape_dir(name)]
 NO_GPU = Hardware(gpus=(), driver_version=None, nvml_problem="no driver", ram_mib=24_000, cpu_count=2, wsl=False)
+SIZE = {"size": {"shortest_edge": 65_536, "longest_edge": 1_048_576}}
 
 
 def shape(name: str) -> Checkpoint:
@@ -425,7 +426,10 @@ def test_what_the_user_gives_wins_and_is_planned_with() -> None:
         ({"tensor_parallel_size": 3}, "cannot be split over 3 cards"),
         ({"quantization": "awq"}, "quantizes nothing"),
         ({"kv_cache_dtype": "int3"}, "--kv-cache-dtype int3"),
-        ({"mm_processor_kwargs": {"max_pixels": 100}}, "without `size`"),
+        ({"mm_processor_kwargs": {"do_resize": True}}, "without `size`"),
+        ({"mm_processor_kwargs": {"max_pixels": 100}}, "`max_pixels` would win over `size`"),
+        ({"mm_processor_kwargs": SIZE | {"max_pixels": 2**24}}, "`max_pixels` would win over `size`"),
+        ({"mm_processor_kwargs": SIZE | {"images_kwargs": {"max_pixels": 2**24}}}, "`images_kwargs` would win"),
         ({"mm_processor_kwargs": {"size": {"longest_edge": 99_999}}}, "`shortest_edge` and `longest_edge`"),
         ({"mm_processor_kwargs": "{"}, "needs a JSON object"),
         ({"compilation_config": "{"}, "--compilation-config needs a JSON object"),
