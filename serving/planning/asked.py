@@ -15,6 +15,12 @@ _COUNTS = frozenset(
     {"max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes", "max_loras", "max_lora_rank"}
     | {"tensor_parallel_size", "block_size"}
 )
+# What would take memory that has no formula, and what is planned instead. As they are by default they change nothing.
+_UNPLANNED = {
+    "enable_tower_connector_lora": "adapters' slots are planned for the language model alone",
+    "specialize_active_lora": "CUDA graphs are planned with adapters and without, and not for each number of them",
+    "kv_cache_dtype_skip_layers": "the KV cache is planned with all layers at one precision",
+}
 # What wins over `size` (vLLM's `Qwen2VLProcessingInfo._get_vision_size`).
 _PAST_SIZE = ("min_pixels", "max_pixels", "images_kwargs")
 _OBJECTS = ("compilation_config", "hf_overrides", "limit_mm_per_prompt", "quantization_config")
@@ -79,7 +85,20 @@ def read_asked(args: dict[str, Any]) -> Asked:
             )
     if "served_model_name" in args:
         args["served_model_name"] = names(args["served_model_name"])
-    for name in ("pipeline_parallel_size", "data_parallel_size"):
+    for name, instead in _UNPLANNED.items():
+        if args.get(name):
+            raise UsageError(f"--{name.replace('_', '-')}: {instead}. Leave it out.")
+    if args.get("mm_encoder_tp_mode", "weights") != "weights":
+        raise UsageError(
+            f"--mm-encoder-tp-mode {args['mm_encoder_tp_mode']}: each card is planned with its part of the vision encoder. "
+            "Leave it out."
+        )
+    for name in (
+        "pipeline_parallel_size",
+        "data_parallel_size",
+        "prefill_context_parallel_size",
+        "decode_context_parallel_size",
+    ):
         if args.get(name, 1) != 1:
             raise UsageError(
                 f"--{name.replace('_', '-')} {args[name]}: onecard has a server for each card instead (--cards), or several "
