@@ -10,10 +10,8 @@ from serving.errors import CheckpointError
 from serving.models.architecture import Shape
 from serving.models.tensors import Tensor
 
-_METHODS = ("awq", "gptq", "compressed-tensors", "fp8", "bitsandbytes")
+_METHODS = ("awq", "gptq", "compressed-tensors", "fp8")
 _SCALE_BITS = 16
-# bitsandbytes keeps one 32-bit maximum for each block of 64 weights (QLoRA, arXiv:2305.14314, section 3).
-_BNB_BLOCK, _BNB_SCALE_BITS = 64, 32
 # `--quantization`, by vLLM's names for rounding 16 bits while they are loaded (0.32, config/quantization.py): a weight's bits.
 _AT_LOADING = {"fp8": 8.0, "fp8_per_tensor": 8.0, "fp8_per_channel": 8.0, "fp8_per_block": 8.0, "mxfp8": 8 + 8 / 32}
 
@@ -99,9 +97,10 @@ def quantization_of(config: Mapping[str, Any]) -> Quantization | None:
         case "fp8":
             return Quantization("FP8", 8.0, vision, head=False)
         case "bitsandbytes":
-            if quantized.get("load_in_8bit"):
-                return Quantization("bitsandbytes 8-bit", 8.0, vision, head=False)
-            return Quantization("bitsandbytes 4-bit", 4 + _BNB_SCALE_BITS / _BNB_BLOCK, vision, head=False)
+            raise CheckpointError(
+                "These weights are quantized by bitsandbytes, which vLLM no longer has. Take the model's AWQ or FP8 version, or "
+                "make one of its 16-bit weights (`onecard quantize`)."
+            )
     raise CheckpointError(
         f"config.json names a quantization that the plan does not know: {method!r}. Known are {', '.join(_METHODS)}, and no "
         "quantization at all."
@@ -199,4 +198,4 @@ def _from_headers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> W
 def _known(config: Mapping[str, Any]) -> bool:
     """With headers the sizes are known, whatever the method is called."""
     quantized = _quantized(config)
-    return not isinstance(quantized, dict) or quantized.get("quant_method") in _METHODS
+    return not isinstance(quantized, dict) or quantized.get("quant_method") in (*_METHODS, "bitsandbytes")
