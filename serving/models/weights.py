@@ -98,8 +98,8 @@ def quantization_of(config: Mapping[str, Any]) -> Quantization | None:
             return Quantization("FP8", 8.0, vision, head=False)
         case "bitsandbytes":
             raise CheckpointError(
-                "These weights are quantized by bitsandbytes, which vLLM no longer has. Take the model's AWQ or FP8 version, or "
-                "make one of its 16-bit weights (`onecard quantize`)."
+                "These weights are quantized by bitsandbytes, which vLLM no longer has. Take the model's AWQ or FP8 version, "
+                "or make one of its 16-bit weights (`onecard quantize`)."
             )
     raise CheckpointError(
         f"config.json names a quantization that the plan does not know: {method!r}. Known are {', '.join(_METHODS)}, and no "

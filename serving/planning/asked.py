@@ -23,7 +23,7 @@ _UNPLANNED = {
 }
 # What wins over `size` (vLLM's `Qwen2VLProcessingInfo._get_vision_size`).
 _PAST_SIZE = ("min_pixels", "max_pixels", "images_kwargs")
-_OBJECTS = ("compilation_config", "hf_overrides", "limit_mm_per_prompt", "quantization_config")
+_OBJECTS = ("attention_config", "compilation_config", "hf_overrides", "limit_mm_per_prompt", "quantization_config")
 _KV_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
 # Numbers that are surely a slip of the finger, and would only fail much later.
 _LARGEST = {
@@ -65,6 +65,12 @@ class Asked:
     def block_size(self) -> int:
         """Tokens in a block of the KV cache."""
         return self.number("block_size") or _BLOCK_SIZE
+
+    @property
+    def attention_backend(self) -> str | None:
+        """What computes the attention, where it was said."""
+        told = self.args.get("attention_backend") or self.object("attention_config").get("backend")
+        return str(told) if told else None
 
     @property
     def compilation(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ MIB = 2**20
 _BYTES_16_BIT, _BYTES_32_BIT = 2, 4
 _ROTARY_OF_A_PATCH = 2 * _BYTES_16_BIT * 32  # cosine and sine of half a head's dimensions
 _MOST_MULTIPROCESSORS = 256
+_FLASHINFER_WORKSPACE = 394 * MIB
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Slots:
 @dataclass(frozen=True)
 class Load:
     """The most that the engine may be given at once, by vLLM's names. `image_tokens` are those of the largest picture,
-    `encoder_budgets` the numbers of tokens for which the vision encoder has a CUDA graph."""
+    `encoder_budgets` the numbers of tokens for which the vision encoder has a CUDA graph; by `flashinfer`
+    the attention is computed, or not."""
 
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -42,6 +44,7 @@ class Load:
     encoder_budgets: tuple[int, ...] = ()
     lora: Slots | None = None
     speculation: Speculation = NO_DRAFTS
+    flashinfer: bool = False
 
     @property
     def encoder_tokens(self) -> int:
@@ -113,6 +116,7 @@ def parts(shape: Shape, weight_bytes: int, load: Load, constants: Constants, car
         + penalties(text, load)
         + drawing(text, load)
         + (lora(text, load.lora) if load.lora else 0)
+        + (flashinfer(text, load) if load.flashinfer else 0)
         + speculation.buffers(drafts, text, tokens, load.max_num_seqs)
         + constants.workspace,
         activations=working,
@@ -196,6 +200,12 @@ def drawing(text: Text, load: Load) -> int:
     v1/sample/ops/topk_topp_triton.py; never more rows than the GPU has multiprocessors, of which none has 256)."""
     rows = 1 << max(0, load.max_num_seqs * load.speculation.rows - 1).bit_length()
     return min(rows, _MOST_MULTIPROCESSORS) * text.vocab_size * _BYTES_32_BIT
+
+
+def flashinfer(text: Text, load: Load) -> int:
+    """FlashInfer's workspace, which FlashAttention does without: 394 MiB, or 16 bytes for each number of a step's queries where
+    these are more (`_get_workspace_buffer`, v1/attention/backends/flashinfer.py)."""
+    return max(_FLASHINFER_WORKSPACE, 16 * load.max_num_batched_tokens * text.heads * text.head_dim)
 
 
 def rotary_table(text: Text) -> int:

@@ -28,7 +28,7 @@ from serving.planning.plan import (
     PlannedSpeculation,
 )
 from serving.planning.planned_args import Choices, planned_args
-from serving.planning.policy import Settings, concessions, cudagraph_sizes, encoder_budgets, wished
+from serving.planning.policy import Settings, concessions, cudagraph_sizes, encoder_budgets, flashinfer, wished
 from serving.planning.present import planned_gpu
 from serving.planning.profile import Model, Profile, Video
 from serving.planning.speculation import Speculation
@@ -221,6 +221,8 @@ class Subject:
             cudagraph_sizes=len(self._graphs(asked, settings)),
             lora=planned_slots(self.adapters, asked),
             speculation=self._speculation(asked),
+            flashinfer=self._capability is not None
+            and flashinfer(self._capability, asked.kv_bytes_per_value, asked.attention_backend),
         )
         load = replace(load, encoder_budgets=self._encoder_budgets(asked, settings, load.encoder_tokens))
         constants = _CPU if self.profile.device == "cpu" else self.constants
