@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.errors import CheckpointError
-from serving.models.architecture import Shape
+from serving.models.architecture import Shape, Text
 from serving.models.tensors import Tensor
 
 _METHODS = ("awq", "gptq", "compressed-tensors", "fp8")
@@ -20,13 +20,14 @@ _AT_LOADING = {"fp8": 8.0, "fp8_per_tensor": 8.0, "fp8_per_channel": 8.0, "fp8_p
 class Weights:
     """`total` bytes are held; `read_per_token` of them are read for each token that is decoded: the language model with
     its output head, without the vision encoder and without an embedding table of which one row is read. `seeing` are the
-    vision encoder's."""
+    vision encoder's; `offloaded` more are read for each token from the machine's memory."""
 
     total: int
     read_per_token: int
     precision: str
     source: str
     seeing: int
+    offloaded: int = 0
 
     def share(self, cards: int) -> "Weights":
         """What one of so many cards holds and reads: all matrices are split (vLLM's tensor parallelism), the norms, which are
@@ -38,6 +39,12 @@ class Weights:
         """Without the vision encoder, which vLLM does not load where no pictures are allowed (`_mark_tower_model` in
         vllm/model_executor/models/interfaces.py)."""
         return replace(self, total=self.total - self.seeing, seeing=0)
+
+    def offload(self, most: int, text: Text) -> "Weights":
+        """With so many bytes of the layers, or all of them, in the machine's memory, where the GPU reads them in place
+        (`UVAOffloader` in vllm/model_executor/offloader/uva.py); the output head stays."""
+        moved = max(0, min(most, self.read_per_token - 2 * text.embedding))
+        return replace(self, total=self.total - moved, read_per_token=self.read_per_token - moved, offloaded=moved)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ _COUNTS = frozenset(
 _UNPLANNED = {
     "enable_tower_connector_lora": "adapters' slots are planned for the language model alone",
     "specialize_active_lora": "CUDA graphs are planned with adapters and without, and not for each number of them",
+    "cpu_offload_params": "weights are planned as --cpu-offload-gb takes them by itself",
+    "offload_group_size": "layers that are fetched ahead are not planned, and --cpu-offload-gb is",
     "kv_cache_dtype_skip_layers": "the KV cache is planned with all layers at one precision",
 }
 # What wins over `size` (vLLM's `Qwen2VLProcessingInfo._get_vision_size`).
@@ -50,6 +52,7 @@ class Asked:
     max_images_per_request: int | None
     kv_bytes_per_value: int
     enforce_eager: bool
+    cpu_offload_bytes: int
     speculation: AskedSpeculation | None
 
     def number(self, name: str) -> int | None:
@@ -132,6 +135,7 @@ def read_asked(args: dict[str, Any]) -> Asked:
         max_images_per_request=_images(args.get("limit_mm_per_prompt", {})),
         kv_bytes_per_value=_KV_BYTES[kv_dtype],
         enforce_eager=args.get("enforce_eager") is True,
+        cpu_offload_bytes=_offloaded(args.get("cpu_offload_gb", 0)),
         speculation=read_speculation(drafted) if drafted else None,
     )
 
@@ -154,6 +158,14 @@ def _fraction(given: Any) -> float | None:
     if not isinstance(given, float | int) or isinstance(given, bool) or not 0 < given <= 1:
         raise UsageError(f"--gpu-memory-utilization is {given!r}, and it is a share of the card's memory, as in 0.9.")
     return float(given)
+
+
+def _offloaded(given: Any) -> int:
+    if not isinstance(given, float | int) or isinstance(given, bool) or not 0 <= given <= 1024:
+        raise UsageError(
+            f"--cpu-offload-gb is {given!r}, and it is how many GiB of weights stay in the machine's memory."
+        )
+    return int(given * 2**30)
 
 
 def _pixels(given: Any) -> int | None:

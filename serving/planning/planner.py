@@ -88,6 +88,8 @@ class Subject:
         weights, shape, gpu = self.weights(asked), self._shape(), self._gpu(asked)
         if shape and not self._limits(asked).max_images_per_request:
             weights = weights.blind()
+        if shape and self.profile.gpu:
+            weights = weights.offload(asked.cpu_offload_bytes, shape.text)
         check_head(self.head, asked.speculation, shape, self.model, size)
         if shape is None:
             return self._unpredicted(asked, weights, gpu)
@@ -355,7 +357,7 @@ class Subject:
             if slots
             else None,
             speculation=draft.speculation,
-            expected=expected(self.profile.gpu, weights.read_per_token, self._exchanges(shape)),
+            expected=expected(self.profile.gpu, weights, self._exchanges(shape)),
         )
 
 

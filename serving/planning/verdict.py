@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from serving.errors import UsageError
 from serving.machine.onecards import among
 from serving.models.architecture import Shape, Text, Vision
+from serving.models.weights import Weights
 from serving.planning.adapters import Adapter
 from serving.planning.asked import Asked
 from serving.planning.plan import Expected, MemoryMib, PlannedGpu
@@ -131,16 +132,22 @@ def cost_of_sharing(text: Text, cards: int) -> str:
     )
 
 
-def expected(facts: GpuFacts | None, bytes_per_token: int, exchanged: int = 0) -> Expected:
+def expected(facts: GpuFacts | None, weights: Weights, exchanged: int = 0) -> Expected:
     """The speed that the bandwidth allows, where that is known. `exchanged` is how often cards that share a server wait for
     each other at each token."""
     if facts is None:
         return Expected(decode_tokens_per_s=None, source="no bandwidth bound is known for this CPU")
-    reading_s = max(1, bytes_per_token) / (facts.bandwidth_gb_s * 1e9 * _DECODE_EFFICIENCY)
+    reading_s = max(1, weights.read_per_token) / (facts.bandwidth_gb_s * 1e9 * _DECODE_EFFICIENCY)
     source = (
-        f"derived, not measured: {facts.bandwidth_gb_s:g} GB/s over {bytes_per_token / 1e6:,.0f} MB of language model read for "
-        f"each token, times {_DECODE_EFFICIENCY} by convention"
+        f"derived, not measured: {facts.bandwidth_gb_s:g} GB/s over {weights.read_per_token / 1e6:,.0f} MB of language model "
+        f"read for each token, times {_DECODE_EFFICIENCY} by convention"
     )
+    if weights.offloaded:
+        reading_s += weights.offloaded / _PCIE_BYTES_S
+        source += (
+            f"; and {weights.offloaded / 1e6:,.0f} MB more from the machine's memory at {_PCIE_BYTES_S / 1e9:g} GB/s, by "
+            "assumption"
+        )
     if exchanged:
         source += (
             f"; and {exchanged} exchanges between the cards of {1e6 * _EXCHANGE_S:.0f} microseconds each, by assumption"

@@ -424,6 +424,8 @@ def test_what_the_user_gives_wins_and_is_planned_with() -> None:
         ({"speculative_config": '{"model": "a/b"}'}, "weights of a draft model"),
         ({"pipeline_parallel_size": 2}, "several cards for one server"),
         ({"decode_context_parallel_size": 2}, "several cards for one server"),
+        ({"cpu_offload_gb": "4G"}, "how many GiB of weights"),
+        ({"offload_group_size": 8}, "and --cpu-offload-gb is"),
         ({"mm_encoder_tp_mode": "data"}, "planned with its part of the vision encoder"),
         ({"enable_tower_connector_lora": True}, "for the language model alone"),
         ({"specialize_active_lora": True}, "not for each number of them"),
@@ -550,6 +552,23 @@ def test_what_is_rounded_while_it_is_loaded_is_planned_as_it_will_be(user_args: 
     assert plan.memory_mib.weights == pytest.approx(mib, abs=1)
     method = user_args.get("quantization", "")
     assert plan.precision == (f"{method} at loading" if method.startswith("fp8") else "16 bits")
+
+
+@pytest.mark.parametrize("profile", ["rtx4060", "rtx3060"])
+def test_weights_in_the_machines_memory_take_none_of_the_card_and_cost_speed(profile: str) -> None:
+    def plan(gib: float) -> Plan:
+        return plan_of(profile, shape("qwen3-vl-8b-awq"), model="qwen3-vl-8b-awq", user_args={"cpu_offload_gb": gib})
+
+    plans = [plan(gib) for gib in (0, 1.5, 2, 1000)]
+    weights = [each.memory_mib.weights for each in plans]
+    assert weights[:3] == [weights[0], weights[0] - 1536, weights[0] - 2048]
+    # The output head, the embedding and the encoder stay.
+    assert 3 * 1024 < weights[3] < weights[2]
+    speeds = [each.expected.decode_tokens_per_s or 0 for each in plans]
+    assert speeds == sorted(speeds, reverse=True)
+    assert speeds[1] < 7.5
+    assert "1,611 MB more from the machine's memory at 12 GB/s" in plans[1].expected.source
+    assert plans[2].fits
 
 
 def test_what_is_quantized_already_is_not_rounded_again() -> None:
