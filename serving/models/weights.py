@@ -13,7 +13,8 @@ from serving.models.tensors import Tensor
 _METHODS = ("awq", "gptq", "compressed-tensors", "fp8")
 _SCALE_BITS = 16
 # `--quantization`, by vLLM's names for rounding 16 bits while they are loaded (0.32, config/quantization.py): a weight's bits.
-_AT_LOADING = {"fp8": 8.0, "fp8_per_tensor": 8.0, "fp8_per_channel": 8.0, "fp8_per_block": 8.0, "mxfp8": 8 + 8 / 32}
+_AT_LOADING = dict.fromkeys(("fp8", "fp8_per_tensor", "fp8_per_channel", "fp8_per_block"), 8.0)
+_AT_LOADING |= {"mxfp8": 8 + 8 / 32, "mxfp4": 4 + 8 / 32}
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,8 @@ def read_asked(args: dict[str, Any]) -> Asked:
             raise UsageError(
                 f"--{name.replace('_', '-')} {args[name]:,} is far beyond what any card holds. Was it meant?"
             )
+    if args.get("block_size", _BLOCK_SIZE) % _BLOCK_SIZE:
+        raise UsageError(f"--block-size {args['block_size']}: vLLM's attention takes multiples of {_BLOCK_SIZE}.")
     if "served_model_name" in args:
         args["served_model_name"] = names(args["served_model_name"])
     for name, instead in _UNPLANNED.items():

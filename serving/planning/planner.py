@@ -37,6 +37,7 @@ from serving.planning.verdict import (
     check_adapters,
     check_context,
     check_steps,
+    check_whole,
     conceded,
     cost_of_sharing,
     exchanges,
@@ -111,7 +112,8 @@ class Subject:
         if shape and not shape.splits(size):
             raise UsageError(
                 f"--tensor-parallel-size {size}: {shape.text.heads} heads, {shape.text.kv_heads} of them for keys and values, "
-                f"and {shape.vision.heads} of the vision encoder cannot be split over {size} cards."
+                f"and {shape.vision.heads} of the vision encoder, or feed-forward networks of {shape.text.intermediate_size:,} "
+                f"and {shape.vision.intermediate_size:,}, cannot be split over {size} cards."
             )
         return shape.share(size) if shape else None
 
@@ -159,6 +161,7 @@ class Subject:
             limits, context = self._with_video(video, asked, limits, shape, context, draft.kv_tokens)
             if limits.max_video_frames < video.max_frames:
                 given_up = (*given_up, f"{limits.max_video_frames} instead of {video.max_frames} frames of a video")
+        check_whole(asked, draft.settings, context, draft.image_tokens)
         needed_mib = -(-(draft.state_bytes + memory.kv_bytes(context, draft.token_bytes, asked.block_size)) // MIB)
         reason = reason_against(gpu, draft.memory_mib, draft.kv_tokens, context, needed_mib, weights.precision)
         return self._plan(asked, limits, context, weights, gpu, draft, reason, given_up=given_up)

@@ -45,6 +45,20 @@ def check_steps(settings: Settings) -> None:
         )
 
 
+def check_whole(asked: Asked, settings: Settings, context: int, image_tokens: int) -> None:
+    """Raises UsageError where prompts or pictures are to go through in one step that is too short for the longest; vLLM does
+    not start with such."""
+    step = settings.max_num_batched_tokens
+    for flag, whole, longest in (
+        ("--no-enable-chunked-prefill", asked.args.get("enable_chunked_prefill") is False, context),
+        ("--disable-chunked-mm-input", asked.args.get("disable_chunked_mm_input"), image_tokens),
+    ):
+        if whole and longest > step:
+            raise UsageError(
+                f"{flag}: {longest:,} tokens would go through in one step, and a step has {step:,}. Leave it out."
+            )
+
+
 def pixels_within(context: int, pixels: int, vision: Vision, *, least: int) -> int:
     """At most so many pixels of a picture that it fits a conversation of `context` tokens with a question about it. Raises
     UsageError where `least` are more than that."""

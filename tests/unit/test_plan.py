@@ -424,6 +424,12 @@ def test_what_the_user_gives_wins_and_is_planned_with() -> None:
         ({"speculative_config": '{"model": "a/b"}'}, "weights of a draft model"),
         ({"pipeline_parallel_size": 2}, "several cards for one server"),
         ({"decode_context_parallel_size": 2}, "several cards for one server"),
+        ({"block_size": 24}, "takes multiples of 16"),
+        ({"enable_chunked_prefill": False}, "8,192 tokens would go through in one step, and a step has 2,048"),
+        (
+            {"max_num_batched_tokens": 1024, "disable_chunked_mm_input": True},
+            "1,200 tokens would go through in one step",
+        ),
         ({"cpu_offload_gb": "4G"}, "how many GiB of weights"),
         ({"offload_group_size": 8}, "and --cpu-offload-gb is"),
         ({"mm_encoder_tp_mode": "data"}, "planned with its part of the vision encoder"),
@@ -460,6 +466,14 @@ def test_what_the_user_gives_wins_and_is_planned_with() -> None:
 def test_arguments_that_make_no_sense_or_break_the_plan_are_refused(args: dict[str, Any], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         plan_of(user_args=args)
+
+
+def test_feed_forward_networks_that_do_not_divide_are_not_split_over_cards() -> None:
+    """Qwen2.5-VL-3B has 16 heads, and 3,420 inner values in its vision encoder, which vLLM does not divide by 8."""
+    subject = subject_of("rtx3090", shape("qwen2.5-vl-3b"), model="qwen2.5-vl-3b")
+    assert subject.plan({"tensor_parallel_size": 4}).fits
+    with pytest.raises(UsageError, match="networks of 11,008 and 3,420, cannot be split over 8 cards"):
+        subject.plan({"tensor_parallel_size": 8})
 
 
 def test_pictures_and_precision_that_the_user_gives_are_planned_with() -> None:
@@ -544,6 +558,7 @@ def test_the_kernel_for_quantized_weights_is_left_to_vllm() -> None:
         ({}, 4122),
         ({"quantization": "fp8_per_tensor"}, 2394),
         ({"quantization": "fp8_per_channel", "quantization_config": '{"ignore": ["re:.*visual.*"]}'}, 2778),
+        ({"quantization": "mxfp4"}, 1584),
         ({"quantization": "some_other"}, 4122),
     ],
 )
@@ -551,7 +566,7 @@ def test_what_is_rounded_while_it_is_loaded_is_planned_as_it_will_be(user_args: 
     plan = plan_of("rtx4090", user_args=user_args)
     assert plan.memory_mib.weights == pytest.approx(mib, abs=1)
     method = user_args.get("quantization", "")
-    assert plan.precision == (f"{method} at loading" if method.startswith("fp8") else "16 bits")
+    assert plan.precision == (f"{method} at loading" if method.startswith(("fp8", "mxfp4")) else "16 bits")
 
 
 @pytest.mark.parametrize("profile", ["rtx4060", "rtx3060"])
@@ -705,6 +720,7 @@ def test_graphs_of_pictures_are_planned_as_the_user_says_and_given_up_first() ->
 def test_answers_come_in_larger_pieces_where_many_share_a_fast_card() -> None:
     intervals = {name: plan_of(name, AWQ).engine_args.get("stream_interval") for name in ("rtx3060", "rtx4090")}
     assert intervals == {"rtx3060": None, "rtx4090": 4}
+    assert "Streams" not in describe_plan(plan_of("rtx4090", AWQ, user_args={"stream_interval": 1}))
     said = describe_plan(plan_of("rtx4090", AWQ, with_card("NVIDIA H200", 143_771, capability="9.0")))
     assert "Streams: 4 tokens an event" in said
     assert "CUDA graphs of pictures too, of 256 to 4,096 tokens a step" in said
