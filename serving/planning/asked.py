@@ -133,7 +133,7 @@ def read_asked(args: dict[str, Any]) -> Asked:
     return Asked(
         args=args,
         gpu_memory_utilization=_fraction(args.get("gpu_memory_utilization")),
-        max_image_pixels=_pixels(args.get("mm_processor_kwargs")),
+        max_image_pixels=_pixels(args["mm_processor_kwargs"]) if "mm_processor_kwargs" in args else None,
         max_images_per_request=_images(args.get("limit_mm_per_prompt", {})),
         kv_bytes_per_value=_KV_BYTES[kv_dtype],
         enforce_eager=args.get("enforce_eager") is True,
@@ -147,7 +147,7 @@ def _check_graphs(compilation: Mapping[str, Any]) -> None:
     if "max_cudagraph_capture_size" in compilation:
         check_own("max_cudagraph_capture_size")  # vLLM does not start with another bound than the planned sizes have
     for name in ("cudagraph_capture_sizes", "encoder_cudagraph_token_budgets"):
-        given = compilation.get(name) or []
+        given = compilation.get(name, [])
         if not isinstance(given, list) or not all(type(size) is int and size > 0 for size in given):
             raise UsageError(
                 f"--compilation-config: `{name}` is {given!r}, and the plan needs a list of whole numbers above 0."
@@ -170,10 +170,8 @@ def _offloaded(given: Any) -> int:
     return int(given * 2**30)
 
 
-def _pixels(given: Any) -> int | None:
+def _pixels(given: Any) -> int:
     """`size.longest_edge` of `mm_processor_kwargs`; both edges are needed, since newer processors ignore one alone."""
-    if given is None:
-        return None
     given = _object("mm_processor_kwargs", given)
     size = given.get("size")
     if past := [name for name in _PAST_SIZE if given.get(name) is not None]:
