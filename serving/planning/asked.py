@@ -146,9 +146,9 @@ def _check_graphs(compilation: Mapping[str, Any]) -> None:
     """The sizes of CUDA graphs, which the plan counts."""
     if "max_cudagraph_capture_size" in compilation:
         check_own("max_cudagraph_capture_size")  # vLLM does not start with another bound than the planned sizes have
-    for name in ("cudagraph_capture_sizes", "encoder_cudagraph_token_budgets"):
-        given = compilation.get(name, [])
-        if not isinstance(given, list) or not all(type(size) is int and size > 0 for size in given):
+    for name in {"cudagraph_capture_sizes", "encoder_cudagraph_token_budgets"}.intersection(compilation):
+        given = compilation[name]
+        if not isinstance(given, list) or not given or not all(type(size) is int and size > 0 for size in given):
             raise UsageError(
                 f"--compilation-config: `{name}` is {given!r}, and the plan needs a list of whole numbers above 0."
             )

@@ -448,6 +448,7 @@ def test_what_the_user_gives_wins_and_is_planned_with() -> None:
         ({"mm_processor_kwargs": "{"}, "needs a JSON object"),
         ({"mm_processor_kwargs": None}, "needs a JSON object"),
         ({"compilation_config": {"cudagraph_capture_sizes": None}}, "a list of whole numbers above 0"),
+        ({"compilation_config": {"cudagraph_capture_sizes": []}}, "a list of whole numbers above 0"),
         ({"compilation_config": "{"}, "--compilation-config needs a JSON object"),
         ({"compilation_config": 3}, "--compilation-config needs a JSON object"),
         ({"compilation_config": {"cudagraph_capture_sizes": ["a"]}}, "`cudagraph_capture_sizes` is"),
