@@ -226,8 +226,7 @@ class Subject:
             cudagraph_sizes=len(self._graphs(asked, settings)),
             lora=planned_slots(self.adapters, asked),
             speculation=self._speculation(asked),
-            flashinfer=self._capability is not None
-            and flashinfer(self._capability, asked.kv_bytes_per_value, asked.attention_backend),
+            flashinfer=flashinfer(self._capability, asked.kv_bytes_per_value, asked.attention_backend),
         )
         load = replace(load, encoder_budgets=self._encoder_budgets(asked, settings, load.encoder_tokens))
         constants = _CPU if self.profile.device == "cpu" else self.constants

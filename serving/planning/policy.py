@@ -78,10 +78,12 @@ def cudagraph_sizes(settings: Settings, rows: int = 1) -> list[int]:
     return sorted({*(size * rows for size in sizes if size <= most), *prompts})
 
 
-def flashinfer(compute_capability: str, kv_bytes_per_value: int, attention_backend: str | None) -> bool:
+def flashinfer(compute_capability: str | None, kv_bytes_per_value: int, attention_backend: str | None) -> bool:
     """Whether vLLM leaves the attention to FlashInfer: where it is told so, on data-centre Blackwells, and for an 8-bit KV
     cache on chips on which FlashAttention reads none (`_get_backend_priorities` in vllm/platforms/cuda.py,
     `flash_attn_supports_kv_cache_dtype` in v1/attention/backends/fa_utils.py)."""
+    if compute_capability is None:
+        return False
     if attention_backend:
         return attention_backend.upper() == "FLASHINFER"
     major = int(compute_capability.partition(".")[0])
