@@ -122,8 +122,8 @@ def reason_against(
         )
     if kv_tokens < context:
         return (
-            f"a conversation of {context:,} tokens needs {needed_mib:,} MiB of KV cache, and {planned.kv_cache:,} MiB are left "
-            f"for it, which is {kv_tokens:,} tokens"
+            f"a conversation of {context:,} tokens needs {needed_mib:,} MiB of KV cache, and {planned.kv_cache:,} MiB are "
+            f"planned for it, which is {kv_tokens:,} tokens"
         )
     return None
 
