@@ -185,8 +185,8 @@ def _command(contender: str, card: str, plan: Plan, model: Path, gpu: int, port:
     vllm += [*_DUMMY, "--port", str(port), "--host", "127.0.0.1"]
     # Its own default share, of the imitated card. Its default context is the model's whole, which no such card holds.
     kind, _, fits = contender.partition(":")
-    wanted = _SHARES[kind] * plan.gpu.total_mib
-    share = min(wanted, plan.gpu.usable_mib - plan.memory_mib.context if fits else wanted) / total_mib(gpu)
+    most = plan.gpu.usable_mib - plan.memory_mib.context if fits else plan.gpu.total_mib
+    share = min(_SHARES[kind] * plan.gpu.total_mib, most) / total_mib(gpu)
     vllm += ["--gpu-memory-utilization", f"{share:.4f}", "--max-num-batched-tokens", _BATCHED_TOKENS]
     if kind == "original":
         return [*vllm, "--quantization", "awq", "--enforce-eager", "--max-num-seqs", "16", "--max-model-len", "4096"]

@@ -116,7 +116,7 @@ def _other_models(subject: Subject) -> list[Subject]:
         if name != subject.model_name and model.source.hub and shape_dir(name):
             resolved = resolve_model(name)
             other = replace(subject, model_name=name, model=model, checkpoint=resolved.checkpoint())
-            others.append(replace(other, adapters=(), head=None))
+            others.append(replace(other, head=None))
     return sorted(others, key=lambda other: (other.model.family != subject.model.family, -other.weights().total))
 
 

@@ -81,8 +81,9 @@ class Text:
         )
 
     def splits(self, cards: int) -> bool:
-        """Whether vLLM can split it so: heads must divide, and KV heads divide or repeat evenly."""
-        return self.heads % cards == 0 and (self.kv_heads % cards == 0 or cards % self.kv_heads == 0)
+        """Whether vLLM can split it so: heads and feed-forward networks must divide, and KV heads divide or repeat evenly."""
+        kv_heads = self.kv_heads % cards == 0 or cards % self.kv_heads == 0
+        return kv_heads and self.heads % cards == 0 and self.intermediate_size % cards == 0
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,9 @@ class Shape:
         return replace(self, text=self.text.share(cards), vision=vision)
 
     def splits(self, cards: int) -> bool:
-        """Whether vLLM can split it so; the encoder's heads must divide too."""
-        return self.text.splits(cards) and self.vision.heads % cards == 0
+        """Whether vLLM can split it so; the encoder's heads and feed-forward networks must divide too."""
+        seeing = self.vision.heads % cards == 0 and self.vision.intermediate_size % cards == 0
+        return seeing and self.text.splits(cards)
 
 
 def read_shape(architecture: str, config: dict[str, Any]) -> Shape | None:

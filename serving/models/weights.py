@@ -7,31 +7,45 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.errors import CheckpointError
-from serving.models.architecture import Shape
+from serving.models.architecture import Shape, Text
 from serving.models.tensors import Tensor
 
-_METHODS = ("awq", "gptq", "compressed-tensors", "fp8", "bitsandbytes")
+_METHODS = ("awq", "gptq", "compressed-tensors", "fp8")
 _SCALE_BITS = 16
-# bitsandbytes keeps one 32-bit maximum for each block of 64 weights (QLoRA, arXiv:2305.14314, section 3).
-_BNB_BLOCK, _BNB_SCALE_BITS = 64, 32
 # `--quantization`, by vLLM's names for rounding 16 bits while they are loaded (0.32, config/quantization.py): a weight's bits.
-_AT_LOADING = {"fp8": 8.0, "fp8_per_tensor": 8.0, "fp8_per_channel": 8.0, "fp8_per_block": 8.0, "mxfp8": 8 + 8 / 32}
+_AT_LOADING = dict.fromkeys(("fp8", "fp8_per_tensor", "fp8_per_channel", "fp8_per_block"), 8.0)
+_AT_LOADING |= {"mxfp8": 8 + 8 / 32, "mxfp4": 4 + 8 / 32}
 
 
 @dataclass(frozen=True)
 class Weights:
     """`total` bytes are held; `read_per_token` of them are read for each token that is decoded: the language model with
-    its output head, without the vision encoder and without an embedding table of which one row is read."""
+    its output head, without the vision encoder and without an embedding table of which one row is read. `seeing` are the
+    vision encoder's; `offloaded` more are read for each token from the machine's memory."""
 
     total: int
     read_per_token: int
     precision: str
     source: str
+    seeing: int
+    offloaded: int = 0
 
     def share(self, cards: int) -> "Weights":
         """What one of so many cards holds and reads: all matrices are split (vLLM's tensor parallelism), the norms, which are
         not, are less than 0.1%."""
-        return replace(self, total=-(-self.total // cards), read_per_token=-(-self.read_per_token // cards))
+        parts = {name: -(-getattr(self, name) // cards) for name in ("total", "read_per_token", "seeing")}
+        return replace(self, **parts)
+
+    def blind(self) -> "Weights":
+        """Without the vision encoder, which vLLM does not load where no pictures are allowed (`_mark_tower_model` in
+        vllm/model_executor/models/interfaces.py)."""
+        return replace(self, total=self.total - self.seeing, seeing=0)
+
+    def offload(self, most: int, text: Text) -> "Weights":
+        """With so many bytes of the layers, or all of them, in the machine's memory, where the GPU reads them in place
+        (`UVAOffloader` in vllm/model_executor/offloader/uva.py); the output head stays."""
+        moved = max(0, min(most, self.read_per_token - 2 * text.embedding))
+        return replace(self, total=self.total - moved, read_per_token=self.read_per_token - moved, offloaded=moved)
 
 
 @dataclass(frozen=True)
@@ -91,9 +105,10 @@ def quantization_of(config: Mapping[str, Any]) -> Quantization | None:
         case "fp8":
             return Quantization("FP8", 8.0, vision, head=False)
         case "bitsandbytes":
-            if quantized.get("load_in_8bit"):
-                return Quantization("bitsandbytes 8-bit", 8.0, vision, head=False)
-            return Quantization("bitsandbytes 4-bit", 4 + _BNB_SCALE_BITS / _BNB_BLOCK, vision, head=False)
+            raise CheckpointError(
+                "These weights are quantized by bitsandbytes, which vLLM no longer has. Take the model's AWQ or FP8 version, "
+                "or make one of its 16-bit weights (`onecard quantize`)."
+            )
     raise CheckpointError(
         f"config.json names a quantization that the plan does not know: {method!r}. Known are {', '.join(_METHODS)}, and no "
         "quantization at all."
@@ -161,6 +176,7 @@ def _from_shape(shape: Shape, quantized: Quantization | None) -> Weights:
         read_per_token=round(body + head),
         precision=quantized.name if quantized else "16 bits",
         source="the config's numbers",
+        seeing=round(seeing),
     )
 
 
@@ -170,22 +186,24 @@ def _from_headers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> W
     tied = bool(config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings", False)))
     # Unquantized checkpoints in 32 bits are loaded in 16.
     halved = {"F32": 2, "F64": 4} if not _quantized(config) else {}
-    total = read = 0
+    total = read = seen = 0
     for name, tensor in tensors.items():
         if name.startswith("mtp.") or (tied and name.startswith("lm_head.")):
             continue
         size = tensor.nbytes // halved.get(tensor.dtype, 1)
         total += size
-        if "visual." not in name and (tied or "embed_tokens" not in name):
+        if "visual." in name:
+            seen += size
+        elif tied or "embed_tokens" not in name:
             read += size
     if method is None and (quantized := _quantized(config)):
         precision = str(quantized.get("quant_method"))
     else:
         precision = method.name if method else "16 bits"
-    return Weights(total, read, precision, "the headers of the safetensors files")
+    return Weights(total, read, precision, "the headers of the safetensors files", seen)
 
 
 def _known(config: Mapping[str, Any]) -> bool:
     """With headers the sizes are known, whatever the method is called."""
     quantized = _quantized(config)
-    return not isinstance(quantized, dict) or quantized.get("quant_method") in _METHODS
+    return not isinstance(quantized, dict) or quantized.get("quant_method") in (*_METHODS, "bitsandbytes")

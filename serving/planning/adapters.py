@@ -54,11 +54,13 @@ def read_adapters(lora_modules: Any) -> tuple[Adapter, ...]:
 
 def planned_slots(adapters: Sequence[Adapter], asked: Asked) -> Slots | None:
     """A slot for each adapter, so that none waits for another's, or as many of what rank as was asked for; None where there
-    are none. Raises UsageError for a rank that is asked for and too small."""
+    are none. Raises UsageError for a rank that is asked for and too small, or none of vLLM's."""
     if not adapters and not asked.args.get("enable_lora"):
         return None
     needed = _slots_for(adapters) if adapters else Slots(1, 16, None)  # vLLM's own defaults
     rank, targets = asked.number("max_lora_rank") or needed.max_lora_rank, asked.args.get("lora_target_modules")
+    if rank not in _RANKS:
+        raise UsageError(f"--max-lora-rank {rank}: vLLM has slots of rank {', '.join(map(str, _RANKS))}.")
     if adapters and rank < needed.max_lora_rank:
         raise UsageError(f"--max-lora-rank {rank}: an adapter here needs {needed.max_lora_rank}.")
     modules = frozenset(names(targets)) if targets else needed.modules

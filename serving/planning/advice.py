@@ -3,7 +3,7 @@ does. Each is a plan of its own, made by the same function; nothing is guessed.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.errors import UsageError
@@ -46,7 +46,8 @@ def nearest(subject: Subject, plan: Plan, user_args: dict[str, Any], others: Ite
             break
         kept = {name: value for name, value in user_args.items() if name != "load_format"}
         flag = f"--model {other.model_name}"
-        found += _one(other, kept, flag) or _one(other, {}, f"{flag} without what follows `--`")
+        plain = replace(other, adapters=()) if "lora_modules" in user_args else other
+        found += _one(other, kept, flag) or _one(plain, {}, f"{flag} without what follows `--`")
     return tuple(found)
 
 

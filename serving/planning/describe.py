@@ -96,7 +96,7 @@ def _choices(plan: Plan) -> list[str]:
             f"CUDA graphs of pictures too, of {min(graphs):,} to {max(graphs):,} tokens a step, for chips that do one in less "
             "time than its kernels take to launch."
         )
-    if interval := plan.engine_args.get("stream_interval"):
+    if (interval := plan.engine_args.get("stream_interval", 1)) != 1:
         lines.append(f"Streams: {interval} tokens an event, so that sending them does not hold up who shares the card.")
     if plan.adapters:
         lines.append(

@@ -20,6 +20,8 @@ _GRAPHS = "write --compilation-config '{\"cudagraph_capture_sizes\": [1, 2, 4]}'
 # it belongs.
 _NOT_FOR_VLLM = {
     "model": "it is onecard's own --model",
+    "model_weights": "they are those of onecard's own --model",
+    "hf_config_path": "the config is that of onecard's own --model; parts of it can be told by --hf-overrides",
     "host": "it is onecard's own --host",
     "port": "it is onecard's own --port",
     "api_key": "keys come from ONECARD_API_KEY or --api-keys-file, where no process list shows them",
@@ -29,6 +31,7 @@ _NOT_FOR_VLLM = {
     "ssl_certfile": "a proxy in front speaks TLS (docs/behind-a-proxy.md), for the time without a model too",
     "worker_extension_cls": "onecard's own measures the memory",
     "config": "a file of arguments would go past the plan; write them out",
+    "device_ids": "the cards are those of CUDA_VISIBLE_DEVICES and onecard's own --cards",
     "device_memory_utilization": "write --gpu-memory-utilization, which is the same",
     "num_gpu_blocks_override": "the KV cache is planned in bytes, by --kv-cache-memory-bytes",
     "language_model_only": "write --limit-mm-per-prompt '{\"image\": 0}'",

@@ -18,6 +18,7 @@ MIB = 2**20
 _BYTES_16_BIT, _BYTES_32_BIT = 2, 4
 _ROTARY_OF_A_PATCH = 2 * _BYTES_16_BIT * 32  # cosine and sine of half a head's dimensions
 _MOST_MULTIPROCESSORS = 256
+_FLASHINFER_WORKSPACE = 394 * MIB
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Slots:
 @dataclass(frozen=True)
 class Load:
     """The most that the engine may be given at once, by vLLM's names. `image_tokens` are those of the largest picture,
-    `encoder_budgets` the numbers of tokens for which the vision encoder has a CUDA graph."""
+    `encoder_budgets` the numbers of tokens for which the vision encoder has a CUDA graph; by `flashinfer`
+    the attention is computed, or not."""
 
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -42,6 +44,7 @@ class Load:
     encoder_budgets: tuple[int, ...] = ()
     lora: Slots | None = None
     speculation: Speculation = NO_DRAFTS
+    flashinfer: bool = False
 
     @property
     def encoder_tokens(self) -> int:
@@ -113,6 +116,7 @@ def parts(shape: Shape, weight_bytes: int, load: Load, constants: Constants, car
         + penalties(text, load)
         + drawing(text, load)
         + (lora(text, load.lora) if load.lora else 0)
+        + (flashinfer(text, load) if load.flashinfer else 0)
         + speculation.buffers(drafts, text, tokens, load.max_num_seqs)
         + constants.workspace,
         activations=working,
@@ -140,9 +144,9 @@ def activations(text: Text, load: Load) -> int:
 
 
 def input_buffers(shape: Shape, load: Load) -> int:
-    """Kept for the longest step: the input embeddings (vLLM's `EncoderRunner.inputs_embeds`) and, for each deepstack layer,
-    those to be added to it (`deepstack_input_embeds` in qwen3_vl.py)."""
-    a_token = _BYTES_16_BIT * shape.text.hidden_size * (1 + shape.vision.deepstack)
+    """Kept for the longest step: the input embeddings (vLLM's `EncoderRunner.inputs_embeds`) and, for each deepstack layer of
+    pictures, those to be added to it (`deepstack_input_embeds` in qwen3_vl.py)."""
+    a_token = _BYTES_16_BIT * shape.text.hidden_size * (1 + (shape.vision.deepstack if load.image_tokens else 0))
     return load.max_num_batched_tokens * a_token
 
 
@@ -198,6 +202,12 @@ def drawing(text: Text, load: Load) -> int:
     return min(rows, _MOST_MULTIPROCESSORS) * text.vocab_size * _BYTES_32_BIT
 
 
+def flashinfer(text: Text, load: Load) -> int:
+    """FlashInfer's workspace, which FlashAttention does without: 394 MiB, or 16 bytes for each number of a step's queries where
+    these are more (`_get_workspace_buffer`, v1/attention/backends/flashinfer.py)."""
+    return max(_FLASHINFER_WORKSPACE, 16 * load.max_num_batched_tokens * text.heads * text.head_dim)
+
+
 def rotary_table(text: Text) -> int:
     """Cosines and sines of every position in vLLM's table, 16 bits (`cos_sin_cache` of `MRotaryEmbedding`,
     layers/rotary_embedding/mrope.py)."""
@@ -229,6 +239,18 @@ def kv_bytes_per_token(text: Text) -> int:
     """A key and a value of 16 bits for each layer that keeps them and each KV head: 2 × layers × KV heads × head size × 2. The
     layers of a head that drafts keep theirs in the same cache, for the same tokens."""
     return 2 * text.kv_layers * text.kv_heads * text.head_dim * _BYTES_16_BIT
+
+
+def kv_tokens(cache: int, token: int, block: int) -> int:
+    """Tokens in a cache of so many bytes: whole blocks, of which vLLM never gives out the first (`BlockPool.null_block`,
+    v1/core/block_pool.py)."""
+    return max(0, cache // (block * token) - 1) * block
+
+
+def kv_bytes(tokens: int, token: int, block: int) -> int:
+    """The smallest cache that holds so many tokens: what vLLM asks for before it serves (`check_enough_kv_cache_memory`,
+    v1/core/kv_cache_utils.py)."""
+    return (-(-tokens // block) + 1) * block * token
 
 
 def state_bytes_per_sequence(text: Text) -> int:

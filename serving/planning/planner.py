@@ -28,7 +28,7 @@ from serving.planning.plan import (
     PlannedSpeculation,
 )
 from serving.planning.planned_args import Choices, planned_args
-from serving.planning.policy import Settings, concessions, cudagraph_sizes, encoder_budgets, wished
+from serving.planning.policy import Settings, concessions, cudagraph_sizes, encoder_budgets, flashinfer, wished
 from serving.planning.present import planned_gpu
 from serving.planning.profile import Model, Profile, Video
 from serving.planning.speculation import Speculation
@@ -37,6 +37,7 @@ from serving.planning.verdict import (
     check_adapters,
     check_context,
     check_steps,
+    check_whole,
     conceded,
     cost_of_sharing,
     exchanges,
@@ -86,6 +87,10 @@ class Subject:
         if isinstance(overrides, dict) and (checkpoint := self.checkpoint.overridden(overrides)) != self.checkpoint:
             return replace(self, checkpoint=checkpoint).plan(user_args)
         weights, shape, gpu = self.weights(asked), self._shape(), self._gpu(asked)
+        if shape and not self._limits(asked).max_images_per_request:
+            weights = weights.blind()
+        if shape and self.profile.gpu:
+            weights = weights.offload(asked.cpu_offload_bytes, shape.text)
         check_head(self.head, asked.speculation, shape, self.model, size)
         if shape is None:
             return self._unpredicted(asked, weights, gpu)
@@ -107,7 +112,8 @@ class Subject:
         if shape and not shape.splits(size):
             raise UsageError(
                 f"--tensor-parallel-size {size}: {shape.text.heads} heads, {shape.text.kv_heads} of them for keys and values, "
-                f"and {shape.vision.heads} of the vision encoder cannot be split over {size} cards."
+                f"and {shape.vision.heads} of the vision encoder, or feed-forward networks of {shape.text.intermediate_size:,} "
+                f"and {shape.vision.intermediate_size:,}, cannot be split over {size} cards."
             )
         return shape.share(size) if shape else None
 
@@ -155,16 +161,19 @@ class Subject:
             limits, context = self._with_video(video, asked, limits, shape, context, draft.kv_tokens)
             if limits.max_video_frames < video.max_frames:
                 given_up = (*given_up, f"{limits.max_video_frames} instead of {video.max_frames} frames of a video")
-        needed_mib = -(-(draft.state_bytes + context * draft.token_bytes) // MIB)
+        check_whole(asked, draft.settings, context, draft.image_tokens)
+        needed_mib = -(-(draft.state_bytes + memory.kv_bytes(context, draft.token_bytes, asked.block_size)) // MIB)
         reason = reason_against(gpu, draft.memory_mib, draft.kv_tokens, context, needed_mib, weights.precision)
         return self._plan(asked, limits, context, weights, gpu, draft, reason, given_up=given_up)
 
     def _limits(self, asked: Asked) -> PlannedLimits:
         """The user's, whom vLLM and the processor obey; else the profile's, and never more than the processor makes of one."""
         limits, images = self.profile.limits, asked.max_images_per_request
+        # A frame of a video is a picture.
+        own = limits.max_images_per_request or int(self.profile.video is not None)
         return PlannedLimits(
             max_image_pixels=asked.max_image_pixels or min(limits.max_image_pixels, self.checkpoint.max_pixels),
-            max_images_per_request=limits.max_images_per_request if images is None else images,
+            max_images_per_request=own if images is None else images,
             max_body_mib=limits.max_body_mib,
         )
 
@@ -217,6 +226,7 @@ class Subject:
             cudagraph_sizes=len(self._graphs(asked, settings)),
             lora=planned_slots(self.adapters, asked),
             speculation=self._speculation(asked),
+            flashinfer=flashinfer(self._capability, asked.kv_bytes_per_value, asked.attention_backend),
         )
         load = replace(load, encoder_budgets=self._encoder_budgets(asked, settings, load.encoder_tokens))
         constants = _CPU if self.profile.device == "cpu" else self.constants
@@ -227,7 +237,7 @@ class Subject:
         state = settings.max_num_seqs * memory.state_bytes_per_sequence(shape.text)
         speculation = self._planned_speculation(asked, shape, load, constants)
         token = _kv_bytes(asked, shape.text) + (speculation.kv_bytes_per_token if speculation else 0)
-        kv_tokens = max(0, kv_mib * MIB - state) // token
+        kv_tokens = memory.kv_tokens(kv_mib * MIB - state, token, asked.block_size)
         return _Draft(
             settings,
             needed.model_copy(update={"kv_cache": kv_mib}),
@@ -349,7 +359,7 @@ class Subject:
             if slots
             else None,
             speculation=draft.speculation,
-            expected=expected(self.profile.gpu, weights.read_per_token, self._exchanges(shape)),
+            expected=expected(self.profile.gpu, weights, self._exchanges(shape)),
         )
 
 

@@ -78,6 +78,18 @@ def cudagraph_sizes(settings: Settings, rows: int = 1) -> list[int]:
     return sorted({*(size * rows for size in sizes if size <= most), *prompts})
 
 
+def flashinfer(compute_capability: str | None, kv_bytes_per_value: int, attention_backend: str | None) -> bool:
+    """Whether vLLM leaves the attention to FlashInfer: where it is told so, on data-centre Blackwells, and for an 8-bit KV
+    cache on chips on which FlashAttention reads none (`_get_backend_priorities` in vllm/platforms/cuda.py,
+    `flash_attn_supports_kv_cache_dtype` in v1/attention/backends/fa_utils.py)."""
+    if compute_capability is None:
+        return False
+    if attention_backend:
+        return attention_backend.upper() == "FLASHINFER"
+    major = int(compute_capability.partition(".")[0])
+    return major == 10 or (major in (8, 12) and kv_bytes_per_value == 1)
+
+
 def encoder_budgets(settings: Settings, encoder_tokens: int) -> tuple[int, ...]:
     """The numbers of a picture's tokens for which the vision encoder gets a CUDA graph (vLLM's
     `encoder_cudagraph_token_budgets`); a batch is padded to the next one, by a sixth on average. None without such graphs."""

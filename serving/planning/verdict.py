@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from serving.errors import UsageError
 from serving.machine.onecards import among
 from serving.models.architecture import Shape, Text, Vision
+from serving.models.weights import Weights
 from serving.planning.adapters import Adapter
 from serving.planning.asked import Asked
 from serving.planning.plan import Expected, MemoryMib, PlannedGpu
@@ -42,6 +43,20 @@ def check_steps(settings: Settings) -> None:
             f"{requests:,} requests at once need a token each of every step, and a step has {tokens:,}: choose a smaller "
             "--max-num-seqs or a larger --max-num-batched-tokens."
         )
+
+
+def check_whole(asked: Asked, settings: Settings, context: int, image_tokens: int) -> None:
+    """Raises UsageError where prompts or pictures are to go through in one step that is too short for the longest; vLLM does
+    not start with such."""
+    step = settings.max_num_batched_tokens
+    for flag, whole, longest in (
+        ("--no-enable-chunked-prefill", asked.args.get("enable_chunked_prefill") is False, context),
+        ("--disable-chunked-mm-input", asked.args.get("disable_chunked_mm_input"), image_tokens),
+    ):
+        if whole and longest > step:
+            raise UsageError(
+                f"{flag}: {longest:,} tokens would go through in one step, and a step has {step:,}. Leave it out."
+            )
 
 
 def pixels_within(context: int, pixels: int, vision: Vision, *, least: int) -> int:
@@ -107,8 +122,8 @@ def reason_against(
         )
     if kv_tokens < context:
         return (
-            f"a conversation of {context:,} tokens needs {needed_mib:,} MiB of KV cache, and {planned.kv_cache:,} MiB are left "
-            f"for it, which is {kv_tokens:,} tokens"
+            f"a conversation of {context:,} tokens needs {needed_mib:,} MiB of KV cache, and {planned.kv_cache:,} MiB are "
+            f"planned for it, which is {kv_tokens:,} tokens"
         )
     return None
 
@@ -131,16 +146,22 @@ def cost_of_sharing(text: Text, cards: int) -> str:
     )
 
 
-def expected(facts: GpuFacts | None, bytes_per_token: int, exchanged: int = 0) -> Expected:
+def expected(facts: GpuFacts | None, weights: Weights, exchanged: int = 0) -> Expected:
     """The speed that the bandwidth allows, where that is known. `exchanged` is how often cards that share a server wait for
     each other at each token."""
     if facts is None:
         return Expected(decode_tokens_per_s=None, source="no bandwidth bound is known for this CPU")
-    reading_s = max(1, bytes_per_token) / (facts.bandwidth_gb_s * 1e9 * _DECODE_EFFICIENCY)
+    reading_s = max(1, weights.read_per_token) / (facts.bandwidth_gb_s * 1e9 * _DECODE_EFFICIENCY)
     source = (
-        f"derived, not measured: {facts.bandwidth_gb_s:g} GB/s over {bytes_per_token / 1e6:,.0f} MB of language model read for "
-        f"each token, times {_DECODE_EFFICIENCY} by convention"
+        f"derived, not measured: {facts.bandwidth_gb_s:g} GB/s over {weights.read_per_token / 1e6:,.0f} MB of language model "
+        f"read for each token, times {_DECODE_EFFICIENCY} by convention"
     )
+    if weights.offloaded:
+        reading_s += weights.offloaded / _PCIE_BYTES_S
+        source += (
+            f"; and {weights.offloaded / 1e6:,.0f} MB more from the machine's memory at {_PCIE_BYTES_S / 1e9:g} GB/s, by "
+            "assumption"
+        )
     if exchanged:
         source += (
             f"; and {exchanged} exchanges between the cards of {1e6 * _EXCHANGE_S:.0f} microseconds each, by assumption"

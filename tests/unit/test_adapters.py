@@ -110,6 +110,21 @@ def test_an_adapter_of_another_model_is_refused_by_its_width(tmp_path: Path) -> 
         prepare("rtx3060", None, user_argv=("--lora-modules", f"it={tmp_path}/it"))
 
 
+@pytest.mark.parametrize(("model", "width"), [("qwen3-vl-8b", 4096), ("qwen3-vl-2b", 2048)])
+def test_another_model_is_named_with_the_adapter_only_where_it_fits_with_it(
+    tmp_path: Path, model: str, width: int
+) -> None:
+    write_adapter(tmp_path)
+    layer = "base_model.model.model.language_model.layers.0.self_attn.q_proj"
+    tensors = {f"{layer}.lora_A.weight": (4, width, 0.1), f"{layer}.lora_B.weight": (width, 4, 0.1)}
+    write_safetensors(tmp_path / "adapter_model.safetensors", tensors, random.Random(0))
+    argv = ("--lora-modules", f"it={tmp_path}", "--max-loras", "100", "--max-lora-rank", "64")
+    told = [line.split() for line in prepare("rtx4060", model, user_argv=argv).plan.alternatives]
+    assert told
+    for _, name, what, *_ in told:
+        assert prepare("rtx4060", name, user_argv=argv if what == "fits:" else ()).plan.fits
+
+
 def broken(folder: Path, what: str) -> None:
     """An adapter with one thing wrong."""
     weights = folder / "adapter_model.safetensors"

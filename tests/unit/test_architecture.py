@@ -86,8 +86,6 @@ def test_the_shipped_shapes_weigh_what_their_precision_says(name: str, bits: flo
     [
         ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "gptq W4", 4 + 20 / 128),
         ({"quant_method": "gptq", "bits": 8, "group_size": -1}, "gptq W8", 8),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes 4-bit", 4.5),
-        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "bitsandbytes 8-bit", 8),
         ({"quant_method": "fp8"}, "FP8", 8),
         (
             {
@@ -149,6 +147,12 @@ def test_headers_count_what_vllm_loads() -> None:
     assert (untied.total, untied.read_per_token) == (4000 + 4000 + 500 + 100, 4000 + 500)
     # With headers the sizes are known, whatever the method is called.
     assert measure_weights(None, {"quantization_config": {"quant_method": "quantum7"}}, tensors).precision == "quantum7"
+
+
+def test_weights_that_vllm_no_longer_reads_are_refused() -> None:
+    config = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    with pytest.raises(CheckpointError, match="bitsandbytes, which vLLM no longer has"):
+        measure_weights(None, config, {"model.x": Tensor("U8", (10,), 10)})
 
 
 def test_a_quantization_that_the_text_config_names_is_read_as_one_of_the_whole() -> None:

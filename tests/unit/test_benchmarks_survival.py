@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -24,8 +26,8 @@ def empty(size, dtype, device):
     free -= size
 cuda = types.SimpleNamespace(mem_get_info=lambda gpu: (free, 140 * 2**30))
 """
-# At the second question the first that is started dies, and the second has been started again by its supervisor; the third
-# lives. Like vLLM it has a process for the engine.
+# At the second question the first that is started dies, and the second has been started again by its supervisor; all others
+# live. Like vLLM it has a process for the engine; both leave their numbers where the test finds them.
 VLLM = """
 import json, os, subprocess, sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -61,9 +63,20 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
-subprocess.Popen(["sleep", "600"])
+engine = subprocess.Popen(["sleep", "600"])
+with open(f"{os.environ['TMPDIR']}/{engine.pid}.processes", "w") as file:
+    file.write(f"{os.getpid()} {engine.pid}")
 ThreadingHTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
 """
+# onecard's own command needs a real vLLM.
+AS_ONECARD = """
+import sys
+from benchmarks import survival
+survival._command = lambda contender, card, plan, model, gpu, port: [
+    sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--port", str(port)
+]
+"""
+ASKED = "nvmlDeviceGetComputeRunningProcesses_v3"
 # Two processes with a client each: drawing for 64 is what takes its time.
 RUN = """
 from benchmarks import survival, survival_load
@@ -92,24 +105,33 @@ def test_only_onecards_are_measured_side_by_side() -> None:
     )
 
 
-def test_who_died_under_load_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
-    stand_in = tmp_path / "vllm" / "entrypoints" / "openai" / "api_server.py"
+def run_of(folder: Path, card: Card, *options: str, script: str = RUN) -> tuple[list[str], dict[str, str]]:
+    """The command of a run with stand-ins for everything that is not here, and its environment."""
+    stand_in = folder / "vllm" / "entrypoints" / "openai" / "api_server.py"
     stand_in.parent.mkdir(parents=True)
     stand_in.write_text(VLLM, "utf-8")
     for package in list(stand_in.parents)[:3]:
         (package / "__init__.py").touch()
-    (tmp_path / "vllm-0.32.0.dist-info").mkdir()
-    (tmp_path / "vllm-0.32.0.dist-info" / "METADATA").write_text("Name: vllm\nVersion: 0.32.0\n", "utf-8")
-    (tmp_path / "torch.py").write_text(TORCH, "utf-8")
-    (tmp_path / "run.py").write_text(RUN, "utf-8")
-    environment = os.environ | Card(tmp_path).environment | {"TMPDIR": str(tmp_path)}
+    (folder / "vllm-0.32.0.dist-info").mkdir()
+    (folder / "vllm-0.32.0.dist-info" / "METADATA").write_text("Name: vllm\nVersion: 0.32.0\n", "utf-8")
+    (folder / "torch.py").write_text(TORCH, "utf-8")
+    (folder / "run.py").write_text(script, "utf-8")
+    environment = os.environ | card.environment | {"TMPDIR": str(folder)}
     # A proxy is not asked for what is on this machine.
-    environment |= {"PYTHONPATH": f"{tmp_path}:{ROOT}", "http_proxy": "http://127.0.0.1:9"}
-    out = tmp_path / "survival-x.json"
-    command = [sys.executable, str(tmp_path / "run.py"), "--shape", str(ROOT / "serving" / "demo" / "model")]
-    command += ["--out", str(out), "--contenders", "vllm,original,vllm:fits", "--seconds", "2"]
+    environment |= {"PYTHONPATH": f"{folder}:{ROOT}", "http_proxy": "http://127.0.0.1:9"}
+    command = [sys.executable, str(folder / "run.py"), "--shape", str(ROOT / "serving" / "demo" / "model")]
+    return [*command, "--out", str(folder / "survival-x.json"), "--seconds", "2", *options], environment
+
+
+def points_of(folder: Path) -> list[dict[str, Any]]:
+    points: list[dict[str, Any]] = json.loads((folder / "survival-x.json").read_text("utf-8"))["points"]
+    return points
+
+
+def test_who_died_under_load_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
+    command, environment = run_of(tmp_path, Card(tmp_path), "--contenders", "vllm,original,vllm:fits")
     subprocess.run(command, env=environment, check=True)
-    points = json.loads(out.read_text("utf-8"))["points"]
+    points = points_of(tmp_path)
     assert [(point["contender"], point["lives"]) for point in points] == [
         ("vllm", False),
         ("original", False),
@@ -121,3 +143,26 @@ def test_who_died_under_load_is_told_and_the_run_goes_on(tmp_path: Path) -> None
     assert alive["answers"].keys() == {"200"}
     left = [each.info for each in psutil.process_iter(["name", "environ"]) if each.info["name"] == "sleep"]
     assert not [each for each in left if (each["environ"] or {}).get("TMPDIR") == str(tmp_path)]
+
+
+def test_side_by_side_who_held_more_than_its_card_has_does_not_live(tmp_path: Path) -> None:
+    """Both hold 10,000 MiB, half of it in the engine's process: an RTX 3060 has as much to use, and an RTX 4060 has not."""
+    (tmp_path / "starts").write_text("xx", "utf-8")  # those that come to grief are started already
+    card = Card(tmp_path)
+    card.tells(**{ASKED: "0"})
+    options = ("--at-once", "2", "--cards", "rtx3060,rtx4060")
+    command, environment = run_of(tmp_path, card, *options, script=AS_ONECARD + RUN)
+    running = subprocess.Popen(command, env=environment)
+    pids: list[str] = []
+    while len(pids) < 4 and running.poll() is None:
+        pids = [pid for file in tmp_path.glob("*.processes") for pid in file.read_text("utf-8").split()]
+        time.sleep(0.05)
+    held = {f"{ASKED}.{place}": f"{pid} {5000 * 2**20}" for place, pid in enumerate(pids)}
+    card.tells(**{ASKED: str(len(pids))}, **held)
+    assert running.wait(60) == 0
+    points = {point["card"]: point for point in points_of(tmp_path)}
+    assert {name: (point["peak_mib"], point["lives"]) for name, point in points.items()} == {
+        "rtx3060": (10_000, True),
+        "rtx4060": (10_000, False),
+    }
+    assert all(point["answers"].keys() == {"200"} and not point["alone"] for point in points.values())

@@ -107,7 +107,7 @@ def test_cards_that_share_a_server_are_as_many_as_asked_for() -> None:
         prepare("rtx3060", "qwen3-vl-2b", found=machine(CARD), user_argv=("--tensor-parallel-size", "2"))
     three = machine(CARD, SECOND, replace(CARD, index=2))
     with pytest.raises(
-        UsageError, match="16 heads, 8 of them for keys and values, and 16 of the vision encoder cannot be split over 3"
+        UsageError, match=r"16 heads, 8 of them for keys and values, and 16 of the vision encoder, .* be split over 3"
     ):
         prepare("rtx3060", "qwen3-vl-2b", found=three, user_argv=("--tensor-parallel-size", "3"))
 
@@ -134,5 +134,5 @@ def test_each_server_has_gpus_or_cores_of_its_own(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_model_whose_encoder_does_not_divide_is_not_split() -> None:
-    with pytest.raises(UsageError, match="3 of the vision encoder cannot be split over 2 cards"):
+    with pytest.raises(UsageError, match=r"3 of the vision encoder, .* cannot be split over 2 cards"):
         prepare("cpu", "demo", found=machine(), cards=2, user_argv=("--tensor-parallel-size", "2"))

@@ -163,6 +163,7 @@ def test_the_plan_arrives_in_vllm_as_it_was_made(parser: ArgumentParser, tmp_pat
     "argument",
     [
         "--port", "--host=0.0.0.0", "--api-key", "--middleware=other.Guard", "--config", "--num-gpu-blocks-override=9",
+        "--device-ids=1", "--model-weights=a",
         "--device-memory-utilization", "--cudagraph-capture-sizes", "--worker-extension-cls=a.B", "--ssl-certfile=a",
     ],
 )  # fmt: skip

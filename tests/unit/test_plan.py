@@ -3,6 +3,7 @@
 import contextlib
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,12 +24,13 @@ from serving.planning.describe import describe_plan, describe_steps
 from serving.planning.memory import MIB
 from serving.planning.plan import Plan
 from serving.planning.planner import Subject
-from serving.planning.profile import load_models, load_profiles, shape_dir
+from serving.planning.profile import Video, load_models, load_profiles, shape_dir
 
 PROFILES, MODELS = load_profiles(), load_models()
 CARDS = [name for name, profile in PROFILES.items() if profile.device == "cuda"]
 SHAPES = [name for name in MODELS if shape_dir(name)]
 NO_GPU = Hardware(gpus=(), driver_version=None, nvml_problem="no driver", ram_mib=24_000, cpu_count=2, wsl=False)
+SIZE = {"size": {"shortest_edge": 65_536, "longest_edge": 1_048_576}}
 
 
 def shape(name: str) -> Checkpoint:
@@ -262,7 +264,40 @@ def test_what_a_conversation_of_a_hybrid_needs_counts_its_state_once() -> None:
     )
     assert plan.capacity.kv_tokens == 0  # the state of 64 requests takes more
     # 24 layers keep 49.1 MiB of state for each request, 8 keep 32 KiB for a token.
-    assert "a conversation of 8,192 tokens needs 3,400 MiB of KV cache" in str(plan.reason)
+    assert "a conversation of 8,192 tokens needs 3,401 MiB of KV cache" in str(plan.reason)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("context", "block"), [(8192, 16), (8191, 16), (8193, 128)])
+def test_a_cache_for_one_conversation_is_the_smallest_with_which_vllm_starts(context: int, block: int) -> None:
+    """vLLM counts whole blocks, and keeps one of them back."""
+    asked = {"max_model_len": context, "block_size": block}
+    least = -(-(-(-context // block) + 1) * block * 112 * 1024 // MIB)
+    for mib, fits in ((least, True), (least - 1, False)):
+        plan = plan_of(user_args=asked | {"kv_cache_memory_bytes": mib * MIB})
+        assert (plan.fits, vllm_starts(plan, block)) == (fits, fits)
+    needs = f"a conversation of {context:,} tokens needs {least:,} MiB of KV cache"
+    assert f"{needs}, and {least - 1:,} MiB are planned for it" in str(plan.reason)
+
+
+def vllm_starts(plan: Plan, block: int) -> bool:
+    """What vLLM itself says of the planned cache for Qwen3-VL-2B's 28 layers."""
+    import torch
+    from vllm.config import VllmConfig
+    from vllm.v1.core.kv_cache_utils import check_enough_kv_cache_memory
+    from vllm.v1.kv_cache_interface import FullAttentionSpec
+
+    config: Any = VllmConfig()
+    config.cache_config.kv_cache_layout = "NHD"
+    config.model_config = SimpleNamespace(max_model_len=plan.capacity.max_model_len)
+    layer = FullAttentionSpec(block_size=block, num_kv_heads=8, head_size=128, dtype=torch.bfloat16)
+    try:
+        check_enough_kv_cache_memory(
+            config, dict.fromkeys(map(str, range(28)), layer), plan.engine_args["kv_cache_memory_bytes"]
+        )
+    except ValueError:
+        return False
+    return True
 
 
 def test_a_small_card_gives_way_in_words_and_not_where_the_user_decided() -> None:
@@ -316,6 +351,30 @@ def test_a_plan_without_pictures_tells_of_none() -> None:
     assert "pixels" not in describe_plan(plan) + describe_steps(subject, plan, user)
 
 
+@pytest.mark.parametrize("name", ["qwen2-vl-2b", "qwen2.5-vl-3b-awq", "qwen3-vl-2b"])
+def test_without_pictures_the_encoder_is_not_loaded_and_its_weights_are_not_planned(name: str) -> None:
+    checkpoint, user = shape(name), {"limit_mm_per_prompt": {"image": 0}}
+    known = read_shape(checkpoint.architecture, checkpoint.config)
+    assert known is not None
+    seeing, blind = (plan_of("rtx3090", checkpoint, user_args=args).memory_mib for args in ({}, user))
+    assert seeing.weights - blind.weights == pytest.approx(2 * known.vision.body.total / MIB, abs=1)
+    tensors = {"model.visual.x": Tensor("BF16", (MIB,), 2 * MIB), "model.y": Tensor("BF16", (MIB,), 2 * MIB)}
+    weighed = replace(checkpoint, tensors=tensors)
+    seeing, blind = (plan_of("rtx3090", weighed, user_args=args).memory_mib for args in ({}, user))
+    assert seeing.weights - blind.weights == 2
+
+
+def test_a_profile_of_video_alone_plans_the_encoder_too() -> None:
+    profile = PROFILES["rtx3090"]
+    video = Video(max_frames=8, max_frame_pixels=262_144)
+    alone = profile.model_copy(
+        update={"video": video, "limits": profile.limits.model_copy(update={"max_images_per_request": 0})}
+    )
+    plan = replace(subject_of("rtx3090"), profile=alone).plan()
+    assert plan.limits.max_images_per_request == plan.limits.max_video_frames == 8
+    assert plan.memory_mib.encoder_cache > 0
+
+
 def test_an_architecture_that_is_not_known_is_left_to_vllms_own_profiling() -> None:
     other = replace(weighing(3 * 2**30), architecture="SomeOtherForConditionalGeneration")
     plan = plan_of("rtx3060", other)
@@ -336,7 +395,7 @@ def test_an_architecture_that_is_not_known_is_left_to_vllms_own_profiling() -> N
 def test_what_the_user_gives_wins_and_is_planned_with() -> None:
     plan = plan_of(user_args={"max_model_len": "16K", "max_num_seqs": 4, "kv_cache_memory_bytes": "2G", "seed": 7})
     assert (plan.capacity.max_model_len, plan.capacity.max_num_seqs) == (16_384, 4)
-    assert (plan.memory_mib.kv_cache, plan.capacity.kv_tokens) == (2048, 2**31 // (112 * 1024))
+    assert (plan.memory_mib.kv_cache, plan.capacity.kv_tokens) == (2048, (2**31 // (16 * 112 * 1024) - 1) * 16)
     assert (plan.engine_args["max_model_len"], plan.engine_args["seed"]) == (16_384, 7)
 
 
@@ -363,12 +422,32 @@ def test_what_the_user_gives_wins_and_is_planned_with() -> None:
         ({"speculative_config": {"method": "medusa", "model": "a/b"}}, r"weights of a draft model \('medusa'\)"),
         ({"speculative_config": '{"model": "a/b"}'}, "weights of a draft model"),
         ({"pipeline_parallel_size": 2}, "several cards for one server"),
+        ({"decode_context_parallel_size": 2}, "several cards for one server"),
+        ({"block_size": 24}, "takes multiples of 16"),
+        ({"enable_chunked_prefill": False}, "8,192 tokens would go through in one step, and a step has 2,048"),
+        (
+            {"max_num_batched_tokens": 1024, "disable_chunked_mm_input": True},
+            "1,200 tokens would go through in one step",
+        ),
+        ({"cpu_offload_gb": "4G"}, "how many GiB of weights"),
+        ({"offload_group_size": 8}, "and --cpu-offload-gb is"),
+        ({"mm_encoder_tp_mode": "data"}, "planned with its part of the vision encoder"),
+        ({"enable_tower_connector_lora": True}, "for the language model alone"),
+        ({"specialize_active_lora": True}, "not for each number of them"),
+        ({"kv_cache_dtype": "fp8", "kv_cache_dtype_skip_layers": [0, 27]}, "all layers at one precision"),
+        ({"enable_lora": True, "max_lora_rank": 24}, "vLLM has slots of rank 1, 8, 16, 32,"),
         ({"tensor_parallel_size": 3}, "cannot be split over 3 cards"),
         ({"quantization": "awq"}, "quantizes nothing"),
         ({"kv_cache_dtype": "int3"}, "--kv-cache-dtype int3"),
-        ({"mm_processor_kwargs": {"max_pixels": 100}}, "without `size`"),
+        ({"mm_processor_kwargs": {"do_resize": True}}, "without `size`"),
+        ({"mm_processor_kwargs": {"max_pixels": 100}}, "`max_pixels` would win over `size`"),
+        ({"mm_processor_kwargs": SIZE | {"max_pixels": 2**24}}, "`max_pixels` would win over `size`"),
+        ({"mm_processor_kwargs": SIZE | {"images_kwargs": {"max_pixels": 2**24}}}, "`images_kwargs` would win"),
         ({"mm_processor_kwargs": {"size": {"longest_edge": 99_999}}}, "`shortest_edge` and `longest_edge`"),
         ({"mm_processor_kwargs": "{"}, "needs a JSON object"),
+        ({"mm_processor_kwargs": None}, "needs a JSON object"),
+        ({"compilation_config": {"cudagraph_capture_sizes": None}}, "a list of whole numbers above 0"),
+        ({"compilation_config": {"cudagraph_capture_sizes": []}}, "a list of whole numbers above 0"),
         ({"compilation_config": "{"}, "--compilation-config needs a JSON object"),
         ({"compilation_config": 3}, "--compilation-config needs a JSON object"),
         ({"compilation_config": {"cudagraph_capture_sizes": ["a"]}}, "`cudagraph_capture_sizes` is"),
@@ -391,6 +470,14 @@ def test_arguments_that_make_no_sense_or_break_the_plan_are_refused(args: dict[s
         plan_of(user_args=args)
 
 
+def test_feed_forward_networks_that_do_not_divide_are_not_split_over_cards() -> None:
+    """Qwen2.5-VL-3B has 16 heads, and 3,420 inner values in its vision encoder, which vLLM does not divide by 8."""
+    subject = subject_of("rtx3090", shape("qwen2.5-vl-3b"), model="qwen2.5-vl-3b")
+    assert subject.plan({"tensor_parallel_size": 4}).fits
+    with pytest.raises(UsageError, match="networks of 11,008 and 3,420, cannot be split over 8 cards"):
+        subject.plan({"tensor_parallel_size": 8})
+
+
 def test_pictures_and_precision_that_the_user_gives_are_planned_with() -> None:
     size = {"size": {"shortest_edge": 65_536, "longest_edge": 4_194_304}}
     plan = plan_of(user_args={"mm_processor_kwargs": size, "limit_mm_per_prompt": {"image": 1}})
@@ -399,10 +486,25 @@ def test_pictures_and_precision_that_the_user_gives_are_planned_with() -> None:
     assert plan.memory_mib.vision_encoder > plan_of().memory_mib.vision_encoder
     assert plan_of(user_args={"limit_mm_per_prompt": {"image": 0}}).memory_mib.vision_encoder == 0
     assert plan_of(user_args={"enforce_eager": True}).memory_mib.cuda_graphs == 0
-    assert plan_of(user_args={"kv_cache_dtype": "fp8"}).capacity.kv_tokens > 1.9 * plan_of().capacity.kv_tokens
+    assert plan_of(user_args={"kv_cache_dtype": "fp8"}).capacity.kv_tokens > 1.8 * plan_of().capacity.kv_tokens
     graphs = plan_of(user_args={"compilation_config": {"cudagraph_capture_sizes": [1, 2]}})
     assert graphs.engine_args["compilation_config"] == {"cudagraph_capture_sizes": [1, 2]}
     assert graphs.memory_mib.cuda_graphs < plan_of().memory_mib.cuda_graphs
+
+
+def test_flashinfers_workspace_is_planned_where_vllm_takes_it_for_the_attention() -> None:
+    """394 MiB of FlashInfer on an RTX 3060 with a cache of 8 bits, which FlashAttention does not read there."""
+    fp8, told = {"kv_cache_dtype": "fp8"}, {"attention_backend": "FLASHINFER"}
+
+    def buffers(card: Hardware, args: dict[str, Any]) -> int:
+        return plan_of(hardware=card, user_args=args).memory_mib.buffers
+
+    ampere, hopper = (with_card("X", 12_288, capability=each) for each in ("8.6", "9.0"))
+    plain = buffers(ampere, {})
+    assert buffers(ampere, fp8) == buffers(ampere, told) == buffers(with_card("X", 12_288, capability="10.0"), {})
+    assert buffers(ampere, fp8) == plain + 394
+    assert buffers(hopper, fp8) == buffers(ampere, fp8 | {"attention_backend": "TRITON_ATTN"}) == plain
+    assert buffers(ampere, {"attention_config": {"backend": "FLASHINFER"}}) == plain + 394
 
 
 def test_the_context_is_the_models_own_where_that_is_shorter() -> None:
@@ -458,6 +560,7 @@ def test_the_kernel_for_quantized_weights_is_left_to_vllm() -> None:
         ({}, 4122),
         ({"quantization": "fp8_per_tensor"}, 2394),
         ({"quantization": "fp8_per_channel", "quantization_config": '{"ignore": ["re:.*visual.*"]}'}, 2778),
+        ({"quantization": "mxfp4"}, 1584),
         ({"quantization": "some_other"}, 4122),
     ],
 )
@@ -465,7 +568,24 @@ def test_what_is_rounded_while_it_is_loaded_is_planned_as_it_will_be(user_args: 
     plan = plan_of("rtx4090", user_args=user_args)
     assert plan.memory_mib.weights == pytest.approx(mib, abs=1)
     method = user_args.get("quantization", "")
-    assert plan.precision == (f"{method} at loading" if method.startswith("fp8") else "16 bits")
+    assert plan.precision == (f"{method} at loading" if method.startswith(("fp8", "mxfp4")) else "16 bits")
+
+
+@pytest.mark.parametrize("profile", ["rtx4060", "rtx3060"])
+def test_weights_in_the_machines_memory_take_none_of_the_card_and_cost_speed(profile: str) -> None:
+    def plan(gib: float) -> Plan:
+        return plan_of(profile, shape("qwen3-vl-8b-awq"), model="qwen3-vl-8b-awq", user_args={"cpu_offload_gb": gib})
+
+    plans = [plan(gib) for gib in (0, 1.5, 2, 1000)]
+    weights = [each.memory_mib.weights for each in plans]
+    assert weights[:3] == [weights[0], weights[0] - 1536, weights[0] - 2048]
+    # The output head, the embedding and the encoder stay.
+    assert 3 * 1024 < weights[3] < weights[2]
+    speeds = [each.expected.decode_tokens_per_s or 0 for each in plans]
+    assert speeds == sorted(speeds, reverse=True)
+    assert speeds[1] < 7.5
+    assert "1,611 MB more from the machine's memory at 12 GB/s" in plans[1].expected.source
+    assert plans[2].fits
 
 
 def test_what_is_quantized_already_is_not_rounded_again() -> None:
@@ -602,6 +722,7 @@ def test_graphs_of_pictures_are_planned_as_the_user_says_and_given_up_first() ->
 def test_answers_come_in_larger_pieces_where_many_share_a_fast_card() -> None:
     intervals = {name: plan_of(name, AWQ).engine_args.get("stream_interval") for name in ("rtx3060", "rtx4090")}
     assert intervals == {"rtx3060": None, "rtx4090": 4}
+    assert "Streams" not in describe_plan(plan_of("rtx4090", AWQ, user_args={"stream_interval": 1}))
     said = describe_plan(plan_of("rtx4090", AWQ, with_card("NVIDIA H200", 143_771, capability="9.0")))
     assert "Streams: 4 tokens an event" in said
     assert "CUDA graphs of pictures too, of 256 to 4,096 tokens a step" in said

@@ -167,7 +167,7 @@ def test_a_head_is_planned_and_named_and_off_where_nobody_asks_for_it(tmp_path: 
     assert plan.speculation.weights_mib == -(-HEAD_BYTES // MIB)
     assert plan.engine_args["speculative_config"]["model"] == str(head)
     # A token is kept in 29 layers instead of 28.
-    assert plan.capacity.kv_tokens == plan.memory_mib.kv_cache * MIB // (29 * 4096)
+    assert plan.capacity.kv_tokens == (plan.memory_mib.kv_cache * MIB // (29 * 4096 * 16) - 1) * 16
     said = describe_plan(plan)
     assert "Speculation: the EAGLE3 head mine drafts 3 tokens a step" in said
     assert "(262 of them the head's weights) and 4 KiB of KV cache for each token" in said
