@@ -1,5 +1,5 @@
-"""What a benchmark has started ends with it, whatever ends the benchmark: a server that is left behind holds the GPU's memory
-while the next one is measured.
+"""What a benchmark or a test has started ends with it, whatever ends that: a server that is left behind holds the GPU's memory
+while the next one is measured, and cores and a port while the next one is tested.
 """
 
 import contextlib

@@ -14,6 +14,8 @@ import httpx
 import pytest
 from openai import DefaultHttpxClient, OpenAI
 
+from benchmarks.ending import TIED
+
 # Longer than any start on two cores; a test never asserts a time.
 START_S = 300
 ONECARD = [sys.executable, "-m", "serving"]
@@ -99,7 +101,7 @@ def start_server(
     output = folder / "serve.out"
     with output.open("wb") as stream:
         process = subprocess.Popen(
-            [*ONECARD, "serve", "--profile", profile, "--port", str(port), *arguments],
+            [*TIED, *ONECARD, "serve", "--profile", profile, "--port", str(port), *arguments],
             stdout=stream,
             stderr=subprocess.STDOUT,
             # Port 0: without an exporter of its own. The tests of one start theirs.

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.ending import TIED
 from tests import nvml
 from tests.conftest import ONECARD, free_port
 
@@ -50,7 +51,7 @@ class Exporter:
 def exporting(state_dir: Path, server_port: int, **environment: str) -> Iterator[Exporter]:
     port = free_port()
     process = subprocess.Popen(
-        [*ONECARD, "exporter", "--port", str(server_port), "--listen-port", str(port)],
+        [*TIED, *ONECARD, "exporter", "--port", str(server_port), "--listen-port", str(port)],
         stderr=subprocess.PIPE,
         env=os.environ | {"ONECARD_STATE_DIR": str(state_dir)} | environment,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from benchmarks.ending import TIED
 from tests.conftest import START_S, free_port
 
 
@@ -23,7 +24,7 @@ def plain_vllm(model: Path, folder: Path, *names: str) -> Iterator[int]:
     arguments += ["--max-model-len", "4096", "--enforce-eager"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ONECARD_", "PYTHONPATH"))}
     own = {"VLLM_PLUGINS": "", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments]
+    command = [*TIED, sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments]
     with (folder / "vllm.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=kept | own, cwd=folder)
     family: list[psutil.Process] = []

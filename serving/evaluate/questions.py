@@ -5,6 +5,7 @@ right. Paths are relative to the file.
 """
 
 import base64
+import hashlib
 import json
 import mimetypes
 import re
@@ -19,7 +20,8 @@ from serving.errors import UsageError
 
 @dataclass(frozen=True)
 class Question:
-    """`right` judges an answer. `messages` gives them as the OpenAI SDK takes them, when they are sent: pictures are large."""
+    """`key` is another one when a picture has changed. `right` judges an answer. `messages` gives them as the OpenAI SDK takes
+    them, when they are sent: pictures are large."""
 
     key: str
     messages: Callable[[], list[dict[str, Any]]]
@@ -48,7 +50,7 @@ def file_questions(file: Path) -> list[Question]:
             continue
         try:
             found.append(_question(json.loads(line), f"{file.stem}-{number}", file.parent))
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(
                 f'{file}, line {number} is no question ({error}). A line is {{"image": "a.jpg", "question": "…", "answer": '
                 '"…"}.'
@@ -63,6 +65,9 @@ def _question(row: dict[str, Any], key: str, folder: Path) -> Question:
     for file in pictures:
         if not file.is_file():
             raise ValueError(f"there is no file {file}")
+    if pictures:
+        seen = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in pictures)
+        key = f"{key}-{hashlib.sha256(seen).hexdigest()[:12]}"
     answers = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
     accepted = {normalized(str(answer)) for answer in answers}
     messages = partial(_messages, pictures, str(row["question"]))

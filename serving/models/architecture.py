@@ -17,7 +17,7 @@ QWEN3_5 = "Qwen3_5ForConditionalGeneration"
 KNOWN = (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, QWEN3_5)
 # vLLM makes a longer table for a video's positions, but where the model's class knows that they never run ahead of its tokens,
 # as Qwen3-VL's does (`mrope_positions_factor` in vllm/model_executor/models/qwen3_vl.py).
-_POSITIONS_OF_QWEN2 = 4
+MROPE_POSITIONS_FACTOR = 4
 # No model has more of anything.
 _LARGEST_NUMBER = 10**9
 
@@ -178,7 +178,7 @@ def _qwen2_text(text: dict[str, Any], tied: bool) -> Text:
     d, heads, kv_heads, size = attention_sizes(text)
     attention = 2 * d * heads * size + 2 * d * kv_heads * size
     biases = (heads + 2 * kv_heads) * size
-    return text_of(text, tied, linear=attention, other=biases + 2 * d, positions_factor=_POSITIONS_OF_QWEN2)
+    return text_of(text, tied, linear=attention, other=biases + 2 * d, positions_factor=MROPE_POSITIONS_FACTOR)
 
 
 def _qwen3_text(text: dict[str, Any], tied: bool) -> Text:

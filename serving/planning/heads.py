@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from serving.errors import CheckpointError, UsageError
-from serving.models.architecture import QWEN2_5_VL, QWEN3_VL, Shape, attention_sizes, need, text_of
+from serving.models.architecture import (
+    MROPE_POSITIONS_FACTOR,
+    QWEN2_5_VL,
+    QWEN3_VL,
+    Shape,
+    attention_sizes,
+    need,
+    text_of,
+)
 from serving.models.checkpoint import read_json, read_tensors
 from serving.models.files import Files
 from serving.models.tensors import Tensor
@@ -133,11 +141,14 @@ def _layers(config: Mapping[str, Any]) -> tuple[int, ...] | None:
 
 def _sizes(files: Files, config: dict[str, Any], tensors: Mapping[str, Tensor], architecture: str) -> Head:
     """A layer of Llama or Qwen3, whose first takes the token's embedding beside the hidden state (llama_eagle3.py and
-    qwen3_eagle3.py in vllm/model_executor/models/)."""
+    qwen3_eagle3.py in vllm/model_executor/models/). Both leave the length of a table for three kinds of positions to `get_rope`
+    (layers/rotary_embedding/__init__.py), Qwen3-VL's head too."""
     d, heads, kv_heads, size = attention_sizes(config)
     attention = 2 * d * heads * size + 2 * d * kv_heads * size
     norms = 3 * d + (2 * size if architecture in _QWEN3 else 0)
-    text = text_of(config, tied=False, linear=attention, other=norms)
+    rope = config.get("rope_scaling") or config.get("rope_parameters")
+    factor = MROPE_POSITIONS_FACTOR if isinstance(rope, dict) and "mrope_section" in rope else 1
+    text = text_of(config, tied=False, linear=attention, other=norms, positions_factor=factor)
     drafted = need({"draft_vocab_size": text.vocab_size} | config, "draft_vocab_size")
     hidden_states = need({"num_aux_hidden_states": 3} | config, "num_aux_hidden_states")
     if tensors:

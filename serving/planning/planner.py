@@ -1,7 +1,7 @@
 """The plan is made: a pure function of (profile, model, checkpoint, hardware, the user's own engine arguments).
 
 It decides the card's memory, vLLM's arguments and the limits that the guard enforces. It starts nothing and reads
-nothing. How large each part is, `memory.py` knows; what a policy wants and gives up, `policy.py`.
+nothing. What one choice of settings comes to, `sizing.py` knows; what a policy wants and gives up, `policy.py`.
 """
 
 from dataclasses import dataclass, replace
@@ -10,14 +10,14 @@ from typing import Any
 from serving.errors import UsageError
 from serving.machine.hardware import Gpu, Hardware
 from serving.machine.onecards import among
-from serving.models.architecture import QWEN3_VL, Shape, Text, Vision, read_shape
+from serving.models.architecture import QWEN3_VL, Shape, Vision, read_shape
 from serving.models.checkpoint import Checkpoint
 from serving.models.weights import Weights, at_loading, measure_weights
 from serving.planning import memory
 from serving.planning.adapters import Adapter, planned_slots
 from serving.planning.asked import Asked, read_asked
-from serving.planning.heads import DraftHead, check_head, speculation_of
-from serving.planning.memory import MEASURED, MIB, Constants, Load
+from serving.planning.heads import DraftHead, check_head
+from serving.planning.memory import MEASURED, MIB, Constants
 from serving.planning.plan import (
     Capacity,
     MemoryMib,
@@ -25,13 +25,12 @@ from serving.planning.plan import (
     PlannedAdapters,
     PlannedGpu,
     PlannedLimits,
-    PlannedSpeculation,
 )
 from serving.planning.planned_args import Choices, planned_args
-from serving.planning.policy import Settings, concessions, cudagraph_sizes, encoder_budgets, flashinfer, wished
+from serving.planning.policy import Settings, concessions, wished
 from serving.planning.present import planned_gpu
 from serving.planning.profile import Model, Profile, Video
-from serving.planning.speculation import Speculation
+from serving.planning.sizing import Sized, Sizing, graphs_of
 from serving.planning.verdict import (
     QUESTION_TOKENS,
     check_adapters,
@@ -47,14 +46,10 @@ from serving.planning.verdict import (
 )
 from serving.planning.video import Frames
 
-# What the prediction may be wrong by, and what the desktop may take meanwhile.
-_HEADROOM_MIB = 200
 # A conversation of fewer tokens than this is of no use with pictures.
 _SHORTEST_CONTEXT = 2048
 # Of an architecture whose parts are not known: the share that is kept free for them.
 _UNKNOWN_SHARE = 0.3
-# On a CPU: Python, torch and vLLM in two processes; no graphs; what the allocator keeps.
-_CPU = Constants(context=1536 * MIB, workspace=0, graph_of_layer=0, fragments=256 * MIB, fragments_share=0.5)
 
 
 @dataclass(frozen=True)
@@ -140,15 +135,28 @@ class Subject:
         wished_for = self._limits(asked)
         limits = self._within(context, wished_for, asked, shape.vision)
         wish, fixed = self._wish(asked, limits, shape)
-        draft = self._draft(asked, shape, weights, gpu, wish)
+        sizing = Sizing(
+            profile=self.profile,
+            asked=asked,
+            shape=shape,
+            weight_bytes=weights.total,
+            usable_mib=gpu.usable_mib,
+            capability=self._capability,
+            pictures=wished_for.max_images_per_request > 0,
+            constants=self.constants,
+            adapters=self.adapters,
+            head=self.head,
+            cards=self.tensor_parallel_size,
+        )
+        sized = sizing.of(wish)
         for settings in concessions(wish, fixed):
-            if draft.kv_tokens >= context and draft.memory_mib.total <= gpu.usable_mib:
+            if sized.kv_tokens >= context and sized.memory_mib.total <= gpu.usable_mib:
                 break
-            draft = self._draft(asked, shape, weights, gpu, settings)
-        given_up = conceded(replace(wish, max_image_pixels=wished_for.max_image_pixels), draft.settings)
-        shortest = max(_SHORTEST_CONTEXT, draft.image_tokens + QUESTION_TOKENS)
-        if asked.number("max_model_len") is None and shortest <= draft.kv_tokens // 1024 * 1024 < context:
-            shorter = draft.kv_tokens // 1024 * 1024
+            sized = sizing.of(settings)
+        given_up = conceded(replace(wish, max_image_pixels=wished_for.max_image_pixels), sized.settings)
+        shortest = max(_SHORTEST_CONTEXT, sized.image_tokens + QUESTION_TOKENS)
+        if asked.number("max_model_len") is None and shortest <= sized.kv_tokens // 1024 * 1024 < context:
+            shorter = sized.kv_tokens // 1024 * 1024
             given_up = (*given_up, f"conversations of {shorter:,} instead of {context:,} tokens")
             context = shorter
         if gpu.taken_mib:
@@ -156,15 +164,15 @@ class Subject:
             given_up = (*given_up, held)
         if self.tensor_parallel_size > 1:
             given_up = (*given_up, cost_of_sharing(shape.text, self.tensor_parallel_size))
-        limits = limits.model_copy(update={"max_image_pixels": draft.settings.max_image_pixels})
+        limits = limits.model_copy(update={"max_image_pixels": sized.settings.max_image_pixels})
         if video := self.profile.video:
-            limits, context = self._with_video(video, asked, limits, shape, context, draft.kv_tokens)
+            limits, context = self._with_video(video, asked, limits, shape, context, sized.kv_tokens)
             if limits.max_video_frames < video.max_frames:
                 given_up = (*given_up, f"{limits.max_video_frames} instead of {video.max_frames} frames of a video")
-        check_whole(asked, draft.settings, context, draft.image_tokens)
-        needed_mib = -(-(draft.state_bytes + memory.kv_bytes(context, draft.token_bytes, asked.block_size)) // MIB)
-        reason = reason_against(gpu, draft.memory_mib, draft.kv_tokens, context, needed_mib, weights.precision)
-        return self._plan(asked, limits, context, weights, gpu, draft, reason, given_up=given_up)
+        check_whole(asked, sized.settings, context, sized.image_tokens)
+        needed_mib = -(-(sized.state_bytes + memory.kv_bytes(context, sized.token_bytes, asked.block_size)) // MIB)
+        reason = reason_against(gpu, sized.memory_mib, sized.kv_tokens, context, needed_mib, weights.precision)
+        return self._plan(asked, limits, context, weights, gpu, sized, reason, given_up=given_up)
 
     def _limits(self, asked: Asked) -> PlannedLimits:
         """The user's, whom vLLM and the processor obey; else the profile's, and never more than the processor makes of one."""
@@ -216,78 +224,8 @@ class Subject:
             return replace(wish, prompt_graphs=bool(graphs) and not asked.enforce_eager), fixed | {"prompt_graphs"}
         return wish, fixed
 
-    def _draft(self, asked: Asked, shape: Shape, weights: Weights, gpu: PlannedGpu, settings: Settings) -> "_Draft":
-        """What these settings need, and what they leave to the KV cache."""
-        pictures = self._limits(asked).max_images_per_request > 0
-        load = Load(
-            max_num_seqs=settings.max_num_seqs,
-            max_num_batched_tokens=settings.max_num_batched_tokens,
-            image_tokens=settings.max_image_pixels // shape.vision.pixels_per_token if pictures else 0,
-            cudagraph_sizes=len(self._graphs(asked, settings)),
-            lora=planned_slots(self.adapters, asked),
-            speculation=self._speculation(asked),
-            flashinfer=flashinfer(self._capability, asked.kv_bytes_per_value, asked.attention_backend),
-        )
-        load = replace(load, encoder_budgets=self._encoder_budgets(asked, settings, load.encoder_tokens))
-        constants = _CPU if self.profile.device == "cpu" else self.constants
-        needed = MemoryMib.of(
-            memory.parts(shape, weights.total, load, constants, self.tensor_parallel_size), headroom=_HEADROOM_MIB
-        )
-        kv_mib = self._kv_mib(asked, gpu.usable_mib - needed.total)
-        state = settings.max_num_seqs * memory.state_bytes_per_sequence(shape.text)
-        speculation = self._planned_speculation(asked, shape, load, constants)
-        token = _kv_bytes(asked, shape.text) + (speculation.kv_bytes_per_token if speculation else 0)
-        kv_tokens = memory.kv_tokens(kv_mib * MIB - state, token, asked.block_size)
-        return _Draft(
-            settings,
-            needed.model_copy(update={"kv_cache": kv_mib}),
-            kv_tokens,
-            token,
-            state,
-            load.image_tokens,
-            load.encoder_tokens,
-            load.encoder_budgets,
-            speculation,
-        )
-
     def _exchanges(self, shape: Shape | None) -> int:
         return exchanges(shape.text) if shape and self.tensor_parallel_size > 1 else 0
-
-    def _graphs(self, asked: Asked, settings: Settings) -> list[int]:
-        if self.profile.device == "cpu" or asked.enforce_eager:
-            return []
-        sizes = asked.compilation.get("cudagraph_capture_sizes")
-        return sizes if isinstance(sizes, list) else cudagraph_sizes(settings, self._speculation(asked).rows)
-
-    def _speculation(self, asked: Asked) -> Speculation:
-        context = asked.number("max_model_len") or self.profile.context
-        return speculation_of(asked.speculation, self.head, self.tensor_parallel_size, context)
-
-    def _planned_speculation(
-        self, asked: Asked, shape: Shape, load: Load, constants: Constants
-    ) -> PlannedSpeculation | None:
-        wish, head = asked.speculation, load.speculation.head
-        if wish is None:
-            return None
-        return PlannedSpeculation(
-            method=wish.method,
-            tokens=wish.tokens,
-            head=self.head.name if self.head and head else None,
-            mib=-(-memory.cost_of_speculation(shape, load, constants) // MIB),
-            weights_mib=-(-head.weights // MIB) if head else 0,
-            kv_bytes_per_token=_kv_bytes(asked, head.text) if head else 0,
-        )
-
-    def _encoder_budgets(self, asked: Asked, settings: Settings, encoder_tokens: int) -> tuple[int, ...]:
-        given = asked.compilation.get("encoder_cudagraph_token_budgets")
-        if settings.prompt_graphs and isinstance(given, list) and given:
-            return tuple(given)
-        return encoder_budgets(settings, encoder_tokens)
-
-    def _kv_mib(self, asked: Asked, left_mib: int) -> int:
-        if given := asked.number("kv_cache_memory_bytes"):
-            return given // MIB
-        return max(0, min(left_mib, self.profile.kv_cache_mib or left_mib))
 
     def _unpredicted(self, asked: Asked, weights: Weights, gpu: PlannedGpu) -> Plan:
         """An architecture without formulas: vLLM profiles it at start, with a wide margin left to it."""
@@ -300,8 +238,9 @@ class Subject:
         )
         # How long a conversation it holds is vLLM's to say.
         reason = reason_against(gpu, planned, context, context, 0, weights.precision)
-        draft = _Draft(self._wish(asked, limits, None)[0], planned)
-        return self._plan(asked, limits, context, weights, gpu, draft, reason, predicted=False)
+        settings = self._wish(asked, limits, None)[0]
+        sized = Sized(settings, planned, graphs_of(self.profile, asked, settings))
+        return self._plan(asked, limits, context, weights, gpu, sized, reason, predicted=False)
 
     def _plan(
         self,
@@ -310,25 +249,25 @@ class Subject:
         context: int,
         weights: Weights,
         gpu: PlannedGpu,
-        draft: "_Draft",
+        sized: Sized,
         reason: str | None,
         *,
         given_up: tuple[str, ...] = (),
         predicted: bool = True,
     ) -> Plan:
-        settings, slots, shape = draft.settings, planned_slots(self.adapters, asked), self._shape()
+        settings, slots, shape = sized.settings, planned_slots(self.adapters, asked), self._shape()
         chosen = Choices(
             settings=settings,
             limits=limits,
             context=context,
-            cudagraph_sizes=self._graphs(asked, settings),
-            encoder_budgets=draft.encoder_budgets,
-            memory=draft.memory_mib,
+            cudagraph_sizes=sized.cudagraph_sizes,
+            encoder_budgets=sized.encoder_budgets,
+            memory=sized.memory_mib,
             predicted=predicted,
             lora=slots,
             adapters=self.adapters,
             present_mib=gpu.present_mib,
-            head=self.head.place if self.head and draft.speculation and draft.speculation.head else None,
+            head=self.head.place if self.head and sized.speculation and sized.speculation.head else None,
             tensor_parallel_size=self.tensor_parallel_size,
         )
         return Plan(
@@ -340,15 +279,15 @@ class Subject:
             predicted=predicted,
             given_up=given_up,
             gpu=gpu,
-            memory_mib=draft.memory_mib,
+            memory_mib=sized.memory_mib,
             engine_args=planned_args(self.profile, self.model, self.checkpoint, asked, chosen),
             capacity=Capacity(
-                kv_tokens=draft.kv_tokens,
+                kv_tokens=sized.kv_tokens,
                 max_model_len=context,
                 max_num_seqs=settings.max_num_seqs,
-                image_tokens=draft.image_tokens,
-                concurrent_images=draft.kv_tokens // max(1, draft.image_tokens),
-                encoder_tokens=draft.encoder_tokens,
+                image_tokens=sized.image_tokens,
+                concurrent_images=sized.kv_tokens // max(1, sized.image_tokens),
+                encoder_tokens=sized.encoder_tokens,
             ),
             limits=limits,
             adapters=PlannedAdapters(
@@ -358,27 +297,6 @@ class Subject:
             )
             if slots
             else None,
-            speculation=draft.speculation,
+            speculation=sized.speculation,
             expected=expected(self.profile.gpu, weights, self._exchanges(shape)),
         )
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """What one choice of settings comes to: each part of the memory, and how many tokens fit its KV cache, where each takes
-    `token_bytes` and all requests together `state_bytes`."""
-
-    settings: Settings
-    memory_mib: MemoryMib
-    kv_tokens: int = 0
-    token_bytes: int = 0
-    state_bytes: int = 0
-    image_tokens: int = 0
-    encoder_tokens: int = 0
-    encoder_budgets: tuple[int, ...] = ()
-    speculation: PlannedSpeculation | None = None
-
-
-def _kv_bytes(asked: Asked, text: Text) -> int:
-    """Of one token in those layers, at the precision that was asked for."""
-    return memory.kv_bytes_per_token(text) * asked.kv_bytes_per_value // 2

@@ -1,5 +1,5 @@
 """One card's server from start to end: started, watched, started again when it dies or hangs, and ended. The port, sleep and
-the end of everything are the house's, which is the supervisor.
+the end of everything are the house's, which is the supervisor; what a death means is `aftermath.py`'s.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from serving.errors import GaveUpError, OnecardError
-from serving.guard.in_engine import left_by
 from serving.guard.suspects import Suspects
 from serving.ipc.board import Board
 from serving.ipc.handover import Given
@@ -21,9 +20,10 @@ from serving.machine.notify import Notifier
 from serving.machine.processes import STOP_GRACE_S
 from serving.machine.progress import Progress, keep_typical, read_typical
 from serving.machine.state_dir import ipc_dir
+from serving.supervisor.aftermath import Aftermath
 from serving.supervisor.console import Console
 from serving.supervisor.life import Ears, Life
-from serving.supervisor.restarts import Restarts, slept_s
+from serving.supervisor.restarts import slept_s
 from serving.supervisor.room import Replan, Room
 from serving.supervisor.server_log import ServerLog
 from serving.supervisor.situation import Stage
@@ -87,9 +87,7 @@ class Lane:
         self.room = Room(stage, house.console, replan, house.rest)
         self._house = house
         self._log = ServerLog(stage.launch.run_dir / "server.log")
-        self._restarts = Restarts()
-        self._refusal: tuple[str, int] | None = None
-        self._hang: str | None = None
+        self._aftermath = Aftermath(stage, self._log, house.suspects)
         self._beat_at = 0.0
         self._drained = asyncio.Event()
         # When a server that is to leave may be ended.
@@ -105,8 +103,8 @@ class Lane:
                 if self._over:
                     return
                 if self.stage.launch.woken_at is not None:
-                    raise CouldNotWakeError(self._refusal[0] if self._refusal else self._log.explain())
-                await self._pause(0.0 if await self._waited_for_memory() else self._after_crash())
+                    raise CouldNotWakeError(self._aftermath.why)
+                await self._pause(0.0 if await self._waited_for_memory() else self._aftermath.pause_s())
         except OnecardError as error:
             self.gave_up = error
             self.stage.lost = str(error)
@@ -146,11 +144,9 @@ class Lane:
         stage, house = self.stage, self._house
         stage.begin()
         launch = stage.launch
-        self._refusal = self._hang = None
         self._drained.clear()
         self._left.clear()
-        self._log.begin()
-        left_by(stage.launch.run_dir)  # by one that was ended, and has died of nothing
+        self._aftermath.begin()
         self._show(house.console.step)
         await self._listens(False)
         has_nvcc = shutil.which("nvcc") is not None
@@ -224,11 +220,11 @@ class Lane:
                 await self._give_up_on_it(event["reason"])
             case "failed":
                 if self.stage.launch.restarts == 0:  # later, it may have been a passing trouble: that is a crash
-                    self._refusal = (event["reason"], GaveUpError.exit_code)
+                    self._aftermath.refusal = (event["reason"], GaveUpError.exit_code)
                 if self.life:
                     await self.life.process.clear()
             case "refused":
-                self._refusal = (event["reason"], event["exit_code"])
+                self._aftermath.refusal = (event["reason"], event["exit_code"])
 
     def _became_ready(self, measured: dict[str, Any], wake_s: float | None) -> None:
         stage = self.stage
@@ -277,7 +273,7 @@ class Lane:
         if self._house.leaving:  # it is to end anyway
             self._drained.set()
         elif self.stage.state == "ready":
-            self._hang = reason
+            self._aftermath.hang = reason
             await self._begin_restart()
             await asyncio.sleep(_LAST_WORDS_S)
             self.life.process.kill()
@@ -287,34 +283,10 @@ class Lane:
         stage = self.stage
         stage.state = "restarting"
         stage.progress = Progress(read_typical(stage.launch.run_dir, stage.what))
-        self._blame()
+        self._aftermath.blame()
         await self._listens(False)
 
-    def _blame(self) -> None:
-        """Notes what the server may have died of, before another card's gets it."""
-        suspects = self._house.suspects
-        suspects.blame(found := left_by(self.stage.launch.run_dir))
-        crashes = {digest.hex()[:16]: record.crashes for digest in found if (record := suspects.record(digest))}
-        if crashes:
-            self._log.write(f"requests that were in the engine, and at how many crashes: {crashes}\n")
-
     # --- after a crash ---
-
-    def _after_crash(self) -> float:
-        """The pause before the next start. Raises OnecardError when another would end as this one did."""
-        if self._refusal:
-            reason, code = self._refusal
-            error = OnecardError(reason)
-            error.exit_code = code
-            raise error
-        why = self._hang or self._log.explain()
-        ready_at = self.stage.ready_at
-        if ready_at is None and self.stage.launch.restarts == 0:
-            raise GaveUpError(f"The server ended before it was ready: {why}")
-        pause_s = self._restarts.crashed(None if ready_at is None else time.monotonic() - ready_at)
-        if pause_s is None:
-            raise GaveUpError(f"The server {self._restarts.too_many} and is not started again: {why}")
-        return pause_s
 
     async def _waited_for_memory(self) -> bool:
         """Whether another program had taken the GPU's memory, of which a server dies: no crash loop, and no use starting
@@ -330,7 +302,6 @@ class Lane:
         stage = self.stage
         stage.launch = stage.launch.model_copy(update={"restarts": stage.launch.restarts + 1})
         stage.progress = Progress(stage.launch.typical_s)
-        server = f"The server {stage.place}".rstrip()
-        what = f"{server} was ended, since {self._hang}," if self._hang else f"{server} died"
-        self._house.console.say(f"{what} and is started again (restart {stage.launch.restarts}, in {seconds:.0f} s).")
+        again = f"is started again (restart {stage.launch.restarts}, in {seconds:.0f} s)"
+        self._house.console.say(f"{self._aftermath.what} and {again}.")
         await self._house.rest(seconds)

@@ -13,6 +13,7 @@ import httpx
 import pytest
 import yaml
 
+from benchmarks.ending import TIED
 from tests.conftest import free_port
 from tests.prometheus.binaries import NotToBeHadError, binary
 
@@ -94,6 +95,7 @@ def running(folder: Path, targets: dict[str, int], *, quick: dict[str, str] | No
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(
             [
+                *TIED,
                 program,
                 f"--config.file={folder / 'prometheus.yml'}",
                 f"--storage.tsdb.path={folder / 'data'}",

@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from benchmarks.ending import TIED
 from tests.conftest import START_S, free_port
 
 # The real guard and supervisor before an application that answers as slowly as it is told to.
@@ -75,7 +76,7 @@ def started(folder: Path, *flags: str) -> Iterator[Running]:
     environment = os.environ | {"ONECARD_STATE_DIR": str(folder / "state"), "RAY_TMPDIR": _short(folder)}
     with output.open("wb") as stream:
         process = subprocess.Popen(
-            words, stdout=stream, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            [*TIED, *words], stdout=stream, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
     running = Running(process, f"http://127.0.0.1:{port}", output)
     try:

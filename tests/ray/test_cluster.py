@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
+from benchmarks.ending import TIED
 from deploy.ray.cluster import head_answers
 from deploy.ray.metrics import Bridge
 from serving.errors import HardwareError, NotRunningError, OnecardError
@@ -42,7 +43,7 @@ vllm:num_requests_running 1.0
 def cluster(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
     """A Ray head of its own: its address, and the process that is the head."""
     port = free_port()
-    words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}",
+    words = [*TIED, sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}",
              "--node-ip-address=127.0.0.1", "--include-dashboard=false", "--num-cpus=4",
              f"--ray-client-server-port={free_port()}"]  # fmt: skip
     with (folder / "head.out").open("wb") as stream:

@@ -179,6 +179,24 @@ def test_of_more_answers_than_are_wanted_those_to_the_questions_count(suite: Sui
     assert read_journal(journal).keys() == {f"mine-{n}" for n in (1, 2, 3, 4, 5, 6)}
 
 
+def test_a_question_whose_picture_changed_is_asked_anew_and_no_other(tmp_path: Path) -> None:
+    file, journal, server = tmp_path / "mine.jsonl", tmp_path / "journal.jsonl", Served("none")
+    rows = [{"images": [f"{n}.png", "both.png"], "question": "?", "answer": "red"} for n in range(3)]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for name in ("0", "1", "2", "both"):
+        (tmp_path / f"{name}.png").write_bytes(b"picture")
+
+    def asked() -> int:
+        before, (questions, count) = server.asked, Suite(file, 9).questions()
+        with listening(server.app) as port:
+            assert len(ask_all(f"http://127.0.0.1:{port}", questions, count, journal, "asked")) == 3
+        return server.asked - before
+
+    assert (asked(), asked()) == (3, 0)
+    (tmp_path / "1.png").write_bytes(b"another")
+    assert (asked(), asked()) == (1, 0)
+
+
 def test_a_checkpoint_that_changed_is_asked_anew(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"1")
     before = journal_of(str(tmp_path), Suite(None, 10))

@@ -210,6 +210,29 @@ def test_a_head_that_knows_fewer_positions_than_a_conversation_has_gets_a_longer
     assert own.memory_mib.weights - short.memory_mib.weights == (40_960 - 8192) * 128 * 2 // MIB
 
 
+@pytest.mark.parametrize(
+    ("named", "positions"),
+    [
+        ({"rope_scaling": {"rope_type": "default", "mrope_section": [24, 20, 20]}}, 4 * 40_960),
+        ({"rope_parameters": {"rope_theta": 5e6, "rope_type": "default", "mrope_section": [24, 20, 20]}}, 4 * 40_960),
+        ({"rope_scaling": {"rope_type": "default"}}, 40_960),
+    ],
+)
+def test_the_table_of_a_heads_positions_is_as_long_as_vllms(
+    tmp_path: Path, named: dict[str, Any], positions: int
+) -> None:
+    from vllm.config import VllmConfig, set_current_vllm_config
+    from vllm.model_executor.layers.rotary_embedding import get_rope
+    from vllm.transformers_utils.config import get_config
+
+    head = write_headers(tmp_path, QWEN | named)
+    config = get_config(head, trust_remote_code=False)
+    with set_current_vllm_config(VllmConfig()):
+        made = get_rope(128, config.max_position_embeddings, rope_parameters=config.rope_parameters)
+    assert made.cos_sin_cache.shape == (positions, 128)
+    assert memory.rotary_table(sizes_of(head).text) == positions * 128 * 2
+
+
 def test_a_cache_of_eight_bits_keeps_the_heads_layer_so_too(tmp_path: Path) -> None:
     plan = plan_with(write_headers(tmp_path, QWEN), "--kv-cache-dtype", "fp8")
     assert plan.speculation is not None

@@ -18,6 +18,7 @@ import httpx
 import psutil
 import pytest
 
+from benchmarks.ending import TIED
 from serving.errors import UsageError
 from serving.guard.respond import asks_again
 from serving.guard.suspects import CONVICTED_AT
@@ -77,7 +78,7 @@ def supervised(
     )
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.stand_in.supervised", str(port), str(drain_s), str(hang_s)],
+            [*TIED, sys.executable, "-m", "tests.stand_in.supervised", str(port), str(drain_s), str(hang_s)],
             cwd=Path(__file__).parents[2], env=environment, stdout=output, stderr=output,
         )  # fmt: skip
     try:
