@@ -160,6 +160,7 @@ class Supervisor:
                 self._waiting.close()
             else:
                 await self._waiting.open()
+        self._at.note()
 
     def speaks(self, lane: Lane) -> bool:
         return lane.stage is self._at.lead

@@ -192,6 +192,15 @@ def test_stop_without_a_server_is_refused(content: str) -> None:
         stop_server(8000)
 
 
+@pytest.mark.parametrize("order", [stop_server, send_to_sleep, wake_up])
+def test_a_server_that_keeps_its_state_elsewhere_is_not_said_to_be_none(
+    launch: Launch, order: Callable[[int], object]
+) -> None:
+    with listening(waiting_room(launch)) as port, pytest.raises(OnecardError, match="Set ONECARD_STATE_DIR") as refused:
+        order(port)
+    assert refused.value.exit_code == 1  # 11 is that none is there
+
+
 @pytest.mark.parametrize(
     ("said_by_the_kernel", "error", "says"),
     [

@@ -77,7 +77,8 @@ def supervised(
     )
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.stand_in.supervised", str(port), str(drain_s), str(hang_s)],
+            # The last words are what the commands know a onecard by.
+            [sys.executable, "-m", "tests.stand_in.supervised", str(port), str(drain_s), str(hang_s), "onecard", "serve"],
             cwd=Path(__file__).parents[2], env=environment, stdout=output, stderr=output,
         )  # fmt: skip
     try:
