@@ -10,6 +10,7 @@ import contextlib
 import signal
 import socket
 import time
+from pathlib import Path
 from typing import Literal
 
 from serving.errors import GaveUpError, OnecardError
@@ -98,7 +99,9 @@ class Supervisor:
         self._at.note()
         beside = [asyncio.create_task(each) for each in (self._alive(), self._tend())]
         home, port = self._at.launch.home, self._at.launch.port
-        companion = await exporter.start_child(port, home / "exporter.log")
+        companion = await exporter.start_child(port, exporter_log := home / "exporter.log")
+        if companion:
+            beside.append(asyncio.create_task(self._miss(companion, exporter_log)))
         try:
             while not self.stop.is_set():
                 if self._at.leaving:
@@ -283,6 +286,10 @@ class Supervisor:
         while True:
             self.notifier.alive()
             await asyncio.sleep(1)
+
+    async def _miss(self, companion: asyncio.subprocess.Process, log: Path) -> None:
+        why = await exporter.end_of_child(companion, log)
+        self.console.say(f"The exporter has ended, and Prometheus is told nothing of the card: {why}")
 
 
 async def _either(one: asyncio.Event, other: asyncio.Event) -> None:
