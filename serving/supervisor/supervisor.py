@@ -89,10 +89,12 @@ class Supervisor:
         self._waiting = Listener(room, listening)
 
     async def run(self) -> None:
-        """Serves until SIGTERM or SIGINT; a second one kills at once. SIGUSR1 is `onecard sleep`, SIGUSR2 `onecard wake`."""
+        """Serves until SIGTERM, SIGINT or SIGHUP; a second one kills at once. SIGUSR1 is `onecard sleep`, SIGUSR2 `wake`."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._asked_to_stop, self.drain_s)
         loop.add_signal_handler(signal.SIGINT, self._asked_to_stop, min(self.drain_s, _CTRL_C_DRAIN_S))
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # its terminal is closed; under nohup it outlives that
+            loop.add_signal_handler(signal.SIGHUP, self._asked_to_stop, min(self.drain_s, _CTRL_C_DRAIN_S))
         loop.add_signal_handler(signal.SIGUSR1, self._leave, "sleep", self.drain_s)
         loop.add_signal_handler(signal.SIGUSR2, self._asked_to_wake)
         self.suspects.forget()

@@ -175,8 +175,20 @@ def test_an_answer_that_outlasts_the_drain_time_is_broken_off(tmp_path: Path) ->
     broken_off(tmp_path, signal.SIGTERM, drain_s=0.3)
 
 
-def test_ctrl_c_waits_for_no_long_answer(tmp_path: Path) -> None:
-    broken_off(tmp_path, signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_or_a_closed_terminal_waits_for_no_long_answer(tmp_path: Path, number: signal.Signals) -> None:
+    broken_off(tmp_path, number)
+
+
+def test_under_nohup_it_outlives_its_terminal(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does, and its children inherit
+    try:
+        with supervised(tmp_path) as running:
+            running.until(200)
+            running.process.send_signal(signal.SIGHUP)
+            assert running.ask(tokens=100).status_code == 200
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_what_does_not_end_by_itself_is_killed(tmp_path: Path) -> None:
