@@ -223,7 +223,7 @@ def _open_log(file: Path, port: int, card: int) -> IO[str]:
         return file.open(encoding="utf-8", errors="replace")
     except FileNotFoundError as error:
         of = f"card {card} of port {port}" if card else f"port {port}"
-        raise NotRunningError(f"There is no log for {of} ({file}). Was a server started there?") from error
+        raise NotRunningError(f"There is no log for {of} ({file}). Was a server started there, with this ONECARD_STATE_DIR?") from error
     except OSError as error:
         raise NotRunningError(
             f"{file} cannot be read: {error.strerror}. Does the server run as another user?"

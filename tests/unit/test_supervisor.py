@@ -1,7 +1,9 @@
 """The supervisor over a server process without an engine (tests/stand_in): real sockets, processes and signals."""
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -253,6 +255,18 @@ def test_a_full_disk_is_no_reason_not_to_start_again(tmp_path: Path) -> None:
         running.process.terminate()
         assert running.ends() == 0
         assert "Traceback" not in running.output.read_text()
+
+
+def test_a_state_folder_that_somebody_removes_is_there_again_with_the_next_start(tmp_path: Path) -> None:
+    with supervised(tmp_path) as running:
+        running.until(200)
+        home = tmp_path / str(running.port)
+        shutil.rmtree(home)
+        running.server().kill()
+        running.until(503)
+        running.until(200)
+        assert json.loads((home / "server.json").read_text())["pid"] == running.process.pid
+        assert (home / "server.log").exists()
 
 
 def test_nobody_has_to_hear_what_is_said_of_a_start(tmp_path: Path) -> None:
