@@ -38,6 +38,11 @@ def fetch_status(port: int, key: str | None = None, timeout_s: float = 10) -> di
         if error.response.status_code == 401:
             raise OnecardError("The server needs a key: set ONECARD_API_KEY to one that it knows.") from error
         raise NotRunningError(f"Something answers on port {port}, but it is not onecard ({url}: {error}).") from error
+    except httpx.TimeoutException as error:
+        raise NotRunningError(
+            f"What listens on port {port} does not answer within {timeout_s:.0f} s. A server that is stuck is ended "
+            "and started again, after 90 s or what --hang-seconds says; `onecard logs` shows what it did last."
+        ) from error
     except (httpx.HTTPError, ValueError) as error:
         raise NotRunningError(
             f"No onecard answers on port {port}. Start it with `onecard serve`, or name its port with --port."
@@ -223,7 +228,9 @@ def _open_log(file: Path, port: int, card: int) -> IO[str]:
         return file.open(encoding="utf-8", errors="replace")
     except FileNotFoundError as error:
         of = f"card {card} of port {port}" if card else f"port {port}"
-        raise NotRunningError(f"There is no log for {of} ({file}). Was a server started there, with this ONECARD_STATE_DIR?") from error
+        raise NotRunningError(
+            f"There is no log for {of} ({file}). Was a server started there, with this ONECARD_STATE_DIR?"
+        ) from error
     except OSError as error:
         raise NotRunningError(
             f"{file} cannot be read: {error.strerror}. Does the server run as another user?"

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -190,6 +191,14 @@ def test_stop_without_a_server_is_refused(content: str) -> None:
     (make_run_dir(8000) / "server.json").write_text(content)
     with pytest.raises(NotRunningError, match="No onecard runs on port 8000"):
         stop_server(8000)
+
+
+def test_a_server_that_hangs_is_not_said_to_be_started() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        port = deaf.getsockname()[1]
+        with pytest.raises(NotRunningError, match=f"listens on port {port} does not answer") as refused:
+            fetch_status(port, timeout_s=0.2)
+    assert "onecard serve" not in str(refused.value)
 
 
 @pytest.mark.parametrize("order", [stop_server, send_to_sleep, wake_up])
