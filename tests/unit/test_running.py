@@ -388,6 +388,15 @@ def test_the_server_process_speaks_to_nobody_outside(folder: Path, monkeypatch: 
     assert child_environment(folder / "x", folder, has_nvcc=False)["VLLM_USE_FLASHINFER_SAMPLER"] == "1"
 
 
+def test_the_server_process_reads_utf_8_in_every_locale(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("LC_ALL", "C"), ("PYTHONUTF8", "0"), ("PYTHONCOERCECLOCALE", "0")):
+        monkeypatch.setenv(name, value)
+    (folder / "template").write_text("→", encoding="utf-8")
+    command = [sys.executable, "-c", f"print(len(open({str(folder / 'template')!r}).read()))"]
+    for environment, code in ((None, 1), (child_environment(folder, folder, has_nvcc=True), 0)):
+        assert subprocess.run(command, env=environment, stderr=subprocess.DEVNULL, timeout=60).returncode == code
+
+
 def test_torchs_allocator_is_held_to_the_plan(launch: Launch, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
         monkeypatch.delenv(name, raising=False)
