@@ -1,5 +1,6 @@
 """The command `onecard serve`: its flags, and the way from them to a running supervisor."""
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -98,6 +99,8 @@ def serve(
     from serving.prepare import open_socket
     from serving.several import check_each, make_launches, plan_each_again, prepare_each
 
+    if (written := os.environ.get("ONECARD_LOG_FORMAT") or "text") not in ("json", "text"):
+        raise UsageError(f"ONECARD_LOG_FORMAT is {written!r}, and request lines are written as `json` or as `text`.")
     guard = GuardSettings(
         allowed_hosts=_names("--allow-host", allow_host, _HOST, "onecard.example.com"),
         allowed_origins=_names("--allow-origin", allow_origin, _ORIGIN, "https://chat.example.com"),

@@ -267,6 +267,12 @@ def test_configuration_files_that_are_nowhere_are_said_to_be(environment: dict[s
     assert f"no folder {tmp_path / 'slip' / 'profiles'}. ONECARD_CONFIGS_DIR must" in done.stderr
 
 
+def test_a_log_of_another_format_is_refused(environment: dict[str, str]) -> None:
+    done = onecard(environment | {"ONECARD_LOG_FORMAT": "JSON"}, "serve", "--profile", "cpu", "--dry-run")
+    assert done.returncode == 2
+    assert "`json`" in done.stderr
+
+
 def test_pages_and_programs_are_let_in_by_their_origins(environment: dict[str, str]) -> None:
     origins = "https://a.example http://localhost:3210/ file:// null chrome-extension://abc http://[::1]:3000"
     more = {"ONECARD_ALLOW_ORIGIN": origins, "ONECARD_ALLOW_HOST": "a.example B_c.local"}
