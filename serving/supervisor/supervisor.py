@@ -22,7 +22,7 @@ from serving.ipc.board import Board
 from serving.ipc.handover import Channel, Given
 from serving.ipc.launch import Launch
 from serving.machine.notify import Notifier
-from serving.machine.processes import SERVER
+from serving.machine.processes import SERVER, STOP_GRACE_S
 from serving.metrics.status import status_metrics
 from serving.supervisor.console import Console
 from serving.supervisor.hold import Hold
@@ -37,6 +37,8 @@ from serving.supervisor.waiting import Listener, WaitingRoom
 
 # Ctrl-C ends everything within ten seconds, so running answers get less than after SIGTERM.
 _CTRL_C_DRAIN_S = 2.0
+# Killing and clearing away, after the drain and the grace.
+_CLEARING_S = 14.0
 
 
 class Supervisor:
@@ -112,7 +114,6 @@ class Supervisor:
                     await self._serve()
         finally:
             self._at.all_are("stopped")
-            self.notifier.stopping()
             self._hold.refuse(None, "the server is ended")
             await self._waiting.clear()
             for task in beside:
@@ -277,6 +278,7 @@ class Supervisor:
         else:
             self.console.say("Stopping …")
         self.drain_s = drain_s
+        self.notifier.stopping(drain_s + STOP_GRACE_S + _CLEARING_S)
         self.stop.set()
 
     def _asked_to_wake(self) -> None:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.conftest import free_port
-from tests.unit.test_supervisor import supervised
+from tests.unit.test_supervisor import asking, supervised
 
 
 def test_the_service_manager_hears_of_start_health_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,11 +25,14 @@ def test_the_service_manager_hears_of_start_health_and_end(tmp_path: Path, monke
                 if field in message.split("\n"):
                     return message
 
-        with supervised(tmp_path) as running:
+        with supervised(tmp_path, drain_s=300) as running:
             assert "serving " in until("READY=1")
             until("WATCHDOG=1")
-            running.process.send_signal(signal.SIGTERM)
-            until("STOPPING=1")
+            with asking(running, tokens=50) as answers:
+                running.process.send_signal(signal.SIGTERM)
+                # Before the answer is done, and with the time that it may take: a service is killed after 60 s.
+                assert "EXTEND_TIMEOUT_USEC=320000000" in until("STOPPING=1").split("\n")
+                assert answers == []
             assert running.ends() == 0
 
 
