@@ -330,6 +330,15 @@ def test_the_sockets_folder_is_short_and_gone_afterwards(monkeypatch: pytest.Mon
         pass
 
 
+def test_a_temporary_folder_too_long_for_sockets_is_refused_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ("x" * 90)).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 90)))
+    with pytest.raises(OnecardError, match="set TMPDIR to a shorter folder"), ipc_dir(free_port()):
+        pass
+
+
 def test_a_reader_sees_the_old_file_or_the_new_one_and_never_half(folder: Path) -> None:
     file = folder / "facts.json"
     write_json(file, {"number": 0, "padding": "x" * 100_000})
