@@ -1,5 +1,6 @@
 """The command `onecard`: its commands in the order of `--help`, and what becomes of a refusal. Each is in serving/commands."""
 
+import errno
 import io
 import signal
 import sys
@@ -14,7 +15,9 @@ from serving.commands.planning import plan, profiles
 from serving.commands.quantize import evaluate, quantize, requantize_head
 from serving.commands.running import exporter, logs, sleep, status, stop, wake
 from serving.commands.serve import serve
-from serving.errors import OnecardError
+from serving.errors import DiskFullError, OnecardError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 app = typer.Typer(
     name="onecard",
@@ -75,6 +78,11 @@ def main() -> None:
     except OnecardError as error:
         typer.echo(f"onecard: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        typer.echo(f"onecard: What it writes to is full: {error.strerror}. Free some, and run it again.", err=True)
+        sys.exit(DiskFullError.exit_code)
     except KeyboardInterrupt:
         typer.echo("", err=True)
         sys.exit(130)

@@ -16,7 +16,7 @@ from serving.hub import resolve_model
 from serving.machine import hardware
 from serving.machine.hardware import Hardware
 from serving.machine.onecards import among
-from serving.machine.state_dir import state_dir
+from serving.machine.state_dir import run_dir, state_dir
 from serving.planning.present import chosen_profile
 from serving.planning.profile import Profile
 from serving.prepare import open_socket
@@ -49,7 +49,7 @@ def run_checks(profile_name: str, port: int) -> list[Check]:
         _vllm(profile),
         _advisories(),
         _model(profile),
-        _disk(),
+        _disk(port),
         _port(port),
         _proxies(),
         *_wsl(found),
@@ -135,8 +135,8 @@ def _model(profile: Profile) -> Check:
     return Check("model", "good", f"{profile.model} in {folder}")
 
 
-def _disk() -> Check:
-    folder = state_dir().absolute()
+def _disk(port: int) -> Check:
+    folder = run_dir(port).absolute()
     while not os.path.exists(folder):
         folder = folder.parent
     if not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):

@@ -1,5 +1,7 @@
 """The command `onecard serve`: its flags, and the way from them to a running supervisor."""
 
+import os
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -7,8 +9,12 @@ from typing import Annotated
 import typer
 
 from serving.commands.flags import CardsOption, MemoryOption, ModelOption, PortOption, ProfileOption, VllmArguments
+from serving.errors import UsageError
 
 _A_DAY_S = 86_400
+_HOST = re.compile(r"[^/:*,\s]+")
+# `file://` is that of programs with a window of their own, `null` that of pages without one.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/*,\s]*/?|null")
 
 
 def serve(
@@ -93,9 +99,11 @@ def serve(
     from serving.prepare import open_socket
     from serving.several import check_each, make_launches, plan_each_again, prepare_each
 
+    if (written := os.environ.get("ONECARD_LOG_FORMAT") or "text") not in ("json", "text"):
+        raise UsageError(f"ONECARD_LOG_FORMAT is {written!r}, and request lines are written as `json` or as `text`.")
     guard = GuardSettings(
-        allowed_hosts=tuple(name.lower() for name in allow_host or ()),
-        allowed_origins=tuple(origin.lower().rstrip("/") for origin in allow_origin or ()),
+        allowed_hosts=_names("--allow-host", allow_host, _HOST, "onecard.example.com"),
+        allowed_origins=_names("--allow-origin", allow_origin, _ORIGIN, "https://chat.example.com"),
         drain_s=drain_seconds,
         hang_timeout_s=hang_seconds,
         idle_unload_s=durations.seconds(idle_unload) if idle_unload else None,
@@ -135,3 +143,14 @@ def serve(
 
     again = partial(plan_each_again, prepared)
     asyncio.run(Supervisor(launches[0], listening, replan=again, others=tuple(launches[1:])).run())
+
+
+def _names(flag: str, given: list[str] | None, shape: re.Pattern[str], example: str) -> tuple[str, ...]:
+    """In lower case. Raises UsageError for one that no request would ever match."""
+    names = [name.lower() for name in given or ()]
+    if wrong := [name for name in names if not shape.fullmatch(name)]:
+        raise UsageError(
+            f"{flag} takes what stands in a request, as {example}, and {wrong[0]!r} never does. Several are given with the "
+            "flag before each, or in its variable with blanks between them."
+        )
+    return tuple(name.rstrip("/") for name in names)

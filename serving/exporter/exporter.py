@@ -38,8 +38,8 @@ def run_exporter(server_port: int, host: str, port: int) -> None:
     except OSError as error:
         if error.errno == 98:  # EADDRINUSE
             raise PortInUseError(
-                f"Another program listens on {host}:{port}. Choose another port with --listen-port; a second onecard on "
-                "this machine needs an exporter of its own."
+                f"Another program listens on {host}:{port}. Choose another port with --listen-port, or with "
+                "ONECARD_EXPORTER_PORT where `onecard serve` starts it (0: none); each onecard has an exporter of its own."
             ) from error
         raise UsageError(f"{host}:{port} cannot be listened on ({error.strerror or error}).") from error
     sys.stderr.write(f"onecard exporter: http://{host}:{port}/metrics, of the server on port {server_port}\n")
@@ -80,6 +80,14 @@ async def start_child(server_port: int, log: Path) -> asyncio.subprocess.Process
             env=child_environment(os.environ),
             start_new_session=True,
         )
+
+
+async def end_of_child(exporter: asyncio.subprocess.Process, log: Path) -> str:
+    """Waits for its end; why it has come, in words."""
+    code = await exporter.wait()
+    said = log.read_text(encoding="utf-8", errors="replace").split("\n") if code > 0 and log.is_file() else []
+    last = next((line for line in reversed(said) if line.strip()), f"exit code {code}")
+    return last.removeprefix("onecard: ")
 
 
 async def end_child(exporter: asyncio.subprocess.Process) -> None:

@@ -13,6 +13,7 @@ import hmac
 import ipaddress
 import logging
 import os
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ from serving.guard.respond import refuse
 logger = logging.getLogger("vllm.onecard")
 
 QUOTAS = ("requests/minute", "requests/day", "tokens/minute", "tokens/day")
+_COUNT = re.compile(r"[0-9]{1,18}")
 _LOOK_EVERY_S = 1.0
 
 
@@ -86,7 +88,7 @@ def _quotas(file: Path, number: int, words: list[str]) -> dict[str, int]:
     quotas: dict[str, int] = {}
     for word in words:
         name, _, value = word.partition("=")
-        if name not in QUOTAS or not value.isdigit():
+        if name not in QUOTAS or not _COUNT.fullmatch(value):
             near = difflib.get_close_matches(name, QUOTAS, n=1)
             hint = f" Did you mean {near[0]}=N?" if near else f" Known: {', '.join(QUOTAS)}, as in tokens/day=100000."
             raise ConfigError(f"{file}, line {number}: {word!r} is no quota.{hint}")

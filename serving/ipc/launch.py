@@ -156,6 +156,8 @@ def child_environment(
         # vLLM's IPC sockets lie where the supervisor can clear them away.
         "VLLM_RPC_BASE_PATH": str(ipc_dir),
         "PYTHONUNBUFFERED": "1",
+        # torch opens files of its own in the locale's encoding, and cannot read them in GBK or ASCII.
+        "PYTHONUTF8": "1",
         # A tool call that a request demands is held to the tool's JSON schema. vLLM would hold it to a grammar that only
         # xgrammar reads, and refuse the request under llguidance (server.py); instructor and others demand one.
         "VLLM_ENFORCE_STRICT_TOOL_CALLING": "0",

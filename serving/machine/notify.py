@@ -8,7 +8,7 @@ others speak it too. When a ping is due and whether it is deserved is the superv
     notifier.status("restarting: loading the weights")                  # whenever the state changes
     notifier.alive()                                                    # at least every `ping_every_s`, while it is well
     notifier.extend_start(60)                                           # while a long start goes on
-    notifier.stopping()                                                 # before it drains
+    notifier.stopping(50)                                               # before it drains, which may take so long
 """
 
 import contextlib
@@ -52,9 +52,9 @@ class Notifier:
         if not self._ready:
             self._send(EXTEND_TIMEOUT_USEC=str(int(seconds * 1e6)))
 
-    def stopping(self) -> None:
-        """It drains and ends."""
-        self._send(STOPPING="1", STATUS="stopping")
+    def stopping(self, seconds: float) -> None:
+        """It drains and ends, for which the service manager's own patience may be too short."""
+        self._send(STOPPING="1", STATUS="stopping", EXTEND_TIMEOUT_USEC=str(int(seconds * 1e6)))
 
     def _send(self, **fields: str) -> None:
         if self._address is None:

@@ -44,7 +44,7 @@ def wake_up(port: int, *, wait: bool = True) -> str:
     began = time.monotonic()
     limit_s = float(before.get("wake_deadline_s", 0)) + 10
     while (facts := supervisor_facts(port)).get("state") != "ready":
-        if facts.get("state") == "asleep" and facts["at"] > before["at"]:
+        if facts.get("state") == "asleep" and facts.get("why") and facts["at"] > before["at"]:
             raise OnecardError(f"It could not wake up: {facts['why']}.")
         if time.monotonic() - began > limit_s:
             raise OnecardError(f"It is not awake within {limit_s:.0f} s. `onecard status` says what it does.")

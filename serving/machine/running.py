@@ -38,6 +38,11 @@ def fetch_status(port: int, key: str | None = None, timeout_s: float = 10) -> di
         if error.response.status_code == 401:
             raise OnecardError("The server needs a key: set ONECARD_API_KEY to one that it knows.") from error
         raise NotRunningError(f"Something answers on port {port}, but it is not onecard ({url}: {error}).") from error
+    except httpx.TimeoutException as error:
+        raise NotRunningError(
+            f"What listens on port {port} does not answer within {timeout_s:.0f} s. A server that is stuck is ended "
+            "and started again, after 90 s or what --hang-seconds says; `onecard logs` shows what it did last."
+        ) from error
     except (httpx.HTTPError, ValueError) as error:
         raise NotRunningError(
             f"No onecard answers on port {port}. Start it with `onecard serve`, or name its port with --port."
@@ -60,10 +65,8 @@ def fetch_state(port: int, timeout_s: float = 10) -> str | None:
 def server_url(port: int) -> str:
     """Where the server on that port of this machine is reached: on the address that it was told to listen on, else on
     loopback."""
-    with contextlib.suppress(NotRunningError):
-        if isinstance(url := supervisor_facts(port).get("url"), str):
-            return url
-    return f"http://127.0.0.1:{port}"
+    url = (_facts(port) or {}).get("url")
+    return url if isinstance(url, str) else f"http://127.0.0.1:{port}"
 
 
 def describe_status(status: dict[str, Any]) -> str:
@@ -143,11 +146,22 @@ def _broke_off(cause: BaseException | None) -> OnecardError:
 
 def supervisor_facts(port: int) -> dict[str, Any]:
     """What the supervisor on that port has left word of (`Situation.note`); for commands of this machine, which need no key.
-    Raises NotRunningError."""
+    Raises NotRunningError, and OnecardError where one answers and its word is not here."""
+    if facts := _facts(port):
+        return facts
+    if fetch_state(port):
+        raise OnecardError(
+            f"A onecard answers on port {port}, and {run_dir(port)} does not say which process it is: it keeps its state in "
+            "another folder, or is another user's. Set ONECARD_STATE_DIR to its folder (of a service: /var/lib/onecard/state, "
+            "as root), or send its process SIGTERM to stop it."
+        )
+    raise _nobody_on(port)
+
+
+def _facts(port: int) -> dict[str, Any] | None:
     facts = read_json(run_dir(port) / "server.json")
-    if not isinstance(facts, dict) or not isinstance(facts.get("pid"), int) or not is_onecard(facts["pid"]):
-        raise _nobody_on(port)
-    return facts
+    known = isinstance(facts, dict) and isinstance(facts.get("pid"), int) and is_onecard(facts["pid"])
+    return facts if known else None
 
 
 def signal_supervisor(port: int, number: signal.Signals) -> dict[str, Any]:
@@ -214,7 +228,9 @@ def _open_log(file: Path, port: int, card: int) -> IO[str]:
         return file.open(encoding="utf-8", errors="replace")
     except FileNotFoundError as error:
         of = f"card {card} of port {port}" if card else f"port {port}"
-        raise NotRunningError(f"There is no log for {of} ({file}). Was a server started there?") from error
+        raise NotRunningError(
+            f"There is no log for {of} ({file}). Was a server started there, with this ONECARD_STATE_DIR?"
+        ) from error
     except OSError as error:
         raise NotRunningError(
             f"{file} cannot be read: {error.strerror}. Does the server run as another user?"

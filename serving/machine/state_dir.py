@@ -12,6 +12,9 @@ from typing import Any
 
 from serving.errors import DiskFullError, OnecardError
 
+_LONGEST_SOCKET = 107  # unix(7)
+_LONGEST_IPC_DIR = _LONGEST_SOCKET - len("/eb85917f-5d8b-47e2-a105-e6c527a29657")  # as vLLM calls them
+
 
 def state_dir() -> Path:
     """`ONECARD_STATE_DIR`, else the XDG state folder of this user."""
@@ -45,9 +48,14 @@ def make_run_dir(port: int) -> Path:
 
 @contextlib.contextmanager
 def ipc_dir(port: int, card: int = 0) -> Iterator[Path]:
-    """A folder for vLLM's sockets, gone afterwards. In the temporary folder, since a socket's path is 107 bytes at most;
+    """A folder for vLLM's sockets, gone afterwards. In the temporary folder, since a socket's path has to be short;
     by port and card, so that what a killed supervisor left is cleared by the next."""
     folder = Path(tempfile.gettempdir()) / f"onecard-{os.getuid()}-{port}{f'-{card}' if card else ''}"
+    if len(os.fsencode(folder)) > _LONGEST_IPC_DIR:
+        raise OnecardError(
+            f"{folder} is too long for the sockets in it, whose paths have {_LONGEST_SOCKET} bytes at most; set TMPDIR to a "
+            "shorter folder, as /tmp."
+        )
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(mode=0o700)

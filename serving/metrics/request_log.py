@@ -63,7 +63,9 @@ class Line:
         if notes.images:
             parts.append(f"{notes.images} pictures" if notes.images > 1 else "1 picture")
         if notes.answer_tokens is not None:
-            parts.append(f"{notes.prompt_tokens} + {notes.answer_tokens} tokens, {notes.finish}")
+            parts.append(
+                f"{notes.prompt_tokens} + {notes.answer_tokens} tokens" + (f", {notes.finish}" if notes.finish else "")
+            )
         key = "" if notes.key == "none" else f" key={notes.key}"
         return f"{datetime.now():%H:%M:%S} {', '.join(parts)}  id={notes.request_id}{key}"
 

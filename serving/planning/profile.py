@@ -175,7 +175,13 @@ def load_profile(name: str) -> tuple[str, Profile]:
 
 def load_profiles() -> dict[str, Profile]:
     """All shipped profiles, by name."""
-    return {path.stem: read_config(path, Profile) for path in sorted((configs_dir() / "profiles").glob("*.yaml"))}
+    folder = configs_dir() / "profiles"
+    if not folder.is_dir():
+        raise ConfigError(
+            f"There is no folder {folder}. ONECARD_CONFIGS_DIR must name one like `configs/` of the checkout, with "
+            "`profiles/` and `models/` in it; without it, the shipped ones are taken."
+        )
+    return {path.stem: read_config(path, Profile) for path in sorted(folder.glob("*.yaml"))}
 
 
 def load_models() -> dict[str, Model]:

@@ -41,9 +41,14 @@ class ServerLog:
         self._stream = None
 
     def begin(self) -> None:
-        """A new start: what an earlier one died of is no longer the cause."""
+        """A new start: what an earlier one died of is no longer the cause. The file is there before the first line, for who
+        follows it, and again where somebody has removed it with its folder."""
         self.cause = None
         self._last.clear()
+        self.close()
+        with contextlib.suppress(OSError):
+            self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.file.touch()
 
     def explain(self) -> str:
         """Why the server ended, as far as its log says: the root error, else the last lines."""

@@ -10,6 +10,7 @@ import contextlib
 import signal
 import socket
 import time
+from pathlib import Path
 from typing import Literal
 
 from serving.errors import GaveUpError, OnecardError
@@ -21,7 +22,7 @@ from serving.ipc.board import Board
 from serving.ipc.handover import Channel, Given
 from serving.ipc.launch import Launch
 from serving.machine.notify import Notifier
-from serving.machine.processes import SERVER
+from serving.machine.processes import SERVER, STOP_GRACE_S
 from serving.metrics.status import status_metrics
 from serving.supervisor.console import Console
 from serving.supervisor.hold import Hold
@@ -36,6 +37,8 @@ from serving.supervisor.waiting import Listener, WaitingRoom
 
 # Ctrl-C ends everything within ten seconds, so running answers get less than after SIGTERM.
 _CTRL_C_DRAIN_S = 2.0
+# Killing and clearing away, after the drain and the grace.
+_CLEARING_S = 14.0
 
 
 class Supervisor:
@@ -88,17 +91,21 @@ class Supervisor:
         self._waiting = Listener(room, listening)
 
     async def run(self) -> None:
-        """Serves until SIGTERM or SIGINT; a second one kills at once. SIGUSR1 is `onecard sleep`, SIGUSR2 `onecard wake`."""
+        """Serves until SIGTERM, SIGINT or SIGHUP; a second one kills at once. SIGUSR1 is `onecard sleep`, SIGUSR2 `wake`."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._asked_to_stop, self.drain_s)
         loop.add_signal_handler(signal.SIGINT, self._asked_to_stop, min(self.drain_s, _CTRL_C_DRAIN_S))
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # its terminal is closed; under nohup it outlives that
+            loop.add_signal_handler(signal.SIGHUP, self._asked_to_stop, min(self.drain_s, _CTRL_C_DRAIN_S))
         loop.add_signal_handler(signal.SIGUSR1, self._leave, "sleep", self.drain_s)
         loop.add_signal_handler(signal.SIGUSR2, self._asked_to_wake)
         self.suspects.forget()
         self._at.note()
         beside = [asyncio.create_task(each) for each in (self._alive(), self._tend())]
         home, port = self._at.launch.home, self._at.launch.port
-        companion = await exporter.start_child(port, home / "exporter.log")
+        companion = await exporter.start_child(port, exporter_log := home / "exporter.log")
+        if companion:
+            beside.append(asyncio.create_task(self._miss(companion, exporter_log)))
         try:
             while not self.stop.is_set():
                 if self._at.leaving:
@@ -107,7 +114,6 @@ class Supervisor:
                     await self._serve()
         finally:
             self._at.all_are("stopped")
-            self.notifier.stopping()
             self._hold.refuse(None, "the server is ended")
             await self._waiting.clear()
             for task in beside:
@@ -160,6 +166,7 @@ class Supervisor:
                 self._waiting.close()
             else:
                 await self._waiting.open()
+        self._at.note()
 
     def speaks(self, lane: Lane) -> bool:
         return lane.stage is self._at.lead
@@ -272,6 +279,7 @@ class Supervisor:
         else:
             self.console.say("Stopping …")
         self.drain_s = drain_s
+        self.notifier.stopping(drain_s + STOP_GRACE_S + _CLEARING_S)
         self.stop.set()
 
     def _asked_to_wake(self) -> None:
@@ -283,6 +291,10 @@ class Supervisor:
         while True:
             self.notifier.alive()
             await asyncio.sleep(1)
+
+    async def _miss(self, companion: asyncio.subprocess.Process, log: Path) -> None:
+        why = await exporter.end_of_child(companion, log)
+        self.console.say(f"The exporter has ended, and Prometheus is told nothing of the card: {why}")
 
 
 async def _either(one: asyncio.Event, other: asyncio.Event) -> None:

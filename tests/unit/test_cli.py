@@ -200,6 +200,9 @@ def test_the_profiles_in_words_and_as_json(environment: dict[str, str]) -> None:
         (2, ["serve", "--profile", "cpu", "--idle-unload", "forever", "--dry-run"], "'forever' is no time"),
         (2, ["serve", "--profile", "cpu", "--min-stay", "9" * 400, "--dry-run"], "is no time up to 30 days"),
         (2, ["serve", "--profile", "cpu", "--hang-seconds", "inf", "--dry-run"], "--hang-seconds"),
+        (2, ["serve", "--profile", "cpu", "--allow-host", "https://a.example", "--dry-run"], "as onecard.example.com"),
+        (2, ["serve", "--profile", "cpu", "--allow-host", "a.example,b.example", "--dry-run"], "blanks between"),
+        (2, ["serve", "--profile", "cpu", "--allow-origin", "a.example", "--dry-run"], "as https://chat.example.com"),
         (2, ["ask", "What is this?"], "Name a picture and a question"),
         (11, ["logs"], "no log"),
         (11, ["stop"], "No onecard runs"),
@@ -248,6 +251,32 @@ def test_a_reader_that_leaves_early_is_no_error(environment: dict[str, str]) -> 
         assert started.stderr is not None
         started.stdout.close()
         assert b"Traceback" not in started.stderr.read()
+
+
+def test_a_full_disk_is_said_in_words(environment: dict[str, str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [*ONECARD, "plan", *CPU_16_GB]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (10, 1)
+    assert "No space left on device" in done.stderr
+
+
+def test_configuration_files_that_are_nowhere_are_said_to_be(environment: dict[str, str], tmp_path: Path) -> None:
+    done = onecard(environment | {"ONECARD_CONFIGS_DIR": str(tmp_path / "slip")}, "plan", "--profile", "cpu")
+    assert done.returncode == 4
+    assert f"no folder {tmp_path / 'slip' / 'profiles'}. ONECARD_CONFIGS_DIR must" in done.stderr
+
+
+def test_a_log_of_another_format_is_refused(environment: dict[str, str]) -> None:
+    done = onecard(environment | {"ONECARD_LOG_FORMAT": "JSON"}, "serve", "--profile", "cpu", "--dry-run")
+    assert done.returncode == 2
+    assert "`json`" in done.stderr
+
+
+def test_pages_and_programs_are_let_in_by_their_origins(environment: dict[str, str]) -> None:
+    origins = "https://a.example http://localhost:3210/ file:// null chrome-extension://abc http://[::1]:3000"
+    more = {"ONECARD_ALLOW_ORIGIN": origins, "ONECARD_ALLOW_HOST": "a.example B_c.local"}
+    assert onecard(environment | more, "serve", "--profile", "cpu", "--dry-run").returncode == 0
 
 
 def test_what_the_encoding_of_a_terminal_lacks_is_escaped(environment: dict[str, str]) -> None:

@@ -149,6 +149,14 @@ def test_a_state_folder_that_cannot_be_written_is_broken(tmp_path: Path, monkeyp
     assert found("disk")
 
 
+def test_a_folder_of_the_port_that_cannot_be_written_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a single `sudo onecard serve` leaves it: another user's, in a state folder that is this one's."""
+    monkeypatch.setenv("ONECARD_STATE_DIR", str(tmp_path))
+    port = free_port()
+    (tmp_path / str(port)).touch()
+    assert (found("disk", port=port).state, found("disk").state) == ("broken", "good")
+
+
 def test_the_disk_is_that_of_the_state_folder_even_before_it_is_there(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

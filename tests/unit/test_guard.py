@@ -125,7 +125,9 @@ def test_a_key_may_have_quotas(tmp_path: Path) -> None:
     assert keys.quotas("bob") == {}
 
 
-@pytest.mark.parametrize("words", ["request/minute=60", "tokens/day=many", "tokens/day", "rpm=5"])
+@pytest.mark.parametrize(
+    "words", ["request/minute=60", "tokens/day=many", "tokens/day", "rpm=5", "tokens/day=²", f"tokens/day={'9' * 5000}"]
+)
 def test_a_quota_that_does_not_exist_is_refused_with_the_known_ones(tmp_path: Path, words: str) -> None:
     with pytest.raises(ConfigError, match=r"line 1.*/"):
         ring(tmp_path, f"alice:one {words}")

@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.guard.measure import Measure
 from serving.guard.respond import refuse
-from serving.metrics.request import notes_of
+from serving.metrics.request import RequestNotes, notes_of
+from serving.metrics.request_log import Line
 from tests.asgi import CHAT, Recorder, by_hand, request
 
 USAGE = {"prompt_tokens": 800, "total_tokens": 864, "completion_tokens": 64, "prompt_tokens_details": None}
@@ -78,7 +79,13 @@ def test_an_answer_is_measured_and_passed_on_unchanged(grown: Difference, lines:
     # Not streamed: its first byte is the whole answer, and says nothing of the first token.
     assert grown("onecard_first_token_seconds_count", route=CHAT) == 0
     assert len(lines) == 1
-    assert "800 + 64 tokens" in lines[0]
+    assert "800 + 64 tokens, stop" in lines[0]
+
+
+def test_a_line_says_nothing_of_an_end_that_its_answer_does_not_name() -> None:
+    """As that of `/ask`."""
+    notes = RequestNotes("4f1c", prompt_tokens=96, answer_tokens=4)
+    assert "tokens  id=" in Line("POST", "/ask", 200, "answered", "none", 0.1, None, notes).as_text()
 
 
 def test_a_stream_gives_first_token_and_speed_as_its_pieces_come(grown: Difference) -> None:

@@ -28,12 +28,12 @@ def test_a_service_tells_its_life(manager: socket.socket) -> None:
     notifier.ready("serving onecard-demo")
     notifier.alive()
     notifier.status("restarting: loading\nREADY=1")
-    notifier.stopping()
+    notifier.stopping(50)
     assert heard(manager) == {"EXTEND_TIMEOUT_USEC": "30000000"}
     assert heard(manager) == {"READY": "1", "STATUS": "serving onecard-demo"}
     assert heard(manager) == {"WATCHDOG": "1"}
     assert heard(manager) == {"STATUS": "restarting: loading READY=1"}
-    assert heard(manager) == {"STOPPING": "1", "STATUS": "stopping"}
+    assert heard(manager) == {"STOPPING": "1", "STATUS": "stopping", "EXTEND_TIMEOUT_USEC": "50000000"}
 
 
 def test_a_service_that_was_ready_asks_for_no_more_time_to_start(manager: socket.socket) -> None:

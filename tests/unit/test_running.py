@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -192,6 +193,23 @@ def test_stop_without_a_server_is_refused(content: str) -> None:
         stop_server(8000)
 
 
+def test_a_server_that_hangs_is_not_said_to_be_started() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        port = deaf.getsockname()[1]
+        with pytest.raises(NotRunningError, match=f"listens on port {port} does not answer") as refused:
+            fetch_status(port, timeout_s=0.2)
+    assert "onecard serve" not in str(refused.value)
+
+
+@pytest.mark.parametrize("order", [stop_server, send_to_sleep, wake_up])
+def test_a_server_that_keeps_its_state_elsewhere_is_not_said_to_be_none(
+    launch: Launch, order: Callable[[int], object]
+) -> None:
+    with listening(waiting_room(launch)) as port, pytest.raises(OnecardError, match="Set ONECARD_STATE_DIR") as refused:
+        order(port)
+    assert refused.value.exit_code == 1  # 11 is that none is there
+
+
 @pytest.mark.parametrize(
     ("said_by_the_kernel", "error", "says"),
     [
@@ -312,6 +330,15 @@ def test_the_sockets_folder_is_short_and_gone_afterwards(monkeypatch: pytest.Mon
         pass
 
 
+def test_a_temporary_folder_too_long_for_sockets_is_refused_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ("x" * 90)).mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 90)))
+    with pytest.raises(OnecardError, match="set TMPDIR to a shorter folder"), ipc_dir(free_port()):
+        pass
+
+
 def test_a_reader_sees_the_old_file_or_the_new_one_and_never_half(folder: Path) -> None:
     file = folder / "facts.json"
     write_json(file, {"number": 0, "padding": "x" * 100_000})
@@ -368,6 +395,15 @@ def test_the_server_process_speaks_to_nobody_outside(folder: Path, monkeypatch: 
     assert "VLLM_USE_FLASHINFER_SAMPLER" not in child_environment(folder / "x", folder, has_nvcc=True)
     monkeypatch.setenv("VLLM_USE_FLASHINFER_SAMPLER", "1")
     assert child_environment(folder / "x", folder, has_nvcc=False)["VLLM_USE_FLASHINFER_SAMPLER"] == "1"
+
+
+def test_the_server_process_reads_utf_8_in_every_locale(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("LC_ALL", "C"), ("PYTHONUTF8", "0"), ("PYTHONCOERCECLOCALE", "0")):
+        monkeypatch.setenv(name, value)
+    (folder / "template").write_text("→", encoding="utf-8")
+    command = [sys.executable, "-c", f"print(len(open({str(folder / 'template')!r}).read()))"]
+    for environment, code in ((None, 1), (child_environment(folder, folder, has_nvcc=True), 0)):
+        assert subprocess.run(command, env=environment, stderr=subprocess.DEVNULL, timeout=60).returncode == code
 
 
 def test_torchs_allocator_is_held_to_the_plan(launch: Launch, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,9 @@ import pytest
 
 from serving.durations import said, seconds
 from serving.errors import UsageError
+from serving.machine.orders import send_to_sleep, wake_up
 from serving.supervisor.swap import next_model
-from tests.unit.test_supervisor import LONG_S, Supervised, asking, supervised
+from tests.unit.test_supervisor import LONG_S, Supervised, asking, held_in_its_start, supervised
 
 CHAT = "/v1/chat/completions"
 JSON = {"Content-Type": "application/json"}
@@ -127,6 +128,25 @@ def test_sleep_waits_for_answers_and_connections_outlive_it(tmp_path: Path, sett
         to_sleep(running)
         running.process.send_signal(signal.SIGTERM)
         assert running.ends() == 0
+
+
+def test_the_commands_know_what_it_is_at(
+    tmp_path: Path, settings: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On its way up it is neither asleep nor ready: what is suspended then would lose what is in the card's memory."""
+    settings()
+    monkeypatch.setenv("ONECARD_STATE_DIR", str(tmp_path))
+    with supervised(tmp_path) as running:
+        running.until(200)
+        to_sleep(running)
+        running.process.send_signal(signal.SIGUSR2)
+        while status(running)["state"] == "asleep":
+            time.sleep(0.01)
+        assert send_to_sleep(running.port).startswith("Asleep after ")
+        assert status(running)["state"] == "asleep"
+        assert wake_up(running.port).startswith("Awake after ")
+        held_in_its_start(running).resume()
+        assert wake_up(running.port).startswith("Awake after ")
 
 
 def test_who_waits_for_it_may_leave_and_is_not_held_for_ever(tmp_path: Path, settings: Callable[..., None]) -> None:

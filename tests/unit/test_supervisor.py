@@ -1,7 +1,9 @@
 """The supervisor over a server process without an engine (tests/stand_in): real sockets, processes and signals."""
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -78,7 +80,9 @@ def supervised(
     )
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(
-            [*TIED, sys.executable, "-m", "tests.stand_in.supervised", str(port), str(drain_s), str(hang_s)],
+            # The last words are what the commands know a onecard by.
+            [*TIED, sys.executable, "-m", "tests.stand_in.supervised", str(port), str(drain_s), str(hang_s),
+             "onecard", "serve"],
             cwd=Path(__file__).parents[2], env=environment, stdout=output, stderr=output,
         )  # fmt: skip
     try:
@@ -175,8 +179,20 @@ def test_an_answer_that_outlasts_the_drain_time_is_broken_off(tmp_path: Path) ->
     broken_off(tmp_path, signal.SIGTERM, drain_s=0.3)
 
 
-def test_ctrl_c_waits_for_no_long_answer(tmp_path: Path) -> None:
-    broken_off(tmp_path, signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_or_a_closed_terminal_waits_for_no_long_answer(tmp_path: Path, number: signal.Signals) -> None:
+    broken_off(tmp_path, number)
+
+
+def test_under_nohup_it_outlives_its_terminal(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does, and its children inherit
+    try:
+        with supervised(tmp_path) as running:
+            running.until(200)
+            running.process.send_signal(signal.SIGHUP)
+            assert running.ask(tokens=100).status_code == 200
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_what_does_not_end_by_itself_is_killed(tmp_path: Path) -> None:
@@ -241,6 +257,18 @@ def test_a_full_disk_is_no_reason_not_to_start_again(tmp_path: Path) -> None:
         running.process.terminate()
         assert running.ends() == 0
         assert "Traceback" not in running.output.read_text()
+
+
+def test_a_state_folder_that_somebody_removes_is_there_again_with_the_next_start(tmp_path: Path) -> None:
+    with supervised(tmp_path) as running:
+        running.until(200)
+        home = tmp_path / str(running.port)
+        shutil.rmtree(home)
+        running.server().kill()
+        running.until(503)
+        running.until(200)
+        assert json.loads((home / "server.json").read_text())["pid"] == running.process.pid
+        assert (home / "server.log").exists()
 
 
 def test_nobody_has_to_hear_what_is_said_of_a_start(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import time
 from pathlib import Path
 
 import httpx
@@ -9,7 +10,7 @@ import psutil
 import pytest
 
 from tests.conftest import free_port
-from tests.unit.test_supervisor import supervised
+from tests.unit.test_supervisor import asking, supervised
 
 
 def test_the_service_manager_hears_of_start_health_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,11 +25,14 @@ def test_the_service_manager_hears_of_start_health_and_end(tmp_path: Path, monke
                 if field in message.split("\n"):
                     return message
 
-        with supervised(tmp_path) as running:
+        with supervised(tmp_path, drain_s=300) as running:
             assert "serving " in until("READY=1")
             until("WATCHDOG=1")
-            running.process.send_signal(signal.SIGTERM)
-            until("STOPPING=1")
+            with asking(running, tokens=50) as answers:
+                running.process.send_signal(signal.SIGTERM)
+                # Before the answer is done, and with the time that it may take: a service is killed after 60 s.
+                assert "EXTEND_TIMEOUT_USEC=320000000" in until("STOPPING=1").split("\n")
+                assert answers == []
             assert running.ends() == 0
 
 
@@ -46,6 +50,21 @@ def test_the_exporter_comes_and_goes_with_the_server(tmp_path: Path, monkeypatch
         running.process.send_signal(signal.SIGTERM)
         assert running.ends() == 0
         assert not exporter.is_running()
+
+
+def test_an_exporter_that_ends_is_said_to_have_ended_and_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of a second onecard does, whose port the first one's has: nobody would miss it before it is needed."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        monkeypatch.setenv("ONECARD_EXPORTER_PORT", str(other.getsockname()[1]))
+        with supervised(tmp_path) as running:
+            running.until(200)
+            while "The exporter has ended" not in running.output.read_text():
+                assert running.process.poll() is None
+                time.sleep(0.1)
+            assert f"Another program listens on 127.0.0.1:{other.getsockname()[1]}" in running.output.read_text()
+            assert running.get("/ready").status_code == 200
 
 
 def test_an_exporter_that_hangs_does_not_keep_the_server_from_ending(
