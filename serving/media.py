@@ -1,6 +1,6 @@
 """Our media connector, registered with vLLM under the name `onecard`: every picture of every route comes through here.
 
-It decides where a picture may come from, hands the work to images/ and fetch.py, and turns refusals into vLLM's. The
+It decides where a picture may come from, hands the work to images/, and turns refusals into vLLM's. The
 guard has refused much of it before; here no other way of vLLM's API gets around it.
 """
 
@@ -67,7 +67,7 @@ def planned_grid(launch: Launch) -> Grid | None:
 
 
 def register_connector() -> None:
-    """Registers the connector; `VLLM_MEDIA_CONNECTOR=onecard` chooses it (launch.py)."""
+    """Registers the connector; `VLLM_MEDIA_CONNECTOR=onecard` chooses it (ipc/launch.py)."""
     from vllm.exceptions import VLLMValidationError
     from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
     from vllm.multimodal.media.base import MediaWithBytes

@@ -63,7 +63,7 @@ def prepare(
     cards: int | None = None,
 ) -> Prepared:
     """Profile, model, checkpoint and hardware (`found`, else what this machine has now), and the plan made of them for
-    each of so many cards (cards.py). Starts nothing and downloads no weights."""
+    each of so many cards (planning/cards.py). Starts nothing and downloads no weights."""
     found = found or hardware.detect()
     name, profile = chosen_profile(profile_name, found)
     chosen = choose(found, cards, on_gpu=profile.gpu is not None)

@@ -22,7 +22,7 @@ _LEAST_CONTEXT = 200 * MIB
 
 async def measure_and_learn(application: Any, plan: Plan, server_log: Path) -> dict[str, Any]:
     """`memory_mib` by the plan's names, where the engine of vLLM's `application` runs our worker extension; empty elsewhere.
-    A card's first start teaches the plans that follow (`calibration.py`).
+    A card's first start teaches the plans that follow (planning/calibration.py).
 
     Raises EngineArgsError when one step may send more through the vision encoder than was planned for."""
     if "worker_extension_cls" not in plan.engine_args:

@@ -1,7 +1,7 @@
 """What each part of the memory really takes, seen from inside vLLM's worker (`--worker-extension-cls`).
 
 vLLM mixes this class into its GPU worker; its methods are called by name through `collective_rpc`. It only measures.
-What the same parts were planned to take is `memory.py`'s to say.
+What the same parts were planned to take is planning/memory.py's to say.
 """
 
 import os

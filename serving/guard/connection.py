@@ -1,5 +1,5 @@
 """The protocol below ASGI: limits on a request's head and on how long a connection may stall; and connections that are
-given away to another process or come from one (handover.py).
+given away to another process or come from one (ipc/handover.py).
 
 uvicorn's httptools protocol has no limits of its own here; h11's has no deadlines. What is refused at this level never
 reaches a layer of the guard.

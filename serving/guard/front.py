@@ -1,4 +1,4 @@
-"""The connections of one uvicorn server: taken from another process, and given away to it (handover.py)."""
+"""The connections of one uvicorn server: taken from another process, and given away to it (ipc/handover.py)."""
 
 import asyncio
 

@@ -1,7 +1,7 @@
 """Requests that wait in the supervisor until the model that they need is loaded: asleep, on the way up, or while another
 one is served. Bounded in number, in bytes and in time; whoever waits can leave.
 
-A request that may go on is given with its connection to the server (handover.py), which answers it as if it had come to
+A request that may go on is given with its connection to the server (ipc/handover.py), which answers it as if it had come to
 it in the first place. Nothing here decides what is loaded: that is swap.py's, and the supervisor's to do.
 """
 

@@ -21,7 +21,7 @@ from serving.machine.processes import ServerProcess
 
 @dataclass(frozen=True)
 class Ears:
-    """Who hears the lines of its log, its events (control.py), and takes the connections that it gives back."""
+    """Who hears the lines of its log, its events (ipc/control.py), and takes the connections that it gives back."""
 
     line: Callable[[str], None]
     event: Callable[[dict[str, Any]], Awaitable[None]]
