@@ -74,7 +74,7 @@ class Supervisor:
         self._sleeper = Sleeper(self._choice, self._hold, self._lanes[0].room, self.stop)
         self._at_the_door = asyncio.Lock()  # opening takes a moment, and another lane may begin to listen meanwhile
         self._leave_task: asyncio.Task[None] | None = None
-        holding = Holding(self._hold, self._choice, launch.guard, self._situation, self._ways_to)
+        holding = Holding(self._hold, self._choice, launch.guard, self._situation, self._channels_to)
         room = WaitingRoom(
             self._situation.status,
             lambda: self._situation.doing,
@@ -82,7 +82,7 @@ class Supervisor:
             launch.guard,
             holds=lambda again: self._situation.holds(again=again) and not self.stop.is_set(),
             holding=holding,
-            metrics=Together(status_metrics(self._situation.status), self._ways) if self.board else None,
+            metrics=Together(status_metrics(self._situation.status), self._channels) if self.board else None,
             models=self._situation.models,
         )
         self._waiting = Listener(room, listening)
@@ -175,7 +175,7 @@ class Supervisor:
         launch = lane.stage.launch
         if self.board:
             self.board.open(launch.card)
-        if (serving := len(self._ways())) > 1:
+        if (serving := len(self._channels())) > 1:
             self.console.say(
                 f"The server {lane.stage.place} is ready after {seconds:.0f} s: {serving} of {len(self._lanes)}."
             )
@@ -201,8 +201,8 @@ class Supervisor:
         while True:
             await asyncio.sleep(1)
             lead = self._situation.lead
-            if lead.state == "ready" and lead.ready_at and (ways := self._ways_to(self._choice.current)):
-                self._waiting.give(ways[0])
+            if lead.state == "ready" and lead.ready_at and (channels := self._channels_to(self._choice.current)):
+                self._waiting.give(channels[0])
                 ready_s = time.monotonic() - lead.ready_at
                 if next_model(self._hold.waiting, self._choice.current, ready_s, lead.launch.guard.min_stay_s):
                     self._leave("swap", None)
@@ -250,12 +250,12 @@ class Supervisor:
             stage.taken = "the model could not be loaded the last time; the server's log says why"
         self._situation.leaving = "sleep"
 
-    def _ways_to(self, model: str) -> list[Channel]:
+    def _channels_to(self, model: str) -> list[Channel]:
         """The channels to that model's ready servers, the one with the fewest requests first."""
-        ways = self._ways() if model == self._choice.current else {}
-        return [ways[card] for card in (sorted(ways, key=self.board.load) if self.board else ways)]
+        channels = self._channels() if model == self._choice.current else {}
+        return [channels[card] for card in (sorted(channels, key=self.board.load) if self.board else channels)]
 
-    def _ways(self) -> dict[int, Channel]:
+    def _channels(self) -> dict[int, Channel]:
         """The channels to the ready servers, by card."""
         ready = [lane for lane in self._lanes if lane.stage.state == "ready"]
         return {lane.stage.launch.card: lane.life.channel for lane in ready if lane.life}
