@@ -2,11 +2,15 @@
 they are too slow."""
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.guard.respond import refuse
 
+# Bodies that are held at the same time, in the largest that one may be.
+_HELD_BODIES = 8
 # Slower than this, whoever sends is holding a place rather than sending a request.
 _SLOWEST_BYTES_PER_S = 64 * 1024
 
@@ -65,15 +69,33 @@ class Body:
                 return b"".join(chunks)
 
 
+class HeldBodies:
+    """Bounds the memory of the bodies that are held at once. One is always allowed."""
+
+    def __init__(self, max_body_bytes: int) -> None:
+        self._max_body_bytes = max_body_bytes
+        self._bytes = 0
+
+    def size(self, scope: Scope) -> int:
+        """What a request's body may come to in memory: what it declares, and never more than is read of it."""
+        return min(declared_length(scope) or self._max_body_bytes, self._max_body_bytes)
+
+    def fits(self, size: int) -> bool:
+        return not self._bytes or self._bytes + size <= _HELD_BODIES * self._max_body_bytes
+
+    @contextlib.contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        self._bytes += size
+        try:
+            yield
+        finally:
+            self._bytes -= size
+
+
 def declared_length(scope: Scope) -> int:
     """Content-Length in bytes; 0 where there is none."""
     declared = dict(scope["headers"]).get(b"content-length", b"")
     return int(declared) if declared.isdigit() else 0
-
-
-def held_bytes(scope: Scope, max_bytes: int) -> int:
-    """What a request's body may come to in memory: what it declares, and never more than is read of it."""
-    return min(declared_length(scope) or max_bytes, max_bytes)
 
 
 async def whole_body(receive: Receive) -> bytes:

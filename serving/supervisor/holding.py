@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.guard.body import Body, held_bytes, whole_body
+from serving.guard.body import Body, HeldBodies, whole_body
 from serving.guard.content import Content
 from serving.guard.front import give_request
 from serving.guard.gate import overloaded
@@ -24,8 +24,6 @@ from serving.supervisor.hold import Hold, Place
 from serving.supervisor.situation import Situation
 from serving.supervisor.swap import Choice
 
-# Bodies that are held at the same time, in the largest that one may be.
-_HELD_BODIES = 8
 _FULL_RETRY_S = 10
 
 
@@ -46,8 +44,7 @@ class Holding:
         self._deadline_s = settings.wake_deadline_s
         self._situation = situation
         self._channels_to = channels_to
-        self._most_bytes = _HELD_BODIES * choice.max_body_bytes
-        self._bytes = 0
+        self._bodies = HeldBodies(choice.max_body_bytes)
         read = Body(self._wait, choice.max_body_bytes, settings.body_timeout_s)
         self._app: ASGIApp = Content(self._bounded(read))
 
@@ -56,15 +53,12 @@ class Holding:
 
     def _bounded(self, app: ASGIApp) -> ASGIApp:
         async def bounded(scope: Scope, receive: Receive, send: Send) -> None:
-            size = held_bytes(scope, self._choice.max_body_bytes)
-            if len(self._hold.places) >= self._hold.most or (self._bytes and self._bytes + size > self._most_bytes):
+            size = self._bodies.size(scope)
+            if len(self._hold.places) >= self._hold.most or not self._bodies.fits(size):
                 await overloaded(_FULL_RETRY_S)(scope, receive, send)
                 return
-            self._bytes += size
-            try:
+            with self._bodies.hold(size):
                 await app(scope, receive, send)
-            finally:
-                self._bytes -= size
 
         return bounded
 
