@@ -25,10 +25,9 @@ _LAST_ANSWERS_S = 1.0
 
 
 class WaitingRoom:
-    """An ASGI application; `status` gives the JSON of `/onecard/status`, `doing` the running step in words. `holding`
-    answers requests that need a model, and `models` gives the list of them, while `holds` says that such a request is held,
-    told whether it asks again.
-    `metrics` answers `/metrics`; without it, the status does."""
+    """An ASGI application; `status` gives the JSON of `/onecard/status`, `doing` the running step in words. While `holds`
+    (which is told whether the request asks again) says yes, `holding` answers requests that need a model, and `models` gives
+    the list of models. `metrics` answers `/metrics`; without it, the status does."""
 
     def __init__(
         self,
