@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import os
-import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from serving.errors import (
     DoesNotFitError,
     HardwareError,
     NotInstalledError,
-    PortInUseError,
     UsageError,
 )
 from serving.guard.keys import is_open_to_strangers
@@ -22,7 +20,7 @@ from serving.ipc.launch import Launch
 from serving.ipc.settings import GuardSettings
 from serving.machine import hardware
 from serving.machine.hardware import Hardware
-from serving.machine.onecards import serves_on
+from serving.machine.port import open_socket
 from serving.machine.state_dir import make_run_dir
 from serving.models.checkpoint import read_checkpoint
 from serving.models.files import Folder
@@ -202,46 +200,6 @@ def _check_plan(prepared: Prepared) -> None:
             f"{head.folder} holds no weights of an EAGLE3 head (no *.safetensors): vLLM could load none of another kind "
             "safely. Take a head that is published as safetensors."
         )
-
-
-def open_socket(host: str, port: int) -> socket.socket:
-    """The listening socket, opened before anything is loaded. Raises PortInUseError naming who has it."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        if isinstance(error, PermissionError):
-            raise UsageError(f"Port {port} needs root (ports below 1024 do). Choose another with --port.") from error
-        if isinstance(error, socket.gaierror) or error.errno == 99:  # EADDRNOTAVAIL
-            raise UsageError(
-                f"{host!r} is no address of this machine. --host takes 127.0.0.1 or 0.0.0.0, mostly."
-            ) from error
-        if serves_on(port):
-            who, stop = "a onecard of yours", f"Ask that one, stop it with `onecard stop --port {port}`,"
-        else:
-            who, stop = _owner(port), f"Stop it (`onecard stop --port {port}` if it is another user's onecard),"
-        raise PortInUseError(
-            f"Port {port} is in use by {who}. {stop} or choose another port: --port {port + 1}, or PORT={port + 1} with make."
-        ) from error
-    listening.listen(2048)
-    return listening
-
-
-def _owner(port: int) -> str:
-    import psutil
-
-    try:
-        for connection in psutil.net_connections("tcp"):
-            at_port = connection.laddr and connection.laddr.port == port
-            # A process of another user's has no number here.
-            if at_port and connection.status == psutil.CONN_LISTEN and connection.pid:
-                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
-    except psutil.Error:
-        pass  # it has ended meanwhile, or its name is not ours to see
-    return "another program"
 
 
 def _check_exposure(host: str, api_keys_file: Path | None) -> None:
