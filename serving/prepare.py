@@ -28,7 +28,7 @@ from serving.planning.adapters import read_adapters
 from serving.planning.advice import nearest
 from serving.planning.asked import read_asked
 from serving.planning.calibration import constants_of
-from serving.planning.cards import Cards, choose, serving
+from serving.planning.cards import Cards, choose
 from serving.planning.describe import why_not
 from serving.planning.engine_args import from_argv
 from serving.planning.plan import Plan
@@ -65,7 +65,7 @@ def prepare(
     found = found or hardware.detect()
     name, profile = chosen_profile(profile_name, found)
     chosen = choose(found, cards, on_gpu=profile.gpu is not None)
-    found, given = serving(found, chosen), profile.engine_args | from_argv(user_argv)
+    found, given = found.of(chosen.indices), profile.engine_args | from_argv(user_argv)
     resolved, asked = resolve_model(model_name or profile.model), read_asked(given)
     head = resolve_head(asked.speculation, resolved.model)
     subject = Subject(
@@ -147,7 +147,7 @@ def make_launch(
             prepared.subject,
             checkpoint=resolved.checkpoint(),
             head=head.read() if head else None,
-            hardware=serving(hardware.detect(), prepared.cards),
+            hardware=hardware.detect().of(prepared.cards.indices),
         )
         prepared = _planned(subject, resolved, prepared.user_argv, prepared.cards, head)
         _check_plan(prepared)
