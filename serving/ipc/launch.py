@@ -104,6 +104,11 @@ class Launch(BaseModel):
         return self.run_dir.parent if self.card else self.run_dir
 
     @property
+    def timings_key(self) -> str:
+        """The name under which the timings of its starts are kept."""
+        return f"{self.plan.profile} {self.model_folder}"
+
+    @property
     def model_names(self) -> list[str]:
         return self.plan.model_names
 

@@ -236,7 +236,7 @@ class Lane:
         stage.ready_at = time.monotonic()
         stage.measured = measured
         seconds = stage.progress.elapsed_s()
-        keep_typical(stage.launch.run_dir, stage.what, stage.progress.durations_s())
+        keep_typical(stage.launch.run_dir, stage.launch.timings_key, stage.progress.durations_s())
         if self.life:
             self.life.process.remember_shared_memory()
         self._house.became_ready(self, seconds)
@@ -286,7 +286,7 @@ class Lane:
         """From here on, clients are told how long a whole start takes, not what was left of the last one."""
         stage = self.stage
         stage.state = "restarting"
-        stage.progress = Progress(read_typical(stage.launch.run_dir, stage.what))
+        stage.progress = Progress(read_typical(stage.launch.run_dir, stage.launch.timings_key))
         self._blame()
         await self._listens(False)
 

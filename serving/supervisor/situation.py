@@ -36,11 +36,6 @@ class Stage:
     progress: Progress = field(default_factory=lambda: Progress({}))
 
     @property
-    def what(self) -> str:
-        """What is loaded or was last, as its timings are kept."""
-        return f"{self.launch.plan.profile} {self.launch.model_folder}"
-
-    @property
     def place(self) -> str:
         """Which one it is, in words, where there are several."""
         launch = self.launch
@@ -50,7 +45,8 @@ class Stage:
 
     def begin(self) -> None:
         """A start begins, which may take what the last one did."""
-        self.launch = self.launch.model_copy(update={"typical_s": read_typical(self.launch.run_dir, self.what)})
+        typical_s = read_typical(self.launch.run_dir, self.launch.timings_key)
+        self.launch = self.launch.model_copy(update={"typical_s": typical_s})
         self.progress = Progress(self.launch.typical_s)
         self.ready_at = None
 
