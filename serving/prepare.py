@@ -1,4 +1,4 @@
-"""From the command line's words to a plan, and on to a launch: the first half of the way through the house."""
+"""From the command line to a plan, and on to a launch: the first half of the way through the house."""
 
 import contextlib
 import importlib.util
@@ -41,7 +41,7 @@ from serving.unsafe import check_unsafe
 
 @dataclass(frozen=True)
 class Prepared:
-    """A plan and everything that it was made from."""
+    """A plan, and everything that it was made from."""
 
     plan: Plan
     subject: Subject
@@ -60,8 +60,8 @@ def prepare(
     found: Hardware | None = None,
     cards: int | None = None,
 ) -> Prepared:
-    """Profile, model, checkpoint and hardware (`found`, else what this machine has now), and the plan made of them for
-    each of so many cards (planning/cards.py). Starts nothing and downloads no weights."""
+    """Finds profile, model, checkpoint and hardware (`found`, else what this machine has now), and plans for each of `cards`
+    cards (planning/cards.py). Starts nothing and downloads no weights."""
     found = found or hardware.detect()
     name, profile = chosen_profile(profile_name, found)
     chosen = choose(found, cards, on_gpu=profile.gpu is not None)
@@ -85,9 +85,9 @@ def prepare(
 
 
 def _fewest_together(subject: Subject, user_argv: tuple[str, ...], cards: int) -> int:
-    """How many of so many cards have to share a server so that the model fits; 1 where no number helps."""
+    """The fewest of `cards` cards that must share a server for the model to fit; 1 where no number helps."""
     for size in (1, 2, 4, 8) if cards > 1 else ():
-        with contextlib.suppress(UsageError):  # a model that cannot be split so
+        with contextlib.suppress(UsageError):  # a model that cannot be split over so many
             if size <= cards and replace(subject, tensor_parallel_size=size).plan(from_argv(user_argv)).fits:
                 return size
     return 1
@@ -108,7 +108,7 @@ def _planned(
 
 
 def _other_models(subject: Subject) -> list[Subject]:
-    """The same card with other models: first other precisions of this one, then the largest others."""
+    """The same card with other models: other precisions of this one first, then the others, largest first."""
     others = []
     for name, model in load_models().items():
         if name != subject.model_name and model.source.hub and shape_dir(name):
@@ -127,8 +127,8 @@ def make_launch(
     api_keys_file: Path | None,
     guard: GuardSettings | None = None,
 ) -> Launch:
-    """Checks everything that can be known to fail before anything is loaded, downloads the model where it is not here,
-    and describes the start."""
+    """Checks everything that can fail before anything is loaded, downloads the model if it is not here, and describes the
+    start."""
     _check_plan(prepared)
     guard = guard or GuardSettings()
     _check_exposure(host, api_keys_file)
@@ -136,10 +136,10 @@ def make_launch(
     if importlib.util.find_spec("vllm") is None:
         raise NotInstalledError("vLLM is not installed in this environment. `make setup` installs the right one.")
     run_dir = make_run_dir(port)
-    open_socket(host, port).close()  # known to be free before a download, and opened after it
+    open_socket(host, port).close()  # checked before a long download; the socket to serve on is opened after it
     head = prepared.head
     if prepared.resolved.folder is None or (head and head.folder is None):
-        # What was planned by its config alone is planned again by what came, and for what is free by then.
+        # The first plan knew the config alone. Now that the files are here: plan again, for the memory that is free by now.
         resolved = replace(prepared.resolved, folder=prepared.resolved.download())
         if head:
             head.download()
@@ -167,8 +167,8 @@ def make_launch(
 
 
 def plan_again(prepared: Prepared, launch: Launch, found: Hardware) -> Plan | None:
-    """The plan of a launch for the memory that is free on `found`: smaller where other programs have taken of it, as large as
-    at first where they have not. None where nothing useful fits."""
+    """A launch planned again for the memory that is free on `found`: smaller if other programs have taken some, else as at
+    first. None where nothing useful fits."""
     checkpoint, head = read_checkpoint(Folder(launch.model_folder)), prepared.head
     if head:
         head = replace(head, path=Path(launch.plan.engine_args["speculative_config"]["model"]))
@@ -178,7 +178,7 @@ def plan_again(prepared: Prepared, launch: Launch, found: Hardware) -> Plan | No
 
 
 def _check_plan(prepared: Prepared) -> None:
-    """Whether it fits, whether this machine has what is planned, and whether a folder that is here holds weights."""
+    """Raises an OnecardError if the plan does not fit, this machine lacks what it needs, or a local folder holds no weights."""
     plan, subject, folder = prepared.plan, prepared.subject, prepared.resolved.folder
     if not plan.fits:
         raise DoesNotFitError(why_not(plan))
