@@ -41,8 +41,9 @@ has_systemd() { [[ -d /run/systemd/system ]]; }
 
 # The profile that the service's settings name; empty where they name none.
 settings_profile() {
-  sed --quiet --regexp-extended "s/^ONECARD_ARGS=(.*[ \"'])?--profile[= ]([^ \"']+).*/\2/p" "$SETTINGS/onecard.env" 2>/dev/null |
-    tail --lines 1 || true
+  # What follows ` -- ` is vLLM's.
+  sed --quiet --regexp-extended "s/ -- .*//; s/^ONECARD_ARGS=(.*[ \"'])?(--profile[= ]|-p) *([^ \"']+).*/\3/p" \
+    "$SETTINGS/onecard.env" 2>/dev/null | tail --lines 1 || true
 }
 
 # Runs a command as the service's user, with the folders that the unit gives it.

@@ -57,7 +57,7 @@ def make_registry(server_port: int) -> CollectorRegistry:
     for readings in (view, gpus, around):
         readings.start()
     registry = CollectorRegistry()
-    registry.register(StatusCollector(lambda: view.last.status if view.last else None))
+    registry.register(StatusCollector(lambda: view.last.status if view.last and view.fresh else None))
     registry.register(HostCollector(server_port, view, around))
     registry.register(GpuCollector(gpus))
     return registry

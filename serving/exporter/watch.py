@@ -1,6 +1,7 @@
 """The server on a port as the exporter sees it: by its status over loopback, and by what it has written down.
 
-Goes on telling when the server does not: then the plan is that of its last start, and the state "hung" or "stopped".
+Goes on telling when the server does not: then the plan is that of its last start, and the state "hung" or "stopped". What is
+counted is left out, since no start has written down what the servers of all cards have come to.
 """
 
 import time
@@ -12,7 +13,6 @@ from pydantic import ValidationError
 from serving.errors import ConfigError, NotRunningError, OnecardError
 from serving.guard.keys import read_keys
 from serving.ipc.launch import Launch
-from serving.ipc.status import status_body
 from serving.machine.onecards import is_onecard
 from serving.machine.running import fetch_state, fetch_status
 from serving.machine.state_dir import read_json, run_dir
@@ -23,10 +23,10 @@ _TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class View:
-    """One look at the server. `status` is None when nobody answers and no start was ever written down."""
+    """One look at the server. `status` has what is known of `/onecard/status`, the state at least."""
 
     up: bool
-    status: dict[str, Any] | None
+    status: dict[str, Any]
     launch: Launch | None
     started_at: float | None
     state_seconds: dict[str, float] = field(default_factory=dict)
@@ -43,7 +43,6 @@ class Watch:
 
     def read(self) -> View:
         launch, facts = self._launch(), read_json(self._folder / "server.json")
-        status: dict[str, Any] | None
         try:
             status, up = fetch_status(self._port, key=_key(launch), timeout_s=_TIMEOUT_S), True
         except OnecardError as error:
@@ -53,8 +52,8 @@ class Watch:
             up = state is not None
             pid = facts.get("pid") if isinstance(facts, dict) else None
             state = state or ("hung" if isinstance(pid, int) and is_onecard(pid) else "stopped")
-            status = status_body(launch, state=state) if launch else None
-        self._count("stopped" if status is None else status["state"])
+            status = {"state": state} | ({"plan": launch.plan.model_dump()} if launch else {})
+        self._count(status["state"])
         started_at = facts.get("started_at") if isinstance(facts, dict) else None
         return View(up, status, launch, started_at, dict(self._seconds))
 

@@ -12,6 +12,7 @@ downloads it. Below it, in the order in which they call each other:
     listing.py                      the files of a model at one commit, which is pinned
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def resolve_model(name: str) -> ResolvedModel:
     if found := find_model(name):
         key, model = found
         return ResolvedModel(key, model, _folder(model.source))
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_dir() or not is_hub_id(name):
         if "/" not in name and not path.exists() and (meant := nearest(name, load_models(), 0.6)):
             raise CheckpointError(f"There is no model {name}. Did you mean {meant}? `onecard profiles` lists all.")

@@ -3,6 +3,7 @@
 Resolving asks no hub. What a head's files mean is `serving.planning.heads`'s question.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def resolve_head(asked: AskedSpeculation | None, model: Model) -> ResolvedHead |
     if asked.model is None:
         known = model.eagle3
         return ResolvedHead(known.hub, revision=known.revision) if known else None
-    path = Path(asked.model).expanduser()
+    path = Path(os.path.expanduser(asked.model))
     if path.is_dir():
         return ResolvedHead(path.resolve().name, path.resolve())
     if not is_hub_id(asked.model):

@@ -24,7 +24,8 @@ _SECTIONS: tuple[tuple[str, str, tuple[Metric, ...]], ...] = (
     ("Requests, answers and pictures", "On the server, recorded as requests pass.", catalog.RECORDED),
     (
         "State and plan",
-        "On the server (also while the engine loads) and on the exporter, from `/onecard/status`.",
+        "On the server (also while the engine loads) and on the exporter, from `/onecard/status`. While nobody answers there, "
+        "the exporter tells the state and the last start's plan and nothing else; where its look at the server hangs, neither.",
         catalog.FROM_STATUS,
     ),
     ("The machine", "On the exporter.", catalog.OF_HOST),

@@ -24,7 +24,7 @@ _LIMITS = ("max_image_pixels", "max_images_per_request", "max_body_mib")
 
 
 class StatusCollector(Collector):
-    """`status` gives the JSON of `/onecard/status`, or None when nobody answers: then the state is "stopped".
+    """`status` gives the JSON of `/onecard/status`, or what is known of it; None where not even the state is.
 
     It must not collect the registry that this collector is in.
     """
@@ -33,16 +33,18 @@ class StatusCollector(Collector):
         self._status = status
 
     def collect(self) -> Iterable[Metric]:
-        status = self._status()
+        status = self._status() or {}
         yield gauge(catalog.BUILD_INFO, [((__version__,), 1)])
-        yield _state("stopped" if status is None else status["state"])
-        if status is not None:
+        if "state" in status:
+            yield _state(status["state"])
+        if "plan" in status:
+            yield from _plan(status["plan"])
+        if "restarts" in status:
             yield _cards(status.get("cards", []))
             yield counter(catalog.RESTARTS, [((), status["restarts"])])
             yield counter(catalog.WAKES, [((), status["wakes"])])
             yield counter(catalog.SWAPS, [((), status["swaps"])])
             yield gauge(catalog.WAKE_SECONDS, [] if status["wake_s"] is None else [((), status["wake_s"])])
-            yield from _plan(status["plan"])
             yield _memory(catalog.MEMORY_MEASURED, status["measured"].get("memory_mib", {}))
 
     def describe(self) -> Iterable[Metric]:

@@ -3,6 +3,7 @@ is read. What their slots take is `memory.py`'s to say; vLLM loads them.
 """
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def _name_and_folder(given: Any) -> tuple[str, Path]:
         raise UsageError(
             f"--lora-modules: {given!r} is no `name=folder`, as in --lora-modules invoices=/data/invoices-lora."
         )
-    return name, Path(folder).expanduser().resolve()
+    return name, Path(os.path.expanduser(folder)).resolve()
 
 
 def _read(name: str, path: Path) -> Adapter:

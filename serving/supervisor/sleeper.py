@@ -34,7 +34,7 @@ class Sleeper:
         key = launch.model_names[0]
         swaps = int(swapping and key != self._choice.current)
         self._choice.current = key
-        counts = {"wakes": last.wakes + 1 - swaps, "swaps": last.swaps + swaps, "restarts": last.restarts}
+        counts = {"wakes": last.wakes + 1 - swaps, "swaps": last.swaps + swaps}
         kept = counts | {"wake_s": last.wake_s, "woken_at": time.monotonic()}
         return launch.model_copy(update=kept)
 

@@ -233,7 +233,8 @@ class Supervisor:
             self._situation.note()
         launch = await self._sleeper.until_wanted(self._situation, swapping=swapping)
         for stage in self._situation.stages:
-            stage.launch = launch.of_card(stage.launch.card)
+            own = stage.launch
+            stage.launch = launch.of_card(own.card).model_copy(update={"restarts": own.restarts})
         if self.stop.is_set():
             return
         self._situation.asleep_since = None

@@ -39,7 +39,7 @@ def upgrade(prefix: Path, to: str, profile: str | None) -> None:
     screen, releases = Screen(), Releases(prefix)
     with interruptible(), _alone(prefix), _work_folder(prefix) as work:
         service = find_service(prefix)
-        profile = profile or (service.option("profile") if service else None) or "auto"
+        profile = profile or (service.profile if service else None) or "auto"
         before = releases.current
         name = _install(fetch_tree(to, work, screen), prefix, profile)
         if name == before:

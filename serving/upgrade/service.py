@@ -1,9 +1,11 @@
 """The systemd service of an installation: what it runs with, by systemd's own words, and its start and stop."""
 
+import argparse
 import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from serving.errors import ConfigError
 
@@ -22,14 +24,12 @@ class Service:
     environment: dict[str, str]
     arguments: tuple[str, ...]
 
-    def option(self, name: str) -> str | None:
-        """The value of `--name` among the arguments."""
-        for given, value in zip(self.arguments, (*self.arguments[1:], ""), strict=True):
-            if given == f"--{name}":
-                return value
-            if given.startswith(f"--{name}="):
-                return given.partition("=")[2]
-        return None
+    @property
+    def profile(self) -> str | None:
+        """As `onecard serve` reads it: the last one counts, and what follows `--` is vLLM's."""
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.add_argument("--profile", "-p", nargs="?")
+        return cast("str | None", parser.parse_known_args(self.arguments)[0].profile)
 
 
 def find_service(prefix: Path) -> Service | None:

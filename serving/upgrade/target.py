@@ -19,7 +19,7 @@ def fetch_tree(to: str, work: Path, screen: Screen) -> Path:
 
     Raises UsageError for what is none of them, NotInstalledError where the package index has no such version.
     """
-    path = Path(to).expanduser()
+    path = Path(os.path.expanduser(to))
     if path.is_dir():
         tree = path / "source" if (path / FACTS).is_file() else path
         return _checked(tree.resolve(), to)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import drawing
-from tests.conftest import Server
+from tests.conftest import ONECARD, Server
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,6 +21,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "photo.jpg").write_bytes(drawing.encoded(photo, "JPEG"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
+def test_the_two_commands_say_what_stands_below_them(server: Server, name: str) -> None:
+    """But for seconds and speed, which are each machine's own."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    command = next(line for line in text.splitlines() if line.startswith(".venv/bin/onecard ask"))
+    words = [*ONECARD, *shlex.split(command)[1:], f"--port={server.port}"]
+    done = subprocess.run(words, capture_output=True, text=True, env=server.environment, check=True)
+    ready = next(line for line in server.output.read_text().splitlines() if line.startswith("Ready"))
+    answer = done.stdout + done.stderr.replace(" in all", "")  # a quick answer may come in one piece
+    said = f"{ready}\n\n{answer}".replace(server.url, "http://127.0.0.1:8000")
+    assert re.sub(r"[\d.]+(?= s\b| tokens)", "…", said) in text
 
 
 @pytest.mark.usefixtures("folder")

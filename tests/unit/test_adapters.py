@@ -153,6 +153,11 @@ def test_a_folder_that_is_no_adapter_is_refused_by_what_is_wrong(tmp_path: Path,
         read_adapters(f"it={tmp_path}/it")
 
 
+def test_an_adapter_of_a_user_who_is_not_there_is_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"is no folder: .*/~nobody-here/it"):
+        read_adapters("it=~nobody-here/it")
+
+
 @pytest.mark.parametrize(
     ("config", "says"),
     [

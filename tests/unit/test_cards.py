@@ -308,6 +308,17 @@ def test_both_sleep_and_both_wake(tmp_path: Path) -> None:
         until_cards(running, "ready", "ready")
 
 
+def test_each_card_keeps_its_count_of_restarts_through_a_sleep(tmp_path: Path) -> None:
+    with two(tmp_path) as running:
+        server_of(running, 1).kill()
+        until_cards(running, "ready", "restarting")
+        until_cards(running, "ready", "ready")
+        to_sleep(running)
+        assert running.ask().status_code == 200
+        until_cards(running, "ready", "ready")
+        assert [card["restarts"] for card in cards(running)] == [0, 1]
+
+
 def test_sigterm_lets_both_finish(tmp_path: Path) -> None:
     with two(tmp_path) as running, ThreadPoolExecutor(4) as threads:
         answers = [threads.submit(running.ask, 200) for _ in range(4)]

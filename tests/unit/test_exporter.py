@@ -136,7 +136,7 @@ class Server:
             await answer(scope, receive, send)
             return
         known = dict(scope["headers"]).get(b"authorization") == f"Bearer {self.key}".encode()
-        body = status_body(self._launch, state=self.state, measured={"memory_mib": {"weights": 7}})
+        body = status_body(self._launch, state=self.state, measured={"memory_mib": {"weights": 7}}) | {"restarts": 3}
         await JSONResponse(body if known else {}, 200 if known else 401)(scope, receive, send)
 
 
@@ -167,6 +167,7 @@ def test_the_server_is_followed_through_its_end_with_the_key_that_it_was_started
             seen = exporter.until(lambda s: s["onecard_up"] == 1)
             assert seen['onecard_state{state="ready"}'] == 1
             assert seen['onecard_memory_measured_bytes{component="weights"}'] == 7 * 2**20
+            assert seen["onecard_restarts_total"] == 3, "all cards', and each start has written down its own card's"
             assert seen['onecard_start_seconds{step="import"}'] == 4
             assert seen["onecard_supervisor_start_time_seconds"] == 1_700_000_000
             assert seen['onecard_process_resident_memory_bytes{role="supervisor"}'] > 2**20
@@ -182,6 +183,11 @@ def test_the_server_is_followed_through_its_end_with_the_key_that_it_was_started
             seen = exporter.until(lambda s: s["onecard_up"] == 0)
             assert seen['onecard_state{state="stopped"}'] == 1
             assert seen['onecard_plan_limit{limit="kv_tokens"}'] == plan.capacity.kv_tokens
+            assert "onecard_restarts_total" not in seen, "a count that goes down is a new start to Prometheus"
+            # What cannot be read any more, as on a disk that does not answer, is not told as of now.
+            (folder / "server.json").unlink()
+            os.mkfifo(folder / "server.json")
+            exporter.until(lambda s: 'onecard_state{state="stopped"}' not in s)
 
 
 def test_everything_that_is_told_is_in_the_catalog(tmp_path: Path, card: Card) -> None:

@@ -34,6 +34,12 @@ def test_what_can_be_no_hub_id_is_refused_without_asking_a_hub(name: str) -> Non
         resolve_model(name).checkpoint()
 
 
+@pytest.mark.parametrize("name", ["~nobody-here", "~nobody-here/model"])
+def test_a_folder_of_a_user_who_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(CheckpointError, match=f"There is no model folder /.*{name}"):
+        resolve_model(name).checkpoint()
+
+
 def test_a_model_file_without_a_source_is_refused(tmp_path: Path) -> None:
     yaml = tmp_path / "mine.yaml"
     yaml.write_text(

@@ -163,7 +163,18 @@ def test_a_new_version_is_switched_to_once_it_has_its_model(machine: Machine) ->
     assert machine.told[-1] == "systemctl restart onecard"
 
 
-@pytest.mark.parametrize("written", ["--profile cpu", "--port 8010 --profile=cpu", '"--profile cpu --host 0.0.0.0"'])
+@pytest.mark.parametrize(
+    "written",
+    [
+        "--profile cpu",
+        "--port 8010 --profile=cpu",
+        '"--profile cpu --host 0.0.0.0"',
+        "-p cpu",
+        "--port 8010 -pcpu",
+        '"-p cpu -- -pp 1"',
+        "--profile cpu -- --profiler-config x -pp 1",
+    ],
+)
 def test_a_later_run_installs_for_the_card_of_the_settings(machine: Machine, written: str) -> None:
     assert machine.install("--profile", "cpu")[0] == 0
     settings = machine.root / "etc/onecard/onecard.env"

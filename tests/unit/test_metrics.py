@@ -153,7 +153,7 @@ def test_one_state_at_a_time(state: str, registry: CollectorRegistry) -> None:
 
 
 def test_a_server_that_does_not_answer_is_stopped(registry: CollectorRegistry) -> None:
-    registry.register(StatusCollector(lambda: None))
+    registry.register(StatusCollector(lambda: {"state": "stopped"}))
     seen = Scrape(registry)
     assert seen("onecard_state", state="stopped") == 1
     assert seen("onecard_restarts_total") is None

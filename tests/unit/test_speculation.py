@@ -349,6 +349,7 @@ def test_a_restart_plans_the_head_again_from_its_folder(tmp_path: Path) -> None:
     [
         ({"model": "/nowhere/head"}, "There is no folder /nowhere/head with an EAGLE3 head"),
         ({"model": "~/nowhere"}, "There is no folder"),
+        ({"model": "~nobody-here"}, "There is no folder ~nobody-here"),
     ],
 )
 def test_a_head_that_is_nowhere_is_refused(given: dict[str, Any], says: str) -> None:

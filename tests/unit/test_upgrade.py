@@ -184,6 +184,16 @@ def test_the_service_is_started_with_the_new_version(installation: Installation,
     assert question[:5] == ["serve", "--profile", "cpu", "--model", "demo"]
 
 
+@pytest.mark.parametrize("written", ["-p cpu -- -pp 1", "--profile auto -pcpu"])
+def test_the_new_version_is_for_the_card_of_the_settings(
+    installation: Installation, systemd: Path, written: str
+) -> None:
+    (systemd.parent / "onecard.env").write_text(f"ONECARD_ARGS={written}\n")
+    code, said = installation.run("--to", str(installation.wheel), path=systemd)
+    assert code == 0, said
+    assert installation.started[1][1:4] == ["serve", "--profile", "cpu"]
+
+
 def test_settings_are_read_as_systemd_reads_them_and_tried_where_the_service_runs(
     installation: Installation, systemd: Path
 ) -> None:
@@ -258,6 +268,7 @@ def test_what_is_no_version_is_refused_in_words(installation: Installation, tmp_
         (str(tmp_path), "holds no onecard"),
         (str(tmp_path / "notes.txt"), "neither a wheel nor a bundle"),
         (str(tmp_path / "gone.whl"), "There is no"),
+        ("~nobody-here/onecard", "There is no ~nobody-here/onecard"),
     ):
         code, said = installation.run("--to", to)
         assert (code, installation.releases.current) == (2, OLD)
