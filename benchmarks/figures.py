@@ -26,7 +26,7 @@ from serving.planning.policy import wished
 from serving.planning.profile import Profile, load_models, load_profiles
 from serving.setup.choose import MIN_DRIVER, NEEDED_MIB
 
-# The demo model's kinds of question (serving/demo/questions.py), as a reader would call them.
+# The demo model's kinds of question (serving/demo/questions/), as a reader would call them.
 KIND_NAMES: dict[str, dict[Language, str]] = {
     "shape": {"en": "which shapes", "zh": "是什么形状"},
     "color": {"en": "which colour", "zh": "是什么颜色"},

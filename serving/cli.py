@@ -1,4 +1,4 @@
-"""The command `onecard`: its commands in the order of `--help`, and what becomes of a refusal. Each is in serving/commands."""
+"""The program `onecard`: its commands in the order of `--help` (each is in serving/commands/), and how it reports a refusal."""
 
 import errno
 import io
@@ -63,14 +63,15 @@ def _top(
 
 
 def _ended(number: int, _frame: object) -> NoReturn:
-    """Closes what is open, as Ctrl-C does: `evaluate` has a server of its own. `serve` and the exporter have their own way."""
+    """Unwinds as Ctrl-C does, so that what is open is closed (`evaluate` runs a server). `serve` and the exporter have handlers
+    of their own."""
     raise SystemExit(128 + number)
 
 
 def main() -> None:
-    """Runs the command; a refusal is one paragraph on stderr and its own exit code, never a traceback."""
+    """Runs the command. A refusal is one paragraph on stderr and an exit code of its own, never a traceback."""
     signal.signal(signal.SIGTERM, _ended)
-    # An encoding may lack letters of an answer, and a file's name need not be UTF-8: such are escaped, as JSON's own are.
+    # Characters that the terminal's encoding lacks, or a file's name that is not UTF-8, are escaped as in JSON.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -16,10 +16,10 @@ from serving.hub import resolve_model
 from serving.machine import hardware
 from serving.machine.hardware import Hardware
 from serving.machine.onecards import among
+from serving.machine.port import open_socket
 from serving.machine.state_dir import run_dir, state_dir
 from serving.planning.present import chosen_profile
 from serving.planning.profile import Profile
-from serving.prepare import open_socket
 from serving.setup.choose import MIN_DRIVER
 
 State = Literal["good", "note", "broken"]

@@ -1,7 +1,7 @@
-"""Our media connector, registered with vLLM under the name `onecard`: every picture of every route comes through here.
+"""Our media connector, registered with vLLM as `onecard`: every picture of every route comes through here.
 
-It decides where a picture may come from, hands the work to images/ and fetch.py, and turns refusals into vLLM's. The
-guard has refused much of it before; here no other way of vLLM's API gets around it.
+It decides where a picture may come from, leaves the work to images/, and turns refusals into vLLM's errors. Most bad pictures
+have been refused by the guard already; here no route of vLLM's gets around the check.
 """
 
 import asyncio
@@ -32,14 +32,14 @@ PICTURES_ONLY = "This server takes pictures only, no video and no audio."
 
 
 class PictureSource:
-    """From an `image_url` to a picture on the grid. Knows nothing of vLLM."""
+    """From an `image_url` to a picture fitted to the model's grid. Knows nothing of vLLM."""
 
     def __init__(self, grid: Grid | None, fetcher: Fetcher | None) -> None:
         self._workshop = Workshop(grid)
         self._fetcher = fetcher
 
     async def picture(self, url: str) -> Picture:
-        """Raises ImageError. The size is reported to whoever collects the request's sizes (images/seen.py)."""
+        """Raises ImageError. Reports the size at which the model sees the picture (images/seen.py)."""
         seen = seen_sizes()
         place = seen.expect()
         if is_data_url(url):
@@ -54,46 +54,46 @@ class PictureSource:
 
 
 def planned_grid(launch: Launch) -> Grid | None:
-    """The grid on which this launch's model sees pictures, as its processor will be told; None where that is not
-    Qwen's, or where the user's own `mm_processor_kwargs` say more than the size: then the processor resizes."""
+    """The grid on which this launch's model sees pictures. None where its processor is not Qwen's, or the user's own
+    `mm_processor_kwargs` set more than the size: then the processor does the resizing."""
     processor = read_processor(Folder(launch.model_folder))
     told = launch.plan.engine_args.get("mm_processor_kwargs", {})
     if not str(processor.get("image_processor_type")).startswith("Qwen2VLImageProcessor") or set(told) - {"size"}:
         return None
-    # Older processors name their bounds `min_pixels` and `max_pixels`; the plan always tells both edges.
+    # Older processors call their bounds `min_pixels` and `max_pixels`; the plan always sets both edges.
     size = processor.get("size", {}) | told.get("size", {})
     side = processor.get("patch_size", 14) * processor.get("merge_size", 2)  # the class's own defaults
     return Grid(side, min_pixels=size["shortest_edge"], max_pixels=size["longest_edge"])
 
 
 def register_connector() -> None:
-    """Registers the connector; `VLLM_MEDIA_CONNECTOR=onecard` chooses it (launch.py)."""
+    """Registers the connector; `VLLM_MEDIA_CONNECTOR=onecard` chooses it (ipc/launch.py)."""
     from vllm.exceptions import VLLMValidationError
     from vllm.multimodal.media import MEDIA_CONNECTOR_REGISTRY, MediaConnector
     from vllm.multimodal.media.base import MediaWithBytes
 
     @functools.cache
     def source(allowed_hosts: frozenset[str]) -> PictureSource:
-        """Made at the first picture, and so only in the process that takes requests."""
+        """Made at the first picture, so only in the process that takes requests."""
         launch = current_launch()
         if launch is None:
             raise RuntimeError("the connector works only in a server that `onecard serve` started")
         return PictureSource(planned_grid(launch), Fetcher(allowed_hosts) if launch.allow_image_urls else None)
 
-    # vLLM 0.26 knows no cache key for a wrapped array, and hashes a bare one by itself.
+    # vLLM 0.26 does not take our digest as the cache key; it hashes the bare array itself.
     takes_digests = "io_config" in MediaWithBytes.__dataclass_fields__
 
     class RefusedError(VLLMValidationError):  # type: ignore[misc]
         def __str__(self) -> str:
-            """The sentence alone; vLLM would append the parameter, which the error body names anyway."""
+            """The message alone: vLLM would append the parameter, which the error body names anyway."""
             return str(self.args[0])
 
     def refuse(message: str) -> NoReturn:
         raise RefusedError(message, parameter="image_url")
 
     class OnecardMediaConnector(MediaConnector):  # type: ignore[misc]
-        """vLLM makes one for each request; the threads behind them are shared. The hosts that pictures may come from
-        are vLLM's own `--allowed-media-domains`."""
+        """vLLM makes one for each request; all share one PictureSource and its threads. Which hosts pictures may come from is
+        set by vLLM's own `--allowed-media-domains`."""
 
         async def fetch_image_async(self, image_url: str, **_: Any) -> Any:
             try:

@@ -1,4 +1,4 @@
-"""What vLLM loads in each of its processes (entry point `vllm.general_plugins`). Does nothing in a vLLM that onecard
+"""What vLLM loads of ours in each of its processes (entry point `vllm.general_plugins`). Does nothing in a vLLM that onecard
 did not start."""
 
 import ctypes
@@ -17,13 +17,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 def register() -> None:
-    """Registers our media connector, ties this process's life to its parent's, spends less on a start, and on a CPU leaves
-    others some of it."""
+    """Registers our media connector, ties this process's life to its parent's, makes the start cheaper, and on a CPU keeps
+    waiting threads from spinning."""
     if ENVIRONMENT_KEY not in os.environ:
         return
     _die_with_parent_process()
-    # On CUDA vLLM forks its engine from the API process, and workers from the engine. Linux takes the signal from a forked
-    # child, and vLLM, for which the plugins are loaded there, does not come here again.
+    # On CUDA vLLM forks the engine from the API process, and workers from the engine. Linux clears the death signal in a forked
+    # child, and vLLM does not load plugins again there.
     util.register_after_fork(register, lambda _: _die_with_parent_process())
     from vllm.platforms import current_platform
 
@@ -54,9 +54,9 @@ def _die_with_parent_process() -> None:
 
 
 def die_with_parent(parent: int | None) -> None:
-    """Whoever dies first, nothing is left: the kernel kills this process when its parent is gone (Linux prctl(2)). It does not
-    where the parent has died before it was asked to: `parent` is who that should be, where it is known. To the kernel a parent
-    is a thread: the signal comes at the end of the one that started this process, in vLLM the main thread."""
+    """Has the kernel kill this process when its parent dies (Linux prctl(2)). If `parent`, the expected parent, has died
+    already, this process kills itself. To the kernel, the parent is the thread that started this process; in vLLM that is
+    the main thread."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent is not None and os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)

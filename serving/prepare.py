@@ -1,9 +1,8 @@
-"""From the command line's words to a plan, and on to a launch: the first half of the way through the house."""
+"""From the command line to a plan, and on to a launch: the first half of the way through the house."""
 
 import contextlib
 import importlib.util
 import os
-import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from serving.errors import (
     DoesNotFitError,
     HardwareError,
     NotInstalledError,
-    PortInUseError,
     UsageError,
 )
 from serving.guard.keys import is_open_to_strangers
@@ -22,7 +20,7 @@ from serving.ipc.launch import Launch
 from serving.ipc.settings import GuardSettings
 from serving.machine import hardware
 from serving.machine.hardware import Hardware
-from serving.machine.onecards import serves_on
+from serving.machine.port import open_socket
 from serving.machine.state_dir import make_run_dir
 from serving.models.checkpoint import read_checkpoint
 from serving.models.files import Folder
@@ -30,7 +28,7 @@ from serving.planning.adapters import read_adapters
 from serving.planning.advice import nearest
 from serving.planning.asked import read_asked
 from serving.planning.calibration import constants_of
-from serving.planning.cards import Cards, choose, serving
+from serving.planning.cards import Cards, choose
 from serving.planning.describe import why_not
 from serving.planning.engine_args import from_argv
 from serving.planning.plan import Plan
@@ -43,7 +41,7 @@ from serving.unsafe import check_unsafe
 
 @dataclass(frozen=True)
 class Prepared:
-    """A plan and everything that it was made from."""
+    """A plan, and everything that it was made from."""
 
     plan: Plan
     subject: Subject
@@ -62,12 +60,12 @@ def prepare(
     found: Hardware | None = None,
     cards: int | None = None,
 ) -> Prepared:
-    """Profile, model, checkpoint and hardware (`found`, else what this machine has now), and the plan made of them for
-    each of so many cards (cards.py). Starts nothing and downloads no weights."""
+    """Finds profile, model, checkpoint and hardware (`found`, else what this machine has now), and plans for each of `cards`
+    cards (planning/cards.py). Starts nothing and downloads no weights."""
     found = found or hardware.detect()
     name, profile = chosen_profile(profile_name, found)
     chosen = choose(found, cards, on_gpu=profile.gpu is not None)
-    found, given = serving(found, chosen), profile.engine_args | from_argv(user_argv)
+    found, given = found.of(chosen.indices), profile.engine_args | from_argv(user_argv)
     resolved, asked = resolve_model(model_name or profile.model), read_asked(given)
     head = resolve_head(asked.speculation, resolved.model)
     subject = Subject(
@@ -87,9 +85,9 @@ def prepare(
 
 
 def _fewest_together(subject: Subject, user_argv: tuple[str, ...], cards: int) -> int:
-    """How many of so many cards have to share a server so that the model fits; 1 where no number helps."""
+    """The fewest of `cards` cards that must share a server for the model to fit; 1 where no number helps."""
     for size in (1, 2, 4, 8) if cards > 1 else ():
-        with contextlib.suppress(UsageError):  # a model that cannot be split so
+        with contextlib.suppress(UsageError):  # a model that cannot be split over so many
             if size <= cards and replace(subject, tensor_parallel_size=size).plan(from_argv(user_argv)).fits:
                 return size
     return 1
@@ -110,7 +108,7 @@ def _planned(
 
 
 def _other_models(subject: Subject) -> list[Subject]:
-    """The same card with other models: first other precisions of this one, then the largest others."""
+    """The same card with other models: other precisions of this one first, then the others, largest first."""
     others = []
     for name, model in load_models().items():
         if name != subject.model_name and model.source.hub and shape_dir(name):
@@ -129,8 +127,8 @@ def make_launch(
     api_keys_file: Path | None,
     guard: GuardSettings | None = None,
 ) -> Launch:
-    """Checks everything that can be known to fail before anything is loaded, downloads the model where it is not here,
-    and describes the start."""
+    """Checks everything that can fail before anything is loaded, downloads the model if it is not here, and describes the
+    start."""
     _check_plan(prepared)
     guard = guard or GuardSettings()
     _check_exposure(host, api_keys_file)
@@ -138,10 +136,10 @@ def make_launch(
     if importlib.util.find_spec("vllm") is None:
         raise NotInstalledError("vLLM is not installed in this environment. `make setup` installs the right one.")
     run_dir = make_run_dir(port)
-    open_socket(host, port).close()  # known to be free before a download, and opened after it
+    open_socket(host, port).close()  # checked before a long download; the socket to serve on is opened after it
     head = prepared.head
     if prepared.resolved.folder is None or (head and head.folder is None):
-        # What was planned by its config alone is planned again by what came, and for what is free by then.
+        # The first plan knew the config alone. Now that the files are here: plan again, for the memory that is free by now.
         resolved = replace(prepared.resolved, folder=prepared.resolved.download())
         if head:
             head.download()
@@ -149,7 +147,7 @@ def make_launch(
             prepared.subject,
             checkpoint=resolved.checkpoint(),
             head=head.read() if head else None,
-            hardware=serving(hardware.detect(), prepared.cards),
+            hardware=hardware.detect().of(prepared.cards.indices),
         )
         prepared = _planned(subject, resolved, prepared.user_argv, prepared.cards, head)
         _check_plan(prepared)
@@ -169,8 +167,8 @@ def make_launch(
 
 
 def plan_again(prepared: Prepared, launch: Launch, found: Hardware) -> Plan | None:
-    """The plan of a launch for the memory that is free on `found`: smaller where other programs have taken of it, as large as
-    at first where they have not. None where nothing useful fits."""
+    """A launch planned again for the memory that is free on `found`: smaller if other programs have taken some, else as at
+    first. None where nothing useful fits."""
     checkpoint, head = read_checkpoint(Folder(launch.model_folder)), prepared.head
     if head:
         head = replace(head, path=Path(launch.plan.engine_args["speculative_config"]["model"]))
@@ -180,7 +178,7 @@ def plan_again(prepared: Prepared, launch: Launch, found: Hardware) -> Plan | No
 
 
 def _check_plan(prepared: Prepared) -> None:
-    """Whether it fits, whether this machine has what is planned, and whether a folder that is here holds weights."""
+    """Raises an OnecardError if the plan does not fit, this machine lacks what it needs, or a local folder holds no weights."""
     plan, subject, folder = prepared.plan, prepared.subject, prepared.resolved.folder
     if not plan.fits:
         raise DoesNotFitError(why_not(plan))
@@ -202,46 +200,6 @@ def _check_plan(prepared: Prepared) -> None:
             f"{head.folder} holds no weights of an EAGLE3 head (no *.safetensors): vLLM could load none of another kind "
             "safely. Take a head that is published as safetensors."
         )
-
-
-def open_socket(host: str, port: int) -> socket.socket:
-    """The listening socket, opened before anything is loaded. Raises PortInUseError naming who has it."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        if isinstance(error, PermissionError):
-            raise UsageError(f"Port {port} needs root (ports below 1024 do). Choose another with --port.") from error
-        if isinstance(error, socket.gaierror) or error.errno == 99:  # EADDRNOTAVAIL
-            raise UsageError(
-                f"{host!r} is no address of this machine. --host takes 127.0.0.1 or 0.0.0.0, mostly."
-            ) from error
-        if serves_on(port):
-            who, stop = "a onecard of yours", f"Ask that one, stop it with `onecard stop --port {port}`,"
-        else:
-            who, stop = _owner(port), f"Stop it (`onecard stop --port {port}` if it is another user's onecard),"
-        raise PortInUseError(
-            f"Port {port} is in use by {who}. {stop} or choose another port: --port {port + 1}, or PORT={port + 1} with make."
-        ) from error
-    listening.listen(2048)
-    return listening
-
-
-def _owner(port: int) -> str:
-    import psutil
-
-    try:
-        for connection in psutil.net_connections("tcp"):
-            at_port = connection.laddr and connection.laddr.port == port
-            # A process of another user's has no number here.
-            if at_port and connection.status == psutil.CONN_LISTEN and connection.pid:
-                return f"{psutil.Process(connection.pid).name()} (process {connection.pid})"
-    except psutil.Error:
-        pass  # it has ended meanwhile, or its name is not ours to see
-    return "another program"
 
 
 def _check_exposure(host: str, api_keys_file: Path | None) -> None:

@@ -7,9 +7,9 @@ FlashInfer's own, where they always are. The next `onecard serve` with the same 
 import asyncio
 import os
 import shutil
-import socket
 
-from serving.prepare import make_launch, open_socket, prepare
+from serving.machine.port import free_port, open_socket
+from serving.prepare import make_launch, prepare
 from serving.supervisor.supervisor import Supervisor
 
 _LOOPBACK = "127.0.0.1"
@@ -22,16 +22,10 @@ def warm_caches(profile: str, model: str, user_argv: tuple[str, ...] = ()) -> No
     launch = make_launch(
         prepare(profile, model, user_argv=user_argv, cards=1),
         host=_LOOPBACK,
-        port=_free_port(),
+        port=free_port(),
         allow_image_urls=False,
         api_keys_file=None,
     )
     supervisor = Supervisor(launch, open_socket(launch.host, launch.port), until_ready=True)
     asyncio.run(supervisor.run())
     shutil.rmtree(launch.run_dir)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((_LOOPBACK, 0))
-        return int(probe.getsockname()[1])

@@ -1,5 +1,5 @@
-"""`python -m serving.schema`: the JSON schemas of `configs/`, made from the classes of profile.py and quantize/scheme.py,
-for editors to check with.
+"""`python -m serving.schema`: the JSON schemas of `configs/`, for editors to check with, made from the classes of
+planning/profile.py, quantize/scheme.py and fleet/demand.py.
 
 An editor finds them by a first line such as `# yaml-language-server: $schema=../profiles.schema.json`.
 """

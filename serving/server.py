@@ -1,7 +1,7 @@
 """The server process: vLLM's own API server on a socket that the supervisor opened. `python -m serving.server FD`.
 
-It builds vLLM's arguments from the plan, checks each against the installed vLLM's parser and hands over. Guard and
-media connector come in through vLLM's extension points.
+It turns the plan into vLLM's arguments, checks them with the installed vLLM's parser and hands over to vLLM. Guard and media
+connector come in through vLLM's extension points.
 """
 
 import contextlib
@@ -28,34 +28,34 @@ from serving.plugin import die_with_parent
 logger = logging.getLogger("vllm.onecard")
 
 _Run = Callable[..., Coroutine[Any, Any, None]]
-# vLLM's API server moved between the versions that are served: (run_server_worker, make_arg_parser and its checks).
+# The API server moves between vLLM's versions: (module of `run_server_worker`, module of `make_arg_parser`).
 _PLACES = (
     ("vllm.entrypoints.launchers.api_server.entry", "vllm.entrypoints.launchers.cli_args"),  # 0.32, 0.33
     ("vllm.entrypoints.openai.api_server", "vllm.entrypoints.openai.cli_args"),  # 0.26
 )
-# Fixed by onecard: the guard in front, one API process, nobody else's origins, no documentation pages.
+# Not the user's to change: the guard in front, no CORS of vLLM's (the guard decides), no documentation pages.
 _FIXED: dict[str, Any] = {
     "middleware": ["serving.guard.stack.Guard"],
     "allowed_origins": [],
     "disable_fastapi_docs": True,
     "disable_uvicorn_access_log": True,
 }
-# llguidance makes its automata as it goes, within limits of its own: a schema of 300 bounded texts takes it 0.03 s, and
-# xgrammar, vLLM's first choice, 60 s in a thread that nothing can stop (150,000 tokens, two cores).
+# llguidance builds its automata lazily and within limits: a schema of 300 bounded strings takes it 0.03 s. xgrammar, vLLM's
+# first choice, takes 60 s for the same, in a thread that nothing can stop (150,000 tokens, two cores).
 _DEFAULTS: dict[str, Any] = {
     "structured_outputs_config": {"backend": "guidance", "disable_additional_properties": True}
 }
-# The protocol that bounds heads and stalls, no WebSockets, and an end that does not wait for who reads slowly.
+# Our protocol, which limits heads and stalls; no WebSockets; and a shutdown that does not wait for slow readers.
 _UVICORN: dict[str, Any] = {"http": Connection, "ws": "none", "timeout_graceful_shutdown": 2}
 
 
 def main() -> int:
-    """Serves until SIGTERM. Returns the exit code; a refusal is told to the supervisor in words."""
+    """Serves until SIGTERM and returns the exit code. The supervisor is told in words why a start was refused."""
     supervisor = os.environ.get(SUPERVISOR_KEY)
     die_with_parent(int(supervisor) if supervisor else None)
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which decides
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # means something only once requests are taken (guard/probes.py)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # "drain": guard/probes.py handles it once requests are taken
     try:
         launch = current_launch()
         if launch is None:
@@ -80,8 +80,8 @@ def _serve(launch: Launch, listening: socket.socket) -> None:
 
 @contextlib.contextmanager
 def _no_collecting() -> Iterator[None]:
-    """What vLLM's imports make stays, and Python's collector would look through it again and again as it grows, and later in
-    each full round, also in the engine, which is forked with it."""
+    """Keeps the garbage collector away from what vLLM's imports create: it all stays, and would be scanned again and again
+    while it grows, and later in every full collection, in the forked engine too."""
     gc.disable()
     try:
         yield
@@ -91,7 +91,7 @@ def _no_collecting() -> Iterator[None]:
 
 
 def _load(launch: Launch) -> tuple[_Run, Any]:
-    """Imports vLLM. Its `run_server_worker` and the arguments for that, as its parser reads them."""
+    """Imports vLLM. Returns its `run_server_worker` and the arguments for it, parsed by vLLM's own parser."""
     run_server_worker, cli_args = _vllm()
     _mend_wsl2()
     from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -107,9 +107,9 @@ def _load(launch: Launch) -> tuple[_Run, Any]:
 
 
 def _argv(launch: Launch, known_flags: dict[str, Any]) -> list[str]:
-    """The user's arguments, word for word, those of the plan that this vLLM knows and the user does not give, and ours.
+    """The command line for vLLM: the user's arguments verbatim, the plan's that the user did not give, and the fixed ones.
 
-    Raises EngineArgsError when vLLM does not know one that the plan depends on.
+    What this vLLM does not know is left out. Raises EngineArgsError where the plan depends on it.
     """
     planned, unknown = split_unknown({"model": str(launch.model_folder)} | launch.plan.engine_args, known_flags)
     import vllm
@@ -121,11 +121,11 @@ def _argv(launch: Launch, known_flags: dict[str, Any]) -> list[str]:
         )
     for name in unknown:
         logger.warning("dropped %s: vLLM %s does not know it", name, vllm.__version__)
-    # Behind the guard's admission, where this vLLM has it: canary and warm-up go past the guard.
+    # A second limit behind the guard's admission, which canary and warm-up bypass.
     backstop = {"max_num_queued_reqs": 2 * launch.plan.capacity.max_num_seqs}
     ours, _ = split_unknown(_FIXED | backstop | {"host": launch.host, "port": launch.port}, known_flags)
     _check_user_argv(launch.user_argv, known_flags)
-    # Of two values of one argument vLLM reads the last.
+    # vLLM's parser takes the last value of an argument, so the user's must not be followed by another.
     given = from_argv(launch.user_argv).keys() - PLANNED_WITH
     defaults, _ = split_unknown(_DEFAULTS, known_flags)
     left = {name: value for name, value in (defaults | planned).items() if name not in given}
@@ -133,7 +133,7 @@ def _argv(launch: Launch, known_flags: dict[str, Any]) -> list[str]:
 
 
 def _refuse_argument(message: str) -> NoReturn:
-    """In place of argparse's page of usage and exit."""
+    """In place of argparse's usage page and exit."""
     raise EngineArgsError(f"vLLM refuses an argument: {message}.")
 
 
@@ -148,7 +148,7 @@ def _check_user_argv(user_argv: tuple[str, ...], known_flags: dict[str, Any]) ->
 
 
 def _vllm() -> tuple[_Run, Any]:
-    """`run_server_worker` and the module with the argument parser, where this vLLM has them."""
+    """`run_server_worker`, and the module with the argument parser, from where this vLLM has them."""
     try:
         import_module("vllm")
     except ImportError as error:
@@ -162,8 +162,8 @@ def _vllm() -> tuple[_Run, Any]:
 
 
 def _mend_wsl2() -> None:
-    """Inside WSL2 vLLM leaves pinned memory off, and its newer model runner then dies with "UVA is not available"
-    (vllm#47387, #54652). The variable is set only where this vLLM knows it, and never over the user's own value."""
+    """Turns pinned memory on in WSL2, where vLLM leaves it off and its newer model runner then dies with "UVA is not available"
+    (vllm#47387, #54652). Only where this vLLM knows the variable, and never over the user's own value."""
     from vllm import envs
 
     if in_wsl() and "VLLM_WSL2_ENABLE_PIN_MEMORY" in envs.environment_variables:
@@ -171,7 +171,7 @@ def _mend_wsl2() -> None:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """SIGTERM before vLLM has handlers of its own ends the loading."""
+    """SIGTERM ends the loading, until vLLM installs its own handlers."""
     raise KeyboardInterrupt
 
 

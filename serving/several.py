@@ -1,4 +1,4 @@
-"""More than one model on one card: which ones, each with a plan of its own, one of them loaded at a time."""
+"""Several models on one card: which ones, each with a plan of its own; one of them is loaded at a time."""
 
 from typing import Any
 
@@ -22,8 +22,8 @@ def prepare_each(
     user_argv: tuple[str, ...] = (),
     cards: int | None = None,
 ) -> list[Prepared]:
-    """A plan for `model` and for each of `models` (names with commas between them, else those of the profile); the first
-    is loaded first."""
+    """A plan for `model` and for each of `models` (names separated by commas, by default the profile's); the first is loaded
+    first."""
     found = hardware.detect()
     profile = chosen_profile(profile_name, found)[1]
     listed = [name.strip() for name in models.split(",") if name.strip()] if models else _of(profile)
@@ -35,7 +35,7 @@ def prepare_each(
 
 
 def make_launches(prepared: list[Prepared], **options: Any) -> list[Launch]:
-    """`make_launch` for each, once all are known to be served: what is refused is refused before the first download. Raises as
+    """`make_launch` for each, after all were checked: what is refused is refused before the first download. Raises as
     `check_each` does."""
     check_each(prepared)
     return [make_launch(each, **options) for each in prepared]

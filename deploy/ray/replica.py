@@ -6,7 +6,6 @@ says that it is healthy as long as its server's supervisor lives, which restarts
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from deploy.ray.asked import Asked
 from deploy.ray.metrics import Bridge
 from deploy.ray.settings import Settings
 from serving.guard.keys import read_keys
+from serving.machine.port import free_port
 
 # Of a request, what concerns the connection to the door and not the answer (RFC 9110, 7.6.1), and what was checked there.
 _NOT_HANDED_ON = frozenset({"host", "origin", "connection", "content-length", "transfer-encoding", "expect", "te"})
@@ -43,7 +43,7 @@ class Replica:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self._settings = Settings.model_validate(settings)
-        self._port = _free_port()
+        self._port = free_port()
         self._url = f"http://127.0.0.1:{self._port}"
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
         self._process = subprocess.Popen(
@@ -152,9 +152,3 @@ def _is_ready(url: str) -> bool:
         return httpx.get(f"{url}/ready", timeout=5, trust_env=False).status_code == 200
     except httpx.HTTPError:
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

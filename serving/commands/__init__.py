@@ -1,3 +1,3 @@
-"""The commands as typer has them: flags, help texts, and where what they print goes. What they do is done elsewhere, and is
-imported when a command runs, so that `--help` answers at once. `serving/cli.py` lists them.
+"""The commands, for typer: flags, help texts, and printing. The work is done elsewhere, and imported when a command runs, so
+that `--help` answers at once. `serving/cli.py` lists them.
 """

@@ -94,9 +94,9 @@ def serve(
 
     from serving import durations
     from serving.ipc.settings import GuardSettings
+    from serving.machine.port import open_socket
     from serving.planning.describe import describe_memory, describe_plan
     from serving.planning.engine_args import to_argv
-    from serving.prepare import open_socket
     from serving.several import check_each, make_launches, plan_each_again, prepare_each
 
     if (written := os.environ.get("ONECARD_LOG_FORMAT") or "text") not in ("json", "text"):

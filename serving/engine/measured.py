@@ -1,4 +1,4 @@
-"""What the parts of the memory really took, in the plan's own terms, as the worker says before the first request."""
+"""What the parts of the memory really took, by the plan's names, as the worker measured it before the first request."""
 
 import asyncio
 import logging
@@ -13,18 +13,18 @@ from serving.planning.plan import Plan
 
 logger = logging.getLogger("vllm.onecard")
 _ASKED_S = 1.0
-# vLLM tells what the graphs took, driver's memory included, in its log alone.
+# Only its log says what vLLM's CUDA graphs took, the driver's memory included.
 _GRAPHS = re.compile(r"Graph capturing finished in .* took ([\d.]+) GiB")
-# vLLM reads the whole device, before and after: what other programs took meanwhile is in its figure. No CUDA context is
-# smaller than this.
+# That figure is the whole device's, before and after, so it includes what other programs took meanwhile. It is bounded by
+# this: no CUDA context is smaller.
 _LEAST_CONTEXT = 200 * MIB
 
 
 async def measure_and_learn(application: Any, plan: Plan, server_log: Path) -> dict[str, Any]:
-    """`memory_mib` by the plan's names, where the engine of vLLM's `application` runs our worker extension; empty elsewhere.
-    A card's first start teaches the plans that follow (`calibration.py`).
+    """`memory_mib` by the plan's names, if the engine of vLLM's `application` runs our worker extension; else empty. Later
+    plans for this card learn from it (planning/calibration.py).
 
-    Raises EngineArgsError when one step may send more through the vision encoder than was planned for."""
+    Raises EngineArgsError if one step may send more through the vision encoder than was planned."""
     if "worker_extension_cls" not in plan.engine_args:
         return {}
     engine = application.state.engine_client
@@ -37,20 +37,20 @@ async def measure_and_learn(application: Any, plan: Plan, server_log: Path) -> d
         )
     found = _GRAPHS.findall(server_log.read_text(errors="replace")) if server_log.is_file() else []
     parts = in_parts(lasting, transients, round(float(found[-1]) * 2**30) if found else None)
-    # What drafts take is not measured yet: constants that make up for it would be wrong without them.
+    # Drafting is not measured separately: constants learned with it would be wrong without it.
     if plan.predicted and plan.tensor_parallel_size == 1 and plan.speculation is None:
         learn_from_start(plan, parts)
     return {"memory_mib": parts}
 
 
 async def held_now(application: Any, plan: Plan) -> dict[str, int]:
-    """`held_mib` by the worker's names and `given_back`, how often (`WorkerMemory.onecard_held`). Empty where no such worker
-    runs, or where it does not answer in a second: nobody who asks for a status shall wait for an engine that hangs."""
+    """`held_mib` and `given_back`, as `WorkerMemory.onecard_held` has them. Empty if no such worker runs, or none answers
+    within a second: a request for the status must not wait for an engine that hangs."""
     if "worker_extension_cls" not in plan.engine_args:
         return {}
     try:
         found = (await asyncio.wait_for(application.state.engine_client.collective_rpc("onecard_held"), _ASKED_S))[0]
-    except Exception:  # a dying engine raises what it likes; the status says elsewhere that it dies
+    except Exception:  # a dying engine raises anything; the status says elsewhere that it is dying
         logger.debug("the worker did not say what it holds", exc_info=True)
         return {}
     given_back = found.pop("given_back")
@@ -58,14 +58,14 @@ async def held_now(application: Any, plan: Plan) -> dict[str, int]:
 
 
 def in_parts(lasting: dict[str, int], transients: dict[str, int], graphs: int | None) -> dict[str, int]:
-    """MiB by the plan's names. `graphs` are the bytes that vLLM says its CUDA graphs took; None where it captured none.
+    """MiB by the plan's names. `graphs` is the number of bytes that vLLM says its CUDA graphs took; None if it captured none.
 
-    What is between what the allocator holds and what the process holds is the driver's: context and graphs."""
+    The process holds more than torch's allocator: the difference is the driver's, for context and graphs."""
     pool, process = lasting["graph_pool"], lasting["process"]
     graphs = pool if graphs is None else graphs
     if process:
         graphs = max(pool, min(graphs, pool + process - lasting["reserved"] - _LEAST_CONTEXT))
-    # Profiled at as many of the largest pictures as fit the budget; a full budget takes in proportion more.
+    # vLLM profiles as many of the largest pictures as fit the budget; a full budget takes proportionally more.
     full = transients["encoder_tokens"] / max(1, transients["profiled_tokens"])
     cache = round(transients["encoder_output"] * full)
     seeing = round(transients["vision_encoder"] * full)

@@ -1,7 +1,7 @@
 """The warm-up: real requests through vLLM's own API, inside its process, before anyone else is let in.
 
-What compiles when it is first needed has to be needed here: kernels for one request and for as many as can run at once, for
-small and large pictures, for greedy and drawn answers, with log probabilities and with a grammar.
+What compiles on first use has to be used here: kernels for one request and for as many as can run at once, for small and large
+pictures, for greedy and sampled answers, with log probabilities and with a grammar.
 """
 
 import asyncio
@@ -17,10 +17,10 @@ from PIL import Image
 
 from serving.planning.plan import Plan
 
-# Shares of the largest picture, wide, high and square.
+# The sizes that are tried, as shares of the largest picture: each wide, high and square.
 _SHARES = (1 / 16, 1 / 4, 1.0)
 _RATIOS = (4 / 3, 3 / 4, 1.0)
-# A picture larger than is allowed, to see that it is shrunk; and the tokens that begin and end one.
+# A picture larger than allowed shows whether it is shrunk; two tokens mark a picture's begin and end.
 _MORE_THAN_ALLOWED = 2
 _AROUND_A_PICTURE = 2
 _QUESTION = {"type": "text", "text": "What is in the picture?"}
@@ -31,17 +31,17 @@ _GRAMMAR: dict[str, Any] = {
     "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": _SCHEMA}}
 }
 
-# Asks, for the number of the prompt's tokens; and a step of a name and requests that are made at once.
+# A request, and a named step of requests made at once; both return the number of prompt tokens.
 _Ask = Callable[..., Coroutine[Any, Any, int]]
 _Step = Callable[..., Coroutine[Any, Any, int]]
 
 
 async def warm_up(client: httpx.AsyncClient, model: str, plan: Plan) -> dict[str, float]:
-    """A text and a picture alone; on a GPU then every kind of request alone and as many as can run at once. Returns the
-    seconds that each step took.
+    """A text and a picture; then, on a GPU, every kind of request alone, and as many as can run at once. Returns the seconds
+    that each step took.
 
-    Raises RuntimeError with the answer's text when one is not answered with 200, and when a picture became more tokens
-    than were planned: then nothing that the plan says of memory would hold.
+    Raises RuntimeError with the answer's text if a request is not answered with 200, and if a picture became more tokens than
+    planned: the plan's memory would not hold.
     """
     pixels = plan.limits.max_image_pixels
 
@@ -69,7 +69,7 @@ async def warm_up(client: httpx.AsyncClient, model: str, plan: Plan) -> dict[str
         await step(f"adapter_{adapter}", ask([_QUESTION], model=adapter))
     if "worker_extension_cls" not in plan.engine_args:
         return seconds
-    # A grammar's first use takes seconds of a thread of the engine's, in which everything else goes on.
+    # The first use of a grammar takes seconds of a thread in the engine; everything else goes on meanwhile.
     async with _beside(step("grammar", ask([_QUESTION], **_GRAMMAR))):
         await _warm_up_a_gpu(step, ask, plan)
     return seconds
@@ -82,7 +82,7 @@ async def _warm_up_a_gpu(step: _Step, ask: _Ask, plan: Plan) -> None:
     pictures = list(_pictures(plan.limits.max_image_pixels)) if sees else []
     for number, picture in enumerate(pictures):
         await step(f"size_{number}", ask([picture, _QUESTION]))
-    # Batches of each size that a graph was captured for, with pictures and without, and a prompt of several steps.
+    # Batches of halving sizes, with pictures if there are any, then a prompt of several steps.
     together = plan.capacity.max_num_seqs
     while together > 1:
         contents = [[pictures[n % len(pictures)], _QUESTION] if pictures else [_QUESTION] for n in range(together)]
@@ -95,7 +95,7 @@ async def _warm_up_a_gpu(step: _Step, ask: _Ask, plan: Plan) -> None:
 
 @contextlib.asynccontextmanager
 async def _beside(work: Coroutine[Any, Any, Any]) -> AsyncIterator[None]:
-    """Done while the block runs, and to the end before it is left; not any more where the block fails."""
+    """Runs `work` beside the block, and waits for it at the end; cancels it if the block fails."""
     task = asyncio.create_task(work)
     try:
         yield
@@ -119,7 +119,7 @@ def _pictures(pixels: int) -> Iterator[dict[str, Any]]:
 
 
 def _picture(pixels: int, ratio: float) -> dict[str, Any]:
-    """A red square on white, of so many pixels and that width to height, as a part of a message."""
+    """A red square on white, with `pixels` pixels and width to height as `ratio`, as a part of a message."""
     width, height = max(32, round((pixels * ratio) ** 0.5)), max(32, round((pixels / ratio) ** 0.5))
     image = Image.new("RGB", (width, height), "white")
     image.paste("red", (width // 4, height // 4, width // 2, height // 2))

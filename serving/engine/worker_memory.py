@@ -1,7 +1,7 @@
 """What each part of the memory really takes, seen from inside vLLM's worker (`--worker-extension-cls`).
 
-vLLM mixes this class into its GPU worker; its methods are called by name through `collective_rpc`. It only measures.
-What the same parts were planned to take is `memory.py`'s to say.
+vLLM mixes this class into its GPU worker; its methods are called by name through `collective_rpc`. It only measures; what the
+same parts were planned to take comes from planning/memory.py.
 """
 
 import os
@@ -9,13 +9,13 @@ from typing import Any
 
 
 class WorkerMemory:
-    """Methods begin with `onecard_`, since vLLM refuses an extension whose names its worker has already."""
+    """The methods begin with `onecard_`: vLLM refuses an extension with names that its worker has already."""
 
     def onecard_memory(self) -> dict[str, int]:
-        """Bytes of what lasts: `weights` (parameters and tables, those of a head that drafts too), `kv_cache`, `graph_pool`
-        (the allocator's private pools) and what of it tensors hold (`graph_allocated`); and of the whole: `allocated`,
-        `allocated_peak`, `reserved`, `reserved_peak` (the allocator's), and `process`, what the driver says that this process
-        holds (0 where it does not tell, as in WSL2)."""
+        """Bytes of what lasts: `weights` (parameters and tables, a drafting head's too), `kv_cache`, `graph_pool` (the
+        allocator's private pools) and the part of it that tensors hold (`graph_allocated`). Bytes of the whole: the
+        allocator's `allocated`, `allocated_peak`, `reserved` and `reserved_peak`; and `process`, what this process holds
+        according to the driver (0 where it does not tell, as in WSL2)."""
         import torch
 
         runner: Any = self.model_runner  # type: ignore[attr-defined]
@@ -37,9 +37,9 @@ class WorkerMemory:
         }
 
     def onecard_held(self) -> dict[str, int]:
-        """What is held now, cheap enough to be asked while it serves: bytes `process`, `reserved`, `reserved_peak` and
-        `allocated_peak` as in `onecard_memory`, and `given_back`: how often the allocator had to give back all that it keeps
-        for later before an allocation fitted (`num_alloc_retries`)."""
+        """What is held now, cheap enough to ask while serving: the bytes `process`, `reserved`, `reserved_peak` and
+        `allocated_peak` as in `onecard_memory`, and `given_back`, how often the allocator had to release its cached memory
+        before an allocation fitted (`num_alloc_retries`)."""
         import torch
 
         stats = torch.cuda.memory_stats()
@@ -52,11 +52,11 @@ class WorkerMemory:
         }
 
     def onecard_transients(self) -> dict[str, int]:
-        """Peak bytes of what comes and goes, by vLLM's own profiling run: `activations` (language model and sampler, at the
-        longest step), and of the vision encoder `vision_encoder` (pixels included) and `encoder_output`, both at a batch of
+        """Peak bytes of what is transient, by vLLM's own profiling run: `activations` (language model and sampler, in the
+        longest step), and for the vision encoder `vision_encoder` (pixels included) and `encoder_output`, both for a batch of
         `profiled_tokens`. `encoder_tokens` is the largest batch that the scheduler can give it.
 
-        To be called before the first request: it empties the encoder's cache."""
+        To be called before the first request: it empties the encoder cache."""
         import torch
         from vllm.config import set_current_vllm_config
         from vllm.multimodal import MULTIMODAL_REGISTRY
@@ -66,7 +66,7 @@ class WorkerMemory:
         multimodal: Any = self.model_config.multimodal_config  # type: ignore[attr-defined]
         configured = multimodal.skip_mm_profiling
         encoder = _PeakOf(runner.get_model().visual)
-        # vLLM profiles so too: without it every layer's values would be kept for a gradient.
+        # As vLLM profiles: without it, every layer's values would be kept for a gradient.
         with torch.inference_mode(), set_current_vllm_config(self.vllm_config):  # type: ignore[attr-defined]
             try:
                 multimodal.skip_mm_profiling = True

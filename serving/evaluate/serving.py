@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from serving.errors import OnecardError
+from serving.machine.port import free_port
 from serving.machine.state_dir import state_dir
 
 _START_LIMIT_S = 900.0
@@ -30,7 +30,7 @@ def served(model: str, profile: str, arguments: Sequence[str] = ()) -> Iterator[
     """The URL of a server of `model`, made for it; `arguments` go to vLLM. Raises OnecardError where it does not become
     ready."""
     with tempfile.TemporaryDirectory(prefix="onecard-evaluate-") as folder:
-        port = _free_port()
+        port = free_port()
         output = Path(folder) / "serve.out"
         command = [
             sys.executable,
@@ -85,9 +85,3 @@ def _with_kept_log(said: str, folder: Path) -> str:
         shutil.copyfile(log, kept)
         said = said.replace(str(log), str(kept))
     return said
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

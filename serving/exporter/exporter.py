@@ -5,6 +5,7 @@ It needs neither vLLM nor torch. Everything is read beside the scrapes, so that 
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -36,7 +37,7 @@ def run_exporter(server_port: int, host: str, port: int) -> None:
     except PermissionError as error:
         raise UsageError(f"Port {port} is not open to this user: choose one above 1023.") from error
     except OSError as error:
-        if error.errno == 98:  # EADDRINUSE
+        if error.errno == errno.EADDRINUSE:
             raise PortInUseError(
                 f"Another program listens on {host}:{port}. Choose another port with --listen-port, or with "
                 "ONECARD_EXPORTER_PORT where `onecard serve` starts it (0: none); each onecard has an exporter of its own."

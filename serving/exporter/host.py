@@ -58,8 +58,7 @@ class HostCollector(Collector):
             if view.started_at is not None:
                 yield gauge(catalog.STARTED_AT, [((), view.started_at)])
             if view.launch is not None:
-                what = f"{view.launch.plan.profile} {view.launch.model_folder}"
-                steps = read_typical(self._folder, what).items()
+                steps = read_typical(self._folder, view.launch.timings_key).items()
                 yield gauge(catalog.START_SECONDS, [((step,), seconds) for step, seconds in steps])
         # Of a disk or a process that does not answer even the kernel, old figures would look like now's, and no alert fire.
         for metric, samples in ((self._host.last or {}) if self._host.fresh else {}).items():

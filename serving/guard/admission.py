@@ -1,9 +1,9 @@
-"""Who is served, who waits and who is refused: a pure policy, in which nothing sleeps and the time is an argument.
+"""Who is served, who waits and who is refused: a pure policy. Nothing sleeps here, and the time is an argument.
 
-A request is charged with what it will hold (KV tokens) and what it will make the vision encoder do. As much is in flight
-as the plan can serve; a bounded queue waits behind it; what is beyond that is refused with the time after which the
-queue will have moved, by the measured rate of service. Between keys the queue is fair: start-time fair queueing
-(Goyal, Vin, Cheng 1996), so that who floods waits behind himself; and while others are about, no key has everything.
+A request is charged with the KV tokens that it will hold and the tokens that the vision encoder must process for it. As much
+is in flight as the plan can serve; a bounded queue waits behind that; anything beyond is refused, with the time in which the
+queue will have moved at the measured rate of service. Between keys the queue is fair (start-time fair queueing: Goyal, Vin,
+Cheng 1996), so whoever floods it waits behind himself; and while other keys are active, no key may have everything.
 """
 
 import bisect
@@ -14,18 +14,18 @@ from dataclasses import dataclass, field
 
 from serving.ipc.status import LONGEST_RETRY_S
 
-# The rate of service forgets: what was served this many busy seconds ago counts half.
+# The half-life of the measured rate of service, in busy seconds.
 _HALF_LIFE_S = 30.0
-# Before anything has been measured: all that fits is served in this time.
+# Until something has been measured, a full engine is assumed to be served in this time.
 _FIRST_GUESS_S = 10.0
-# A key that asked within this time is about, and no other may have more than its share of what is in flight.
+# A key that asked within this time is active: no other may have more than its share of what is in flight.
 _ABOUT_S = 60.0
 
 
 @dataclass(frozen=True)
 class Cost:
-    """`kv_tokens`: prompt and longest answers together. `encoder_tokens`: those of its pictures, a part of the prompt.
-    `sequences`: the answers that it asks for, each of which the engine runs by itself."""
+    """`kv_tokens`: prompt and longest answers together. `encoder_tokens`: those of its pictures, which are part of the prompt.
+    `sequences`: the answers that it asks for; the engine runs each as a sequence of its own."""
 
     kv_tokens: int
     encoder_tokens: int = 0
@@ -35,8 +35,8 @@ class Cost:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What is in flight at most, and how many requests wait behind it; `share` of it is one key's at most while others
-    are about."""
+    """The most that may be in flight, and how many requests may wait behind it. While other keys are active, one key may have
+    at most `share` of it."""
 
     kv_tokens: int
     encoder_tokens: int
@@ -62,7 +62,7 @@ class Ticket:
 
 @dataclass
 class Admission:
-    """`enter` gives a ticket or, as a number of seconds, a refusal; `leave` gives its place back, whatever its state."""
+    """`enter` returns a ticket, or a refusal as a number of seconds; `leave` returns the ticket's place, whatever its state."""
 
     capacity: Capacity
     running: int = 0
@@ -127,14 +127,14 @@ class Admission:
             self._finish.clear()
 
     def turn_away(self) -> None:
-        """Nobody who waits will have a turn here: what would serve them is gone."""
+        """Turns away everyone who waits: the engine that would serve them is gone."""
         for ticket in tuple(self._waiting):
             self._unqueue(ticket)
             ticket.state = "done"
             ticket.tell(False)
 
     def retry_after(self, cost: Cost) -> int:
-        """Whole seconds until what waits, and this after it, will have been served."""
+        """Whole seconds until everything that waits, and then this, will have been served."""
         ahead = sum(ticket.cost.kv_tokens for ticket in self._waiting) + cost.kv_tokens
         return max(1, min(LONGEST_RETRY_S, math.ceil(ahead / self.rate())))
 
@@ -145,7 +145,7 @@ class Admission:
         return self._served / self._busy_s
 
     def _within(self, cost: Cost) -> Cost:
-        """What is larger than everything there is runs alone rather than never; it was estimated from above."""
+        """Capped at the capacity: costs are upper bounds, and a request above it runs alone rather than never."""
         return Cost(
             min(cost.kv_tokens, self.capacity.kv_tokens),
             min(cost.encoder_tokens, self.capacity.encoder_tokens),
@@ -161,7 +161,7 @@ class Admission:
         )
 
     def _tag(self, ticket: Ticket) -> None:
-        """A key's requests follow one another in virtual time, which its cost moves on."""
+        """A key's requests follow one another in virtual time, each as long as its cost."""
         ticket.start = max(self._virtual_time, self._finish.get(ticket.key, 0.0))
         self._finish[ticket.key] = ticket.start + ticket.cost.kv_tokens
         self._numbers += 1
@@ -175,7 +175,7 @@ class Admission:
             self._start(ticket, now)
 
     def _in_line(self, now: float) -> Ticket | None:
-        """Who is next: the first whose key has not all of its share."""
+        """Who is next: the first whose key has not used up its share."""
         return next((ticket for ticket in self._waiting if self._in_its_share(ticket, now)), None)
 
     def _in_its_share(self, ticket: Ticket, now: float) -> bool:
@@ -188,7 +188,7 @@ class Admission:
         )
 
     def _hold(self, ticket: Ticket, sign: int) -> None:
-        """What each key has in flight; nothing is kept of one that has nothing."""
+        """Keeps count of what each key has in flight, and forgets a key that has nothing."""
         held = self._held.get(ticket.key, Cost(0, sequences=0))
         kv_tokens = held.kv_tokens + sign * ticket.cost.kv_tokens
         sequences = held.sequences + sign * ticket.cost.sequences
@@ -209,7 +209,7 @@ class Admission:
         ticket.tell(True)
 
     def _to_push_out(self, key: str) -> Ticket | None:
-        """The last in line of the key that fills the queue, when this one has clearly less of it."""
+        """The last in line of the key with the most places in the queue, if this key has clearly fewer."""
         if not self._queued:
             return None
         greediest, most = self._queued.most_common(1)[0]
@@ -228,7 +228,7 @@ class Admission:
             del self._queued[key]
 
     def _measure(self, now: float) -> None:
-        """Counts the time since the last change when it was spent serving."""
+        """Counts the time since the last change, if it was spent serving."""
         if self.running:
             elapsed = max(0.0, now - self._since)
             kept = 0.5 ** (elapsed / _HALF_LIFE_S)

@@ -1,13 +1,17 @@
-"""Request bodies: read whole, counted as they arrive, refused with 413 as soon as they are too large and with 408 when
-they are too slow."""
+"""Request bodies: read completely, counted as they arrive, refused with 413 as soon as they are too large and with 408 if they
+are too slow."""
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.guard.respond import refuse
 
-# Slower than this, whoever sends is holding a place rather than sending a request.
+# As many bodies of the largest size may be held at once.
+_HELD_BODIES = 8
+# A slower client is holding a place rather than sending a request.
 _SLOWEST_BYTES_PER_S = 64 * 1024
 
 
@@ -20,7 +24,7 @@ class _TooLargeError(Exception):
 
 
 class Body:
-    """Leaves the body as one message for the layers below; a chunked body without a length is counted all the same."""
+    """Leaves the body as one message for the layers inside; a chunked body without a length is counted all the same."""
 
     def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float = 20.0) -> None:
         self.app = app
@@ -65,19 +69,37 @@ class Body:
                 return b"".join(chunks)
 
 
+class HeldBodies:
+    """Limits the memory of the bodies that are held at once; one is always allowed."""
+
+    def __init__(self, max_body_bytes: int) -> None:
+        self._max_body_bytes = max_body_bytes
+        self._bytes = 0
+
+    def size(self, scope: Scope) -> int:
+        """The most memory that a request's body may take: the length that it declares, else the most that is read of one."""
+        return min(declared_length(scope) or self._max_body_bytes, self._max_body_bytes)
+
+    def fits(self, size: int) -> bool:
+        return not self._bytes or self._bytes + size <= _HELD_BODIES * self._max_body_bytes
+
+    @contextlib.contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        self._bytes += size
+        try:
+            yield
+        finally:
+            self._bytes -= size
+
+
 def declared_length(scope: Scope) -> int:
     """Content-Length in bytes; 0 where there is none."""
     declared = dict(scope["headers"]).get(b"content-length", b"")
     return int(declared) if declared.isdigit() else 0
 
 
-def held_bytes(scope: Scope, max_bytes: int) -> int:
-    """What a request's body may come to in memory: what it declares, and never more than is read of it."""
-    return min(declared_length(scope) or max_bytes, max_bytes)
-
-
 async def whole_body(receive: Receive) -> bytes:
-    """The body that `Body` left as one message; of a request from inside this process an empty one follows it."""
+    """The body, which `Body` left as one message; in a request from inside this process an empty one follows it."""
     body: bytes = b""
     while True:
         message = await receive()
@@ -87,7 +109,7 @@ async def whole_body(receive: Receive) -> bytes:
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body once and then what the connection really says (that the client has left)."""
+    """A `receive` that gives the body once, and then what the connection really says (that the client has left)."""
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:

@@ -1,8 +1,8 @@
-"""The protocol below ASGI: limits on a request's head and on how long a connection may stall; and connections that are
-given away to another process or come from one (handover.py).
+"""The HTTP protocol below ASGI: limits the size of a request's head and the time that a connection may stall, and passes
+connections to other processes or takes them over (ipc/handover.py).
 
-uvicorn's httptools protocol has no limits of its own here; h11's has no deadlines. What is refused at this level never
-reaches a layer of the guard.
+uvicorn's httptools protocol has no such limits, and its h11 protocol no deadlines. What is refused here never reaches a layer
+of the guard.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ MAX_HEADERS = 100
 MAX_URL_BYTES = 8 * 1024
 # From the connection's begin, or the head's first byte, to its end.
 HEAD_TIMEOUT_S = 10.0
-# What a refused client gets to take its answer before the connection is closed.
+# How long a refused client has to read its answer before the connection is closed.
 LINGER_S = 1.0
-# A reader that takes nothing for this long has left, whatever its socket says.
+# A client that reads nothing for this long has left, whatever its socket says.
 WRITE_TIMEOUT_S = 30.0
 # ASGI's place for what a server adds: a layer finds the connection of its request there.
 EXTENSION = "onecard"
@@ -34,9 +34,9 @@ class _HeadTooLargeError(httptools.HttpParserError):
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. Refusals of this level are in OpenAI's shape too, and close it.
+    """One connection. A refusal at this level has OpenAI's shape too, and closes it.
 
-    `given` is what another process has read of it; None for a connection that was accepted here."""
+    `given` is what another process has read from it; None for a connection that was accepted here."""
 
     def __init__(self, *args: Any, given: bytes | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -72,7 +72,7 @@ class Connection(HttpToolsProtocol):
         self._was_body = False
         super().data_received(data)
         if not self._was_body and (self._in_body or self._head_timer):
-            # What the parser has not yet handed to a callback: a header without end, above all, before a body or after it.
+            # Bytes that the parser has not passed to a callback: above all a header without end, before a body or after it.
             self._head_bytes += len(data)
             if self._head_bytes > 2 * MAX_HEAD_BYTES and not self._refused:
                 self._head_too_large = True
@@ -155,28 +155,28 @@ class Connection(HttpToolsProtocol):
 
     @property
     def idle(self) -> bool:
-        """Nothing of a request is here, and no answer is under way."""
+        """No part of a request has been read, and no answer is under way."""
         answering = self.cycle is not None and not self.cycle.response_complete
         return not answering and self.whole and not self._refused and not self.transport.is_closing()
 
     @property
     def whole(self) -> bool:
-        """No part of a further request has been read, so that no other process would miss it."""
+        """No part of a further request has been read, which another process would miss."""
         return not (self._in_head or self._in_body or self.pipeline)
 
     def give(self, channel: Channel, request: bytes) -> bool:
-        """Gives it away with what has been read of its request: here it is over then, neither told nor closed for the
-        client. False, and it stays as it was, when the other end takes nothing, or the client has not yet taken all of an
-        earlier answer."""
+        """Gives the connection away with the bytes of its request. It ends in this process, and the client notices nothing.
+        False, and it stays as it is, if the other end takes nothing or the client has not yet read all of an earlier
+        answer."""
         if self.transport.get_write_buffer_size():
             return False
-        # Nothing is read here between the two: both are done before the loop goes on.
+        # The event loop does not run until both steps are done, so nothing is read in between.
         apart = socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))
         if not channel.give(apart, request):
             apart.close()
             return False
         if self.cycle is not None:
-            self.cycle.disconnected = True  # what is still sent here is for nobody
+            self.cycle.disconnected = True  # what the application still sends goes nowhere
         self.transport.abort()
         return True
 

@@ -17,7 +17,7 @@ DRAIN_S = 1.0
 
 
 class Early:
-    """The outermost layer, since any other may answer early."""
+    """Stands outside every layer that may answer early."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

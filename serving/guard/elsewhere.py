@@ -1,6 +1,6 @@
-"""Requests that are answered elsewhere: for another of the configured models, since this server is about to leave, or since
-another card's has less to do. They go back to the supervisor with their connection, which gives them to the server that they
-need, or holds them until it is ready."""
+"""Requests that are answered elsewhere: they name another of the configured models, this server is leaving, or another card is
+less busy. They go back to the supervisor with their connections; it passes them on to the right server, or holds them until
+that is ready."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -17,7 +17,7 @@ class OtherModelError(Exception):
 
 
 class Elsewhere:
-    """Sits behind `Body`, since a request is given away whole."""
+    """Stands inside `Body`: a request is given away whole."""
 
     def __init__(self, app: ASGIApp, state: ServerState) -> None:
         self.app = app
@@ -28,7 +28,7 @@ class Elsewhere:
             await self.app(scope, receive, send)
             return
         body = await whole_body(receive)
-        # One that was given here stays, lest two cards give it to each other.
+        # A request that was given to us stays, lest two cards pass it back and forth.
         moves = self._state.others_have_less and not (was_given(scope) and self._state.takes_requests)
         if not (self._state.leaving or moves):
             try:

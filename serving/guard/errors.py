@@ -1,8 +1,8 @@
-"""Errors of the layers below in OpenAI's shape, whatever shape vLLM answers in, and without what is inside.
+"""Turns vLLM's errors into OpenAI's shape, and keeps internals out of them.
 
-vLLM's own errors name the engine's classes, answer 500 for an engine that is being restarted and 501 for a data URL that
-it cannot read; FastAPI's have a `detail` in place of an `error`. What vLLM finds wrong with a streamed request only when the
-engine takes it is the first event of a 200: here it is an answer with its status, as it is without `stream`.
+vLLM's own errors name the engine's classes, and answer 500 for an engine that is being restarted and 501 for a data URL that
+it cannot read; FastAPI's have a `detail` instead of an `error`. What vLLM only finds wrong with a streamed request once the
+engine takes it would be the first event of a 200: here it is an answer with its status, as without `stream`.
 """
 
 import json
@@ -35,8 +35,8 @@ _PARAMETER = re.compile(r" \(parameter=.*\)$", re.DOTALL)
 
 
 class Errors:
-    """`engine_is_dead` tells a restart from a defect: the one is worth asking again for, after `restart_s` seconds, the
-    other is not."""
+    """`engine_is_dead` tells a restart, after which (in `restart_s` seconds) it is worth asking again, from a defect, where it
+    is not."""
 
     def __init__(self, app: ASGIApp, engine_is_dead: Callable[[Scope], bool], restart_s: Callable[[], float]) -> None:
         self.app = app

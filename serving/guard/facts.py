@@ -1,4 +1,4 @@
-"""What the layers know of a request and tell one another: whose it is, and what serving it will take."""
+"""What the layers know about a request and tell each other: whose it is, and what serving it will cost."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,8 @@ SCOPE_KEY = "onecard"
 
 @dataclass
 class Facts:
-    """`key` is the name of the API key, empty where none is configured; `cost`, and the `digest` of what the client sent,
-    are known once the body has been read. `alone`: it is to be run with nothing beside it; `given_away`: another process
-    answers it."""
+    """`key` is the name of the API key, empty where none is configured. `cost`, and the `digest` of what the client sent, are
+    known once the body has been read. `alone`: nothing else may run beside it. `given_away`: another process answers it."""
 
     key: str = ""
     cost: Cost | None = None

@@ -1,4 +1,4 @@
-"""The connections of one uvicorn server: taken from another process, and given away to it (handover.py)."""
+"""The connections of one uvicorn server: taken from another process, and given away to it (ipc/handover.py)."""
 
 import asyncio
 
@@ -54,8 +54,8 @@ class Front:
 
 
 def give_request(scope: Scope, body: bytes, channel: Channel) -> bool:
-    """Gives the request and its connection away: whoever called must answer no more. False where that cannot be: the
-    request came from inside this process, its client has sent more than one at once or has left, or nobody takes it."""
+    """Gives the request away with its connection; the caller must not answer it any more. False where that is impossible: the
+    request came from inside this process, the client has pipelined others or has left, or the other end takes nothing."""
     connection = scope.get("extensions", {}).get(EXTENSION, {}).get("connection")
     if not isinstance(connection, Connection) or not connection.whole or connection.transport.is_closing():
         return False
@@ -63,12 +63,12 @@ def give_request(scope: Scope, body: bytes, channel: Channel) -> bool:
 
 
 def was_given(scope: Scope) -> bool:
-    """Whether the request has come from another process, and was not sent here by its client."""
+    """Whether another process gave us this request."""
     return bool(scope.get("extensions", {}).get(EXTENSION, {}).get("given"))
 
 
 def _request(scope: Scope, url: bytes, body: bytes) -> bytes:
-    """The request as it would be sent anew, with the id that it has got here."""
+    """The request as bytes, with the id that it was given here."""
     lines = [scope["method"].encode() + b" " + url + b" HTTP/" + scope["http_version"].encode()]
     lines += [name + b": " + value for name, value in scope["headers"] if name not in _OF_THE_HOP]
     return b"\r\n".join([*lines, b"content-length: %d" % len(body), b"", body])

@@ -1,5 +1,5 @@
-"""What is in a server's engine, noted so that its death leaves it behind: digests of the requests' bodies, and nothing of what
-they say. One file a server; the supervisor reads there whom to suspect. A full disk costs this and nothing else."""
+"""Notes which requests are in a server's engine, in a file that outlives it, so that the supervisor knows whom to suspect after
+a crash. Digests of the bodies, nothing of their content; one file a server. A full disk costs the notes and nothing else."""
 
 import contextlib
 import logging
@@ -14,7 +14,7 @@ _FREE = bytes(_DIGEST_BYTES)
 
 
 class InEngine:
-    """The server's side. `places` is how many requests are in the engine at most."""
+    """The server's side. `places` is the most requests that the engine can hold."""
 
     def __init__(self, folder: Path, places: int) -> None:
         self._free = list(range(places))
@@ -27,7 +27,7 @@ class InEngine:
             weakref.finalize(self, os.close, self._file)
 
     def enter(self, digest: bytes) -> int | None:
-        """Notes that it goes into the engine; its place, for `leave`."""
+        """Notes a request that enters the engine. Returns its place, for `leave`."""
         if not self._free:
             return None
         place = self._free.pop()
@@ -45,7 +45,7 @@ class InEngine:
 
 
 def left_by(folder: Path) -> set[bytes]:
-    """The supervisor's side: what was in the engine of the server that has died, told once."""
+    """The supervisor's side: what was in the engine of a server that has died. The notes are deleted."""
     with contextlib.suppress(OSError):
         notes = _file(folder).read_bytes()
         _file(folder).unlink()

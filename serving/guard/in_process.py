@@ -1,4 +1,4 @@
-"""Requests to vLLM's own application from inside its process: no socket, no second way to an answer."""
+"""Requests to vLLM's application from inside its own process: without a socket, and by the same way as everyone's."""
 
 import httpx
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -9,11 +9,11 @@ from serving.metrics import request as notes
 
 
 def client(app: ASGIApp, outer: Scope, leaving: Receive | None = None) -> httpx.AsyncClient:
-    """A client of `app`. Of `outer`, the scope that came down to the caller, it hands on the application, in which
-    FastAPI's handlers look for themselves, and what the layers above know of the request and are told of it.
+    """A client of `app`. It passes on, from the caller's scope `outer`, the application (FastAPI's handlers need it) and what
+    the guard's layers know about the request.
 
-    `leaving` is the caller's own `receive`, where somebody asks through it: the application hears there, as of every
-    request, that its client has left, and ends what it does. What was asked then raises ClientLeftError.
+    `leaving` is the caller's `receive`, if a client is behind it: when that client leaves, the application is told, as it
+    would be for any request, and stops; the call then raises ClientLeftError.
     """
     # The state of the lifespan is every request's: nothing may be noted there of one.
     names = ("app", "state", facts.SCOPE_KEY, notes.SCOPE_KEY) if outer["type"] == "http" else ("app",)

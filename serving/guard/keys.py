@@ -33,14 +33,14 @@ _LOOK_EVERY_S = 1.0
 
 @dataclass(frozen=True)
 class Key:
-    """`quotas` by their names in the file; what is not named is not bounded."""
+    """`quotas` by their names in the file; there is no limit on what is not named."""
 
     secret: bytes
     quotas: dict[str, int] = field(default_factory=dict)
 
 
 def is_open_to_strangers(host: str, file: Path | None) -> bool:
-    """Whether other machines reach that address and no key is asked for. Raises what `read_keys` does."""
+    """Whether other machines can reach that address and no key is required. Raises what `read_keys` does."""
     keys = read_keys(file)
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -97,7 +97,7 @@ def _quotas(file: Path, number: int, words: list[str]) -> dict[str, int]:
 
 
 class KeyRing:
-    """The keys as they are now. A file that has become unreadable changes nothing and is told in the log."""
+    """The current keys. If the file becomes unreadable, they stay as they were, and the log says so."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
@@ -113,7 +113,7 @@ class KeyRing:
         return key.quotas if key else {}
 
     def name_of(self, given: bytes) -> str | None:
-        """The name of the key. All are compared, whichever matches, and as digests, so that the time says nothing."""
+        """The name of the key. Every key is compared, and as a digest, so that timing reveals nothing."""
         self._look_again()
         digest = hashlib.sha256(given).digest()
         found: str | None = None
@@ -145,7 +145,8 @@ class KeyRing:
 
 
 class Keys:
-    """Refuses with 401 what carries none of the keys. Without keys everything passes: the server is on loopback then."""
+    """Refuses requests without a valid key with 401. If no keys are configured, everything passes: the server is on
+    loopback."""
 
     def __init__(self, app: ASGIApp, ring: KeyRing) -> None:
         self.app = app

@@ -1,8 +1,8 @@
-"""The server's way out that loses nothing: what runs is finished, what comes goes back to the supervisor, connections
-included. Begun by the supervisor's order, or by this process itself when it has been idle for long enough: nobody else can
-know that no request has come in this moment.
+"""How the server leaves without losing a request: running ones are finished, new ones go back to the supervisor with their
+connections. It leaves on the supervisor's order, or by itself when it has been idle for long enough: only this process can
+know that no request has arrived at this very moment.
 
-The way in is here too: connections that the supervisor has held while this server was loaded.
+Connections also come in here: those that the supervisor held while this server was loading.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from serving.ipc import control
 from serving.ipc.handover import receive_all
 
 _LOOK_EVERY_S = 0.2
-# What connections get that are in the middle of a probe or of a request's head, before they are closed with the rest.
+# How often a connection in the middle of a probe or of a request's head is looked at again before it is closed.
 _LAST_LOOKS = 5
 
 
 class Leaving:
-    """Runs from the end of the warm-up, where there is a supervisor to give to and take from."""
+    """Runs once the warm-up is done, if there is a supervisor to exchange connections with."""
 
     def __init__(self, state: ServerState, lifespan: Scope) -> None:
         self._state = state
@@ -30,7 +30,7 @@ class Leaving:
         self._front = Front(self._server.config, self._server.server_state)
 
     async def run(self) -> None:
-        """Until everything has been given back."""
+        """Runs until everything has been given back."""
         state, channel = self._state, self._state.channel
         if channel is None:
             return
@@ -59,14 +59,14 @@ class Leaving:
             loop.remove_reader(channel.fileno())
 
     def abandon(self) -> None:
-        """The engine is lost, and this process will be ended in a moment: the supervisor opens the door, and has who is between
-        two requests. What comes to those who are in the middle of one is told or moved (status.py, elsewhere.py)."""
+        """The engine is lost and this process is about to be killed: the supervisor accepts connections from now on, and gets
+        the idle ones. Requests under way are answered or moved by status.py and elsewhere.py."""
         self._close_door()
         if self._state.channel:
             self._front.give_idle(self._state.channel)
 
     def _leave(self) -> None:
-        """From now on the supervisor opens the door, and whoever is in is finished."""
+        """From now on the supervisor accepts connections; the requests that are here are finished."""
         self._state.leave()
         self._close_door()
 

@@ -49,7 +49,7 @@ class Measure:
 
 
 class _Exchange:
-    """One request and its answer as they pass. Times are of the monotonic clock."""
+    """One request and its answer as they pass. Times are by the monotonic clock."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._began = time.perf_counter()
@@ -113,7 +113,7 @@ class _Exchange:
         self._done = not message.get("more_body", False)
 
     def end(self) -> None:
-        """Records what it came to; not here where another process answers it."""
+        """Records the outcome, unless another process answers the request."""
         if facts(self.scope).given_away:
             return
         now = time.perf_counter()
@@ -153,5 +153,5 @@ class _Exchange:
         if self._done:
             refused = 400 <= self._status < 500 or self._status == 503
             return "refused" if refused else "failed" if self._status >= 500 else "answered"
-        # Without its end an answer was broken off, by the client or by us.
+        # An answer without an end was broken off, by the client or by us.
         return "left" if self._left else "failed"

@@ -1,5 +1,5 @@
-"""The messages of a chat request, and the prompt of a completion: counted, bounded, and free of the model's own marks
-for pictures. Pictures are sized by their headers; nothing is decoded and nothing fetched."""
+"""Checks the messages of a chat request and the prompt of a completion: they are counted, bounded, and must not contain the
+model's special tokens for pictures. Pictures are sized by their headers; nothing is decoded or fetched."""
 
 import json
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Pictures:
 
 
 def check_messages(request: dict[str, Any], rules: PictureRules) -> Pictures:
-    """Looks at every message of a chat request. Raises RefusalError."""
+    """Checks every message of a chat request. Raises RefusalError."""
     messages = request.get("messages")
     if not isinstance(messages, list) or not messages:
         raise RefusalError("`messages` must be a list with at least one message.", param="messages")
@@ -120,7 +120,7 @@ def _part_urls(content: list[Any], number: int, rules: PictureRules) -> list[str
 
 
 def _check_calls(calls: Any) -> None:
-    """A call's arguments are JSON in a text, which the chat template is given read: what was escaped there no longer is."""
+    """A call's arguments are JSON in a string. The chat template gets them parsed, so what was escaped there no longer is."""
     for call in calls if isinstance(calls, list) else ():
         function = call.get("function") if isinstance(call, dict) else None
         arguments = function.get("arguments") if isinstance(function, dict) else None
@@ -136,7 +136,7 @@ def _check_calls(calls: Any) -> None:
 
 
 def check_prompt(request: dict[str, Any], vision_token_ids: frozenset[int]) -> int:
-    """Looks at the prompt of a completion; how many prompts it is. Raises RefusalError."""
+    """Checks the prompt of a completion and returns how many prompts it holds. Raises RefusalError."""
     prompt = request.get("prompt")
     prompts = prompt if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list) else [prompt]
     if len(prompts) > MAX_PROMPTS:
@@ -151,8 +151,8 @@ def check_prompt(request: dict[str, Any], vision_token_ids: frozenset[int]) -> i
 
 
 def check_texts(value: Any) -> int:
-    """Looks at every text of a request or a part of it, wherever it stands; the tokens that all of them will take, from
-    above in most languages. Raises RefusalError."""
+    """Checks every text in a request or a part of it, wherever it is. Returns the tokens that all will take, an upper bound in
+    most languages. Raises RefusalError."""
     tokens = 0
     rest: list[Any] = [value]
     while rest:
@@ -170,7 +170,7 @@ def check_texts(value: Any) -> int:
 
 
 def check_marks(text: str) -> None:
-    """Raises RefusalError when one of the model's marks for pictures stands in a text."""
+    """Raises RefusalError if a text contains one of the model's special tokens for pictures."""
     if "<" in text and "<|" in text:  # one character is found far faster than two, and base64 has none
         for mark in _MARKS:
             if mark in text:

@@ -1,5 +1,5 @@
-"""`/v1/models`: what a request may name, by its names; `loaded` says which is in memory and answers at once. vLLM's own
-list shows the model's folder on this machine. `/v1/models/NAME` is one of it."""
+"""`/v1/models`: the names that a request may give; `loaded` says which model is in memory and answers at once. vLLM's own list
+would show the model's folder on this machine. `/v1/models/NAME` is one entry of it."""
 
 import time
 from typing import Any

@@ -1,5 +1,5 @@
-"""Who is being served, and since when nobody is: what idle time is counted by. Probes, scrapes and lists are no requests
-in this sense; what is refused for its key or its route never comes here."""
+"""How many requests are being served, and since when there have been none: this is what idle time means. Probes, scrapes and
+lists do not count, and requests refused for their key or route never come here."""
 
 import time
 from collections.abc import Callable

@@ -19,7 +19,7 @@ logger = logging.getLogger("vllm.onecard")
 
 
 class Probes:
-    """Begins the warm-up when the application has started, through `vllm` itself, behind the guard; then the watchdog."""
+    """When the application has started, warms `vllm` up directly, bypassing the guard; then starts the watchdog."""
 
     def __init__(self, app: ASGIApp, state: ServerState, vllm: ASGIApp) -> None:
         self.app = app

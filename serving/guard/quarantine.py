@@ -1,8 +1,8 @@
-"""A request that was in an engine when it died is run alone the next time, and refused when it has killed one alone. Of several
-cards' servers the last does not try it: one request takes one card at a time.
+"""A request that was in an engine when it died runs alone the next time, and is refused once it has killed an engine alone.
+With several cards, the last server that is up does not try it: one request may take down one card at a time.
 
-`Quarantine` stands above `Validation`, where the body is still the client's; `Witness` before the engine, where what has
-a turn and what only waits are told apart.
+`Quarantine` stands outside `Validation`, where the body is still as the client sent it; `Witness` next to the engine, where
+only requests that have their turn arrive.
 """
 
 import asyncio
@@ -23,8 +23,8 @@ _LARGE_BYTES = 2**20
 
 
 class Quarantine:
-    """Refuses what is convicted, and has what is suspected wait until it is alone; or be asked again, in the seconds that
-    `spared_s` makes of its crash's age, None where it may run."""
+    """Refuses convicted requests, and makes suspected ones wait until they can run alone. `spared_s` maps the age of the crash
+    to the seconds after which to ask again; None where the request may run here."""
 
     def __init__(
         self, app: ASGIApp, suspects: Suspects, spared_s: Callable[[float], float | None] = lambda _: None
@@ -62,8 +62,8 @@ class Quarantine:
 
 
 class Witness:
-    """Notes what goes into the engine and what comes out of it. Nothing has come out of one that has died, whatever the
-    answer says."""
+    """Notes which requests enter the engine and which come out of it. Nothing comes out of a dead engine, whatever the answer
+    says."""
 
     def __init__(
         self, app: ASGIApp, in_engine: InEngine, suspects: Suspects, engine_is_dead: Callable[[Scope], bool]

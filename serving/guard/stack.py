@@ -1,7 +1,7 @@
 """The request path, in order. vLLM loads `Guard` with `--middleware serving.guard.stack.Guard`.
 
-Below ASGI, `connection.py` bounds heads and stalls; behind the last layer comes vLLM's handler, whose media connector
-fetches and decodes.
+Before the first layer, below ASGI, `connection.py` limits the size of a request's head and the time that a connection may
+stall. After the last layer comes vLLM's own handler, which gets its pictures from our media connector (media.py).
 """
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -39,7 +39,7 @@ from serving.metrics import expose_status
 
 
 class Guard:
-    """A request passes the layers from the last line here to the first; each may answer it and end its way."""
+    """Each layer wraps those above it in this list, so a request passes them from the bottom up. Any of them may answer it."""
 
     def __init__(self, app: ASGIApp) -> None:
         launch = current_launch()

@@ -38,7 +38,7 @@ _OVERDUE = 2
 
 
 class ServerState:
-    """`state` is warming → ready ⇄ stalled → draining, or → restarting; the supervisor is told of it (control.py).
+    """`state` is warming → ready ⇄ stalled → draining, or → restarting; the supervisor is told of it (ipc/control.py).
 
     A stalled server still takes requests, as it may only be slow; `/ready` says no, so that others are asked first.
     A server that is `leaving` drains, and gives what comes back to the supervisor through `channel`.

@@ -1,5 +1,5 @@
-"""`/onecard/status`, and 503 for what comes before the warm-up is done, after the end has begun, or while the engine is
-started again. What has woken the server waits for its warm-up, and so do what comes meanwhile and who asks again."""
+"""`/onecard/status`, and 503 before the warm-up is done, during shutdown, and while the engine restarts. On a server that was
+woken by a request, requests wait for the warm-up instead; so do clients that ask again on any server."""
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -11,7 +11,7 @@ from serving.guard.respond import asks_again
 from serving.guard.routes import ANSWERS
 from serving.guard.state import ServerState
 
-# What concerns all cards the supervisor answers, which knows of all.
+# With several cards, the supervisor answers these: it knows about all of them.
 _OF_ALL_CARDS = frozenset({"/onecard/status", "/metrics"})
 
 

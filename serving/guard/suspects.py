@@ -1,8 +1,8 @@
-"""Which requests were in an engine when it died: a picture or a schema that kills one is sent again by its client's own
-retries, and would kill the next one too, be it another card's.
+"""Which requests were in an engine when it died. A picture or a schema that kills an engine is sent again by the client's
+automatic retries, and would kill the next engine too, even another card's.
 
-The supervisor sees every death and is the only one who writes; the servers of all cards read. In memory and in one file of
-the port's folder, as digests of the bodies and nothing of what they say. A full disk costs this and nothing else.
+The supervisor sees every death and alone writes; the servers of all cards read. Records are kept in memory and in one file in
+the port's folder: digests of the bodies, nothing of their content. A full disk costs the records and nothing else.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from typing import Any
 from serving.ipc import control
 from serving.machine.state_dir import read_json, write_json
 
-# The first crash may have been any request's, and the second somebody's who pulled the plug.
+# One crash may be any request's doing, and a second may be somebody pulling the plug.
 CONVICTED_AT = 3
 _FORGOTTEN_AFTER_S = 3600.0
 _MOST = 256
@@ -25,7 +25,7 @@ _MOST_ANSWERED = 1024
 
 @dataclass(frozen=True)
 class Record:
-    """The crashes that a request was part of since it was last answered; `alone` at the last of them. Unix time."""
+    """The crashes that a request was part of since it was last answered, and whether it was `alone` at the last. Unix time."""
 
     crashes: int
     alone: bool
@@ -33,7 +33,7 @@ class Record:
 
     @property
     def convicted(self) -> bool:
-        """Whether it was there at so many crashes, at the last of them with nobody else to blame."""
+        """Whether it was part of enough crashes, and nothing else can be blamed for the last."""
         return self.crashes >= CONVICTED_AT and self.alone
 
     @property
@@ -51,7 +51,7 @@ class Suspects:
         self._answered = OrderedDict[bytes, None]()
 
     def record(self, digest: bytes) -> Record | None:
-        """Of a request that was in an engine at a crash within the last hour and has not been answered since."""
+        """The record of a request that was part of a crash within the last hour and has not been answered since."""
         self._refresh()
         record = self._records.get(digest.hex())
         return record if record and record.age_s < _FORGOTTEN_AFTER_S else None
@@ -59,7 +59,7 @@ class Suspects:
     # --- a server's side ---
 
     def answered(self, digest: bytes) -> None:
-        """By this server's engine: the crash that it was part of was another's doing, which the supervisor is told."""
+        """This server's engine has answered it, so its crash was another request's doing: tells the supervisor."""
         self._answered[digest] = None
         self._answered.move_to_end(digest)
         if len(self._answered) > _MOST_ANSWERED:
@@ -68,13 +68,13 @@ class Suspects:
             control.tell(event="acquitted", digest=digest.hex())
 
     def was_answered(self, digest: bytes) -> bool:
-        """By this server's engine, not long ago: somebody asks the same again and again, and that has killed nothing here."""
+        """Whether this server's engine answered it lately: a request that is asked again and again, and kills nothing here."""
         return digest in self._answered
 
     # --- the supervisor's side ---
 
     def forget(self) -> None:
-        """onecard itself is started anew: nobody is suspected."""
+        """onecard itself has just started: no request is suspected."""
         with contextlib.suppress(OSError):
             self._file.unlink(missing_ok=True)
 
@@ -88,7 +88,7 @@ class Suspects:
             self._write()
 
     def acquit(self, digest: bytes) -> None:
-        """It has been answered: what it was part of was another's doing."""
+        """It has been answered, so its crash was another request's doing."""
         if self.record(digest):
             del self._records[digest.hex()]
             self._write()
@@ -96,7 +96,7 @@ class Suspects:
     # --- the file ---
 
     def _refresh(self) -> None:
-        """Reads it where it is another than the last time; to look takes two microseconds."""
+        """Reads the file again if it has changed; the check takes two microseconds."""
         now = None
         with contextlib.suppress(OSError):
             status = self._file.stat()

@@ -1,4 +1,4 @@
-"""Each request waits for its turn here: the policy is admission's, the waiting and the clock are this layer's."""
+"""Where a request waits for its turn: admission.py has the policy, this layer the waiting and the clock."""
 
 import asyncio
 import sys
@@ -16,8 +16,8 @@ from serving.guard.gate import overloaded
 
 
 class Turn:
-    """What has no cost, as a list of models, passes. A client that leaves gives its place back, in the queue too.
-    `closed` gives the answer to those who have waited for a server that will not serve them."""
+    """Requests without a cost pass. A client that leaves gives its place back, in the queue too. `closed` makes the answer for
+    those who waited in vain because the server has stopped taking requests."""
 
     def __init__(
         self, app: ASGIApp, admission: Admission, timeout_s: float, closed: Callable[[], ASGIApp | None] = lambda: None
@@ -53,10 +53,9 @@ class Turn:
             self._admission.leave(ticket, loop.time())
 
     async def _wait(self, told: "asyncio.Future[bool]", receive: Receive) -> bool | None:
-        """True when it is admitted, False when it was pushed out or has waited too long, None when the client left."""
-        left: asyncio.Future[Any] = asyncio.ensure_future(
-            receive()
-        )  # the body has been read: what comes now is that the client is gone
+        """True once it is admitted, False where it was pushed out or waited too long, None where the client left."""
+        # The body has been read: all that can still come is that the client has left.
+        left: asyncio.Future[Any] = asyncio.ensure_future(receive())
         waiting: set[asyncio.Future[Any]] = {told, left}
         metrics.record_queued(1)
         try:

@@ -27,8 +27,8 @@ class Standing:
 
 @dataclass
 class Usage:
-    """Counts by key and quota (`requests/minute`, `tokens/day`, …), each in the window that it belongs to. Where the servers
-    of several cards count together, `shared`, the file is what counts, and is read and written each time (0.1 ms)."""
+    """Counts by key and quota (`requests/minute`, `tokens/day`, …), each in its current window. With `shared`, the servers of
+    several cards count together: the file holds the counts, and is read and written each time (0.1 ms)."""
 
     file: Path | None = None
     shared: bool = False
@@ -55,7 +55,7 @@ class Usage:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Nobody else counts meanwhile; nothing has to be done for that where nobody else does."""
+        """Keeps other processes from counting meanwhile; does nothing where there are none."""
         if not (self.shared and self.file):
             yield
             return
@@ -66,21 +66,21 @@ class Usage:
             self.save()
 
     def load(self) -> None:
-        """Reads what an earlier process has kept; what is not in its form is left out."""
+        """Reads what an earlier process has kept, except for what is malformed."""
         kept = read_json(self.file) if self.file else None
         for key, counts in kept.items() if isinstance(kept, dict) else ():
             if isinstance(counts, dict):
                 self._counts[key] = {quota: pair for quota, pair in counts.items() if _is_pair(pair)}
 
     def save(self) -> None:
-        """Writes what has changed. A full disk costs the memory of it over a restart, and nothing else."""
+        """Writes what has changed. With a full disk the counts are lost at a restart, and nothing else is."""
         if self.file and self._dirty:
             with contextlib.suppress(OSError):
                 write_json(self.file, self._counts)
                 self._dirty = False
 
     def _window(self, key: str, quota: str, now: float) -> list[int]:
-        """[number of the window, count in it]; begun anew when the time has moved on."""
+        """[number of the window, count in it]; reset when the window has passed."""
         number = int(now) // _SECONDS[quota.partition("/")[2]]
         counts = self._counts.setdefault(key, {})
         if counts.get(quota, [None])[0] != number:

@@ -1,5 +1,5 @@
-"""Requests for answers, looked at before vLLM sees them: parsed once, refused with the parameter's name, bounded, and
-weighed for admission. What is not looked at here is vLLM's to judge."""
+"""Checks requests for answers before vLLM sees them: they are parsed once, bounded, refused with the parameter's name, and
+costed for admission. What is not checked here is left to vLLM."""
 
 import hashlib
 import json
@@ -28,14 +28,12 @@ from serving.metrics.request import notes_of
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 _VISION_IDS = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-
-
-# What a picture is refused for, by the code of the answer.
+# The refusals that concern a picture, by the code of the answer.
 _OF_PICTURES = frozenset({"invalid_image", "too_many_images"})
 
 
 class Validation:
-    """Parses the body once; vLLM, which parses it again, gets it with the values that had to be changed."""
+    """Parses the body once; vLLM parses it again, with the values that had to be changed."""
 
     def __init__(self, app: ASGIApp, launch: Launch) -> None:
         self.app = app
@@ -67,7 +65,7 @@ class Validation:
         await self.app(scope, replay(body, receive), send)
 
     def _checked(self, scope: Scope, body: bytes) -> tuple[bytes, Cost]:
-        """The body that vLLM gets, and what serving it will take. Raises RefusalError."""
+        """The body for vLLM, and what serving it will cost. Raises RefusalError."""
         request = read_object(body)
         check_parameters(request)
         self._check_model(request)
@@ -83,7 +81,7 @@ class Validation:
             prompts = check_prompt(request, self._vision_ids)
         answers = prompts * int(request.get("n") or 1)
         if key := facts(scope).key:
-            # What one key has cached is not to be found out by another's timing.
+            # Lest one key find out by timing what another has in the prefix cache.
             changes["cache_salt"] = hashlib.blake2b(key.encode(), key=self._salt_key, digest_size=16).hexdigest()
         cost = Cost(prompt_tokens + answers * answer, pictures.tokens, prompt_tokens, answers)
         return _changed(body, changes), cost
@@ -97,8 +95,8 @@ class Validation:
 
 
 def _changed(body: bytes, changes: dict[str, Any]) -> bytes:
-    """The body with these values in place of its own: of two values of one name the last counts, for every reader of
-    JSON there is here. Writing megabytes of base64 anew would take longer than all the rest."""
+    """The body with these values appended, which override its own: of a repeated name, every JSON parser used here takes the
+    last value. Serializing megabytes of base64 again would take longer than everything else."""
     if not changes:
         return body
     kept = body.rstrip()[:-1].rstrip()
@@ -106,7 +104,7 @@ def _changed(body: bytes, changes: dict[str, Any]) -> bytes:
 
 
 def _vision_token_ids(model_folder: Path) -> frozenset[int]:
-    """The ids of the model's marks for pictures, from its config."""
+    """The ids of the model's special tokens for pictures, from its config."""
     try:
         config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
     except OSError:  # a launch without a checkpoint: there is nothing to protect

@@ -1,8 +1,8 @@
-"""Looks at what the engine does and not at what it says: an engine that hangs answers no question and raises no flag.
+"""Watches what the engine does rather than what it says: an engine that hangs answers no question and raises no flag.
 
-Progress is a change of vLLM's own token counters, or an answer to a canary: one token through vLLM's API, asked for when
-nothing has been seen for a while. A canary that stays unanswered while nothing else moves makes the server `stalled`,
-and after the hang timeout the supervisor is told to start it anew.
+Progress is a change of vLLM's own token counters, or an answer to a canary: a request for one token through vLLM's API, sent
+when no progress has been seen for a while. If the canary stays unanswered while nothing else moves, the server is `stalled`;
+after the hang timeout the supervisor is told to restart it.
 """
 
 import asyncio
@@ -28,8 +28,8 @@ _LOOK_EVERY_S = 0.5
 
 
 class Watchdog:
-    """Runs from the end of the warm-up. Tells the supervisor that it lives, and when the engine does not; then it calls
-    `abandon`, as nobody else should come here."""
+    """Runs once the warm-up is done. Tells the supervisor that this process lives, and when the engine no longer does; then
+    calls `abandon`, so that no more clients come here."""
 
     def __init__(self, vllm: ASGIApp, state: ServerState, lifespan: Scope, abandon: Callable[[], None]) -> None:
         self._vllm = vllm
@@ -42,14 +42,16 @@ class Watchdog:
         self._canary_at = 0.0
 
     async def run(self) -> None:
-        """Until the server ends, or the supervisor has been told to end it."""
+        """Runs until the server stops, or the supervisor has been told to restart it."""
         drained = False
         self._state.look = self._look_at_engine
         while self._state.state != "restarting":
             self._look(time.monotonic())
             control.tell(event="beat")
             ending = self._state.state == "draining" and not self._state.leaving
-            if ending and not drained and not self._state.presence.here:  # whose body is still being read counts, too
+            if (
+                ending and not drained and not self._state.presence.here
+            ):  # a request whose body is still being read counts too
                 drained = True
                 control.tell(event="drained")
             await asyncio.sleep(_LOOK_EVERY_S)
@@ -80,7 +82,7 @@ class Watchdog:
             self._give_up("the engine process died")
 
     async def _ask(self) -> None:
-        """The canary. An answer of any kind is progress: the engine's own, or vLLM saying what is wrong."""
+        """Sends the canary. Any answer is progress: the engine's own, or vLLM saying what is wrong."""
         body = {
             "model": self._state.launch.model_names[0],
             "max_tokens": 1,
@@ -111,6 +113,6 @@ class Watchdog:
 
 
 def _tokens() -> float:
-    """Tokens that the engine has read and written so far; constant where this vLLM names its counters otherwise."""
+    """Tokens that the engine has read and written so far; constant where this vLLM has other names for its counters."""
     metrics = REGISTRY.restricted_registry(_COUNTERS).collect()
     return sum(sample.value for metric in metrics for sample in metric.samples)

@@ -1,7 +1,9 @@
-"""Pictures as bytes from strangers, up to the pixels that the model sees. Knows nothing of HTTP or vLLM.
+"""Pictures from strangers: from a data URL or a web address up to the pixels that the model sees. Knows nothing of vLLM.
 
 errors.py     what is refused, and what the client reads of it
 data_url.py   the bytes in a data URL
+fetch.py      the bytes at a web address, where that is switched on
+addresses.py  which web addresses may be fetched for a stranger
 header.py     format and size from the first bytes
 limits.py     how large a picture may be to be decoded at all
 grid.py       the size that the model sees

@@ -1,6 +1,6 @@
-"""From a file's bytes to RGB as a person sees it: first frame, alpha on white, 16 bits brought down to 8.
+"""From a file's bytes to RGB as a person sees it: the first frame, alpha on white, 16 bits reduced to 8.
 
-Owns colours and formats; size is limits.py's and fit.py's.
+Owns colours and formats; sizes belong to limits.py and fit.py.
 """
 
 import io
@@ -17,7 +17,7 @@ from serving.images.header import ImageHeader
 Pixels = npt.NDArray[np.uint8]
 
 _EXIF_ORIENTATION = 0x0112
-# A progressive JPEG is decoded anew with each scan, and a scan can be a few bytes: encoders write about ten.
+# Each scan of a progressive JPEG decodes the whole picture again, and may be a few bytes long; encoders write about ten.
 _MAX_JPEG_SCANS = 100
 _START_OF_SCAN = b"\xff\xda"
 
@@ -26,9 +26,9 @@ def decode(data: bytes, header: ImageHeader, at_least: tuple[int, int] | None = 
     """The picture as the file stores it, uint8 of the shape (height, width, 3), and its EXIF orientation (1 to 8, where
     1 is upright).
 
-    With `at_least` (width and height) a JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 that is still as large: the
-    decoder then leaves out coefficients, which no later resize does as cheaply. Raises ImageError for whatever cannot
-    be decoded whole.
+    With `at_least` (width and height) a JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 that is still that large: the
+    decoder skips coefficients, which is cheaper than any resize afterwards. Raises ImageError for whatever cannot be decoded
+    completely.
     """
     if header.format == "JPEG" and (scans := data.count(_START_OF_SCAN)) > _MAX_JPEG_SCANS:
         raise ImageError(cause=f"a JPEG of {scans} scans")
@@ -49,8 +49,8 @@ def decode(data: bytes, header: ImageHeader, at_least: tuple[int, int] | None = 
 
 
 def _jpeg(data: bytes, at_least: tuple[int, int] | None) -> Pixels | None:
-    """Pillow's pixels in half of its time: the same library decodes straight into the array. None where that finds
-    anything to complain of; what is still good enough is then Pillow's to say."""
+    """Pillow's pixels in half the time: the same library, decoding straight into the array. None if it complains of anything:
+    then Pillow decides whether the file is good enough."""
     width, height = at_least or (0, 0)
     try:
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_width=width, min_height=height, min_factor=2)
@@ -71,8 +71,8 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits by its upper byte, as Pillow itself does with 16-bit colour; its own conversion of grey clips
-    everything above 255 to white. The tone that the file calls transparent becomes white."""
+    """The upper byte of 16-bit grey, as Pillow does for 16-bit colour; for grey, Pillow would clip everything above 255 to
+    white. A tone that the file declares transparent becomes white."""
     tones = np.asarray(image)
     if (transparent := image.info.get("transparency")) is not None:
         tones = np.where(tones == transparent, 0xFFFF, tones)
@@ -80,7 +80,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's, read after loading: a PNG may carry it behind its pixels. Broken EXIF is no reason to refuse."""
+    """The EXIF orientation, read after loading: a PNG may have it behind its pixels. Broken EXIF is no reason to refuse."""
     try:
         value = image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:  # the EXIF parser raises as freely as the decoders

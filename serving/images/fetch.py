@@ -1,7 +1,7 @@
-"""Pictures from the web, for an operator who has switched that on: the one place that opens a connection outward.
+"""Pictures from the web, where the operator has allowed that: the only place that opens a connection outward.
 
-A host's address is resolved once, checked, and connected to; no proxy, no cookies, no encodings; every redirect goes
-through the same gate; one deadline spans it all.
+A host is resolved once, and the address that was checked is the one connected to. No proxy, no cookies, no encodings; every
+redirect is checked the same way; one deadline covers everything.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 NOT_FETCHED = "The picture could not be fetched from its URL. Send it as a data URL instead."
 _MAX_REDIRECTS = 3
-# `identity`: a compressed body is refused, so that what is counted is what is kept.
+# `identity`: compressed bodies are refused, so the bytes counted are the bytes kept.
 _HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity", "User-Agent": "onecard"}
 
 
@@ -33,18 +33,18 @@ async def resolve(host: str, port: int) -> list[str]:
 
 @functools.cache
 def trusted() -> ssl.SSLContext:
-    """Certificates as httpx trusts them, read once: that takes longer than a request."""
+    """httpx's trusted certificates, loaded once: loading takes longer than a request."""
     return httpx.create_ssl_context(trust_env=False)
 
 
 def _shown(url: str) -> str:
-    """What may stand in a log: without query and user info, which can be secrets."""
+    """The URL for the log: without query and user info, which may be secrets."""
     return re.sub(r"//[^/]*@", "//", re.split(r"[?#]", url)[0])[:200]
 
 
 class _Pinned(httpx.AsyncHTTPTransport):
-    """Connects to one address, whatever the URL's host would resolve to by now. The Host header, made before, and the
-    certificate's name remain the host's."""
+    """Connects to one address, whatever the URL's host would resolve to by now. The Host header and the certificate's name
+    remain the host's."""
 
     def __init__(self, target: Target, address: str, tls: ssl.SSLContext) -> None:
         super().__init__(verify=tls, trust_env=False)
@@ -59,7 +59,7 @@ class _Pinned(httpx.AsyncHTTPTransport):
 
 @dataclass(frozen=True)
 class Fetcher:
-    """`deadline_s` spans resolving, connecting, redirects and the whole body; `max_bytes` counts the body."""
+    """`deadline_s` covers resolving, connecting, redirects and the whole body; `max_bytes` limits the body."""
 
     allowed_hosts: frozenset[str] = frozenset()
     deadline_s: float = 5.0
@@ -69,7 +69,8 @@ class Fetcher:
     tls: Callable[[], ssl.SSLContext] = field(default=trusted)
 
     async def fetch(self, url: str) -> bytes:
-        """The body of what the URL names. Raises ImageError, which tells the client the same whatever happened."""
+        """The body of the resource at `url`. Raises ImageError, with one and the same message to the client for every
+        failure."""
         try:
             async with asyncio.timeout(self.deadline_s):
                 return await self._fetch(url)
@@ -87,7 +88,7 @@ class Fetcher:
         raise UrlError(f"more than {_MAX_REDIRECTS} redirects")
 
     async def _address(self, target: Target) -> str:
-        """The address to connect to. One that is not public spoils them all: who names such does not mean well."""
+        """The address to connect to. If any address of the host is not public, none is used: that is no honest host."""
         addresses = await self.resolve(target.host, target.port)
         if hidden := [address for address in addresses if not self.is_public(address)]:
             raise UrlError(f"{target.host} is {hidden[0]}, which is not public")
@@ -96,7 +97,7 @@ class Fetcher:
         return addresses[0]
 
     async def _get(self, target: Target, address: str) -> bytes | httpx.URL:
-        """The body, or where a redirect leads."""
+        """The body, or the target of a redirect."""
         transport = _Pinned(target, address, self.tls())
         async with (
             httpx.AsyncClient(transport=transport, trust_env=False, timeout=self.deadline_s) as client,

@@ -1,5 +1,5 @@
-"""One picture from its bytes to the pixels that the model sees. Runs on a worker thread: Pillow and torch let go of
-the interpreter's lock while they work."""
+"""One picture from its bytes to the pixels that the model sees. Runs on a worker thread: Pillow and torch release the GIL while
+they work."""
 
 import time
 from typing import Any
@@ -11,18 +11,18 @@ from serving.images.decode import Pixels, decode
 from serving.images.grid import Grid
 from serving.images.header import ImageHeader
 
-# How much larger than its final size a JPEG is decoded, at least. Decoding at 1/2 loses what a resize from the whole
-# would keep of fine print: at 1.5 a page of small text is 3.6 of 255 away from the reference, at 2 it is 2.
+# A JPEG is decoded at this many times its final size or more. Decoding smaller loses fine print that a resize from the whole
+# picture would keep: at 1.5 a page of small text differs from the reference by 3.6 of 255, at 2 by 2.
 _DETAIL = 2
-# After transposing where the number is 5 or more: the axes (1 height, 2 width) to mirror (TIFF 6.0, tag 274).
+# By EXIF orientation: the axes to mirror (1 height, 2 width), from 5 on after transposing (TIFF 6.0, tag 274).
 _MIRRORED = {1: (), 2: (2,), 3: (1, 2), 4: (1,), 5: (), 6: (2,), 7: (1, 2), 8: (1,)}
 
 
 def fit(data: bytes, header: ImageHeader, grid: Grid | None) -> Pixels | Image.Image:
     """The picture, upright, at its size on the grid: uint8 of the shape (3, height, width), contiguous.
 
-    Where the processor would resize even that, or without a grid, it is the whole picture in RGB, for the processor
-    to resize. Raises ImageError for a picture that cannot be decoded.
+    Without a grid, or where the processor would resize even that, the whole picture in RGB instead, for the processor to
+    resize. Raises ImageError for a picture that cannot be decoded.
     """
     size = None if grid is None else grid.fit(header.width, header.height)
     if grid is None or size is None or not grid.leaves(*size):
@@ -38,14 +38,14 @@ def fit(data: bytes, header: ImageHeader, grid: Grid | None) -> Pixels | Image.I
 
 
 def detail(width: int, height: int) -> tuple[int, int]:
-    """How large a JPEG that will be that wide and high is decoded, at least."""
+    """The size (width, height) at which, or above which, a JPEG of that final size is decoded."""
     return _DETAIL * width, _DETAIL * height
 
 
 def resize(pixels: Pixels, size: tuple[int, int], orientation: int = 1) -> Pixels:
-    """From (height, width, 3) to (3, height, width): bicubic with antialiasing by the reference processor's own kernel,
-    which takes a third of Pillow's time. `size` is the width and height before the picture is turned upright, which
-    comes last, when it is small: a turned picture lies on the turned grid."""
+    """From (height, width, 3) to (3, height, width): bicubic with antialiasing by the reference processor's own kernel, in a
+    third of Pillow's time. `size` is (width, height) before the picture is turned upright: that comes last, when the picture
+    is small, since a turned picture fits the turned grid."""
     import torch
 
     width, height = size
@@ -58,7 +58,7 @@ def resize(pixels: Pixels, size: tuple[int, int], orientation: int = 1) -> Pixel
 
 
 def _tensor(pixels: Pixels) -> Any:
-    """(3, height, width), not contiguous: a view of the decoder's order, which torch resizes fastest."""
+    """(3, height, width), not contiguous: a view of the decoder's memory, which torch resizes fastest."""
     import torch
 
     return torch.from_numpy(pixels).permute(2, 0, 1)

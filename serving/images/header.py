@@ -1,7 +1,7 @@
 """Format and size of a picture from its first bytes, in microseconds and without decoding anything.
 
-Only the bytes count, never a declared type. JPEG, PNG, WebP and GIF are known; whatever else it may be (SVG, HEIC,
-TIFF, PDF, text) is refused by the same sentence.
+Only the bytes count, never a declared type. JPEG, PNG, WebP and GIF are known; anything else (SVG, HEIC, TIFF, PDF, text) is
+refused with the same message.
 """
 
 import struct
@@ -21,8 +21,8 @@ _JPEG_END = frozenset({0xD9, 0xDA})  # end of image, start of scan: no frame cam
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """`width` and `height` in pixels as the file stores them: an EXIF orientation may exchange them later, which
-    changes neither the pixel count nor the tokens."""
+    """`width` and `height` in pixels as the file stores them. An EXIF orientation may swap them later, which changes neither
+    the number of pixels nor of tokens."""
 
     format: ImageFormat
     width: int
@@ -34,11 +34,11 @@ class ImageHeader:
 
 
 def read_header(data: bytes) -> ImageHeader:
-    """The header of a file of which `data` is the beginning.
+    """The header of a file that begins with `data`.
 
-    64 KiB are enough for almost every file; a JPEG may carry more metadata than that before its size. Raises
-    HeaderCutOffError where the file goes on beyond `data`, and ImageError for what is none of the four formats or
-    has no pixels. Whether the size is acceptable is `limits.check_size`'s to say.
+    64 KiB are enough for almost every file, though a JPEG may have more metadata than that before its size. Raises
+    HeaderCutOffError where `data` ends too early, and ImageError for any other format and for a picture without pixels.
+    Whether the size is acceptable is checked by `limits.check_size`.
     """
     try:
         header = _parse(data)

@@ -1,4 +1,4 @@
-"""Pictures that were fitted lately: a conversation sends its picture again with every turn."""
+"""A cache of fitted pictures: a conversation sends its pictures again with every turn."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from serving.images.decode import Pixels
 
 @dataclass(frozen=True)
 class Picture:
-    """`digest` stands for the file in vLLM's cache, at no cost to its thread. `seen_size` is the width and height at
+    """`digest` identifies the file in vLLM's cache, which then need not hash the pixels. `seen_size` is the (width, height) at
     which the model sees it; None where only the processor knows."""
 
     pixels: Pixels | Image.Image
@@ -19,8 +19,8 @@ class Picture:
 
 
 class Kept:
-    """By the file's digest, the least recently used out first. A picture that was left whole for the processor is not
-    kept: such are rare and may be large."""
+    """By the file's digest; the least recently used goes first. Pictures left whole for the processor are not kept: they are
+    rare, and may be large."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes

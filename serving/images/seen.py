@@ -1,7 +1,6 @@
-"""The sizes at which the model saw a request's pictures: coordinates in its answer refer to them.
+"""The sizes at which the model saw a request's pictures; coordinates in its answer refer to them.
 
-Whoever takes a request in calls `collect_sizes` before it is handled; the media connector, which runs in the same
-context, reports into it.
+The guard calls `collect_sizes` before a request is handled; the media connector, in the same context, reports the sizes.
 """
 
 from collections.abc import Iterator
@@ -11,13 +10,13 @@ Size = tuple[int, int]
 
 
 class SeenSizes:
-    """Sizes in the order of the request's pictures, however the threads finish."""
+    """Sizes in the order of the request's pictures, whichever thread finishes first."""
 
     def __init__(self) -> None:
         self._sizes: list[Size | None] = []
 
     def expect(self) -> int:
-        """A place for the next picture."""
+        """Reserves the place of the next picture."""
         self._sizes.append(None)
         return len(self._sizes) - 1
 
@@ -36,13 +35,13 @@ _SEEN: ContextVar[SeenSizes | None] = ContextVar("onecard_seen_sizes", default=N
 
 
 def collect_sizes() -> SeenSizes:
-    """Where the sizes of this context's pictures will be; what it starts shares it."""
+    """Begins to collect the sizes of the pictures handled in this context, and in tasks started from it."""
     seen = SeenSizes()
     _SEEN.set(seen)
     return seen
 
 
 def seen_sizes() -> SeenSizes:
-    """The current context's; one that nobody reads where nobody asked."""
+    """The current context's sizes; a throwaway where nobody collects them."""
     seen = _SEEN.get()
     return SeenSizes() if seen is None else seen

@@ -1,4 +1,4 @@
-"""Many pictures at once: on threads, as many as there are cores, within bounded memory, never on the event loop."""
+"""Many pictures at once: on as many threads as there are cores, within bounded memory, never on the event loop."""
 
 import asyncio
 import os
@@ -16,15 +16,15 @@ from serving.images.header import ImageHeader, read_header
 from serving.images.kept import Kept, Picture
 from serving.images.limits import check_size
 
-# More threads than this make no picture faster and cost 200 MB each at worst (16 megapixels with alpha).
+# More threads make nothing faster, and each costs up to 200 MB (16 megapixels with alpha).
 _MOST_THREADS = 8
-# Larger ones go one at a time: decoding 64 megapixels takes up to 700 MB.
+# Larger pictures go one at a time: decoding 64 megapixels takes up to 700 MB.
 _LARGE_PIXELS = 16_000_000
 _KEPT_BYTES = 64 * 2**20
 
 
 class Workshop:
-    """Fits pictures to one grid; None leaves them to vLLM's processor."""
+    """Fits pictures to a grid; without one, leaves their size to vLLM's processor."""
 
     def __init__(self, grid: Grid | None) -> None:
         self._grid = grid
@@ -34,7 +34,7 @@ class Workshop:
         self._kept = Kept(_KEPT_BYTES)
 
     async def fit(self, source: str | bytes) -> Picture:
-        """The picture of a data URL or of a file's bytes. Raises ImageError; nothing too large is decoded."""
+        """The picture in a data URL or in a file's bytes. Raises ImageError, for one that is too large before decoding it."""
         loop = asyncio.get_running_loop()
         data, header, digest = await loop.run_in_executor(self._threads, _read, source)
         if (kept := self._kept.get(digest)) is not None:
@@ -47,7 +47,7 @@ class Workshop:
         return picture
 
     def _record(self, size: int, header: ImageHeader, picture: Picture) -> None:
-        """Where the processor decides on the size, the picture counts as it was sent."""
+        """Where the processor decides the size, the picture counts at the size that was sent."""
         width, height = picture.seen_size or (header.width, header.height)
         tokens = width * height // self._grid.side**2 if self._grid else 0
         metrics.record_image(
@@ -61,14 +61,14 @@ class Workshop:
 
 
 def _one_core_each() -> None:
-    """Pictures go side by side: torch must not spread one of them over cores that the others are on."""
+    """Keeps torch from spreading one picture over the cores that others are processed on."""
     import torch
 
     torch.set_num_threads(1)
 
 
 def _read(source: str | bytes) -> tuple[bytes, ImageHeader, bytes]:
-    """The file, its header found acceptable, and its digest."""
+    """The file, its header, checked, and its digest."""
     from blake3 import blake3  # comes with vLLM; several times faster than SHA-256
 
     began = time.perf_counter()

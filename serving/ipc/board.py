@@ -1,6 +1,6 @@
-"""What the servers of several cards show one another: who takes requests, how many each has, and how many are on the way from
-one to another. A page of memory that they and the supervisor share; each number has one writer, and eight aligned bytes are
-written at once.
+"""What the servers of several cards show each other: which take requests, how many each has, and how many are on the way
+between them. It is a page of memory shared with the supervisor, without locks: each number has one writer, and a write of eight
+aligned bytes is atomic.
 """
 
 import mmap
@@ -11,7 +11,7 @@ ENVIRONMENT_KEY = "ONECARD_BOARD_FD"
 
 
 class _Number(IntEnum):
-    """Of each card. Requests that are handed over are counted by both ends; the difference is on the way."""
+    """Eight bytes each, for every card. Both ends count a request that is handed over; the difference is on the way."""
 
     OPEN = 0  # the supervisor's
     SENT = 1  # the supervisor's: handed to the server
@@ -23,7 +23,7 @@ class _Number(IntEnum):
 
 
 class Board:
-    """The supervisor says which are open; each server how many requests it has, and since when it has had none."""
+    """The supervisor says which cards are open; each server says how many requests it has, and since when it has had none."""
 
     def __init__(self, descriptor: int) -> None:
         self._numbers = memoryview(mmap.mmap(descriptor, os.fstat(descriptor).st_size)).cast("d")
@@ -38,7 +38,7 @@ class Board:
 
     @classmethod
     def inherited(cls) -> "Board | None":
-        """The one that the supervisor has passed to this process; None where this server is the only one."""
+        """The board that the supervisor passed to this process; None where this server is the only one."""
         descriptor = os.environ.get(ENVIRONMENT_KEY)
         return cls(int(descriptor)) if descriptor else None
 
@@ -48,19 +48,19 @@ class Board:
         self._set(card, _Number.OPEN, 1)
 
     def close(self, card: int) -> None:
-        """It takes no more; whoever serves that card next begins with nothing."""
+        """The card takes no more requests; its next server starts from zero."""
         for number in _Number:
             self._set(card, number, 0)
 
     def count(self, card: int, *, sent: int, taken: int) -> None:
-        """Requests that were handed to that server, and given back by it, so far."""
+        """Requests handed to that server, and given back by it, so far."""
         self._set(card, _Number.SENT, sent)
         self._set(card, _Number.TAKEN, taken)
 
     # --- a server's side ---
 
     def post(self, card: int, here: int, idle_since: float, *, arrived: int, given: int) -> None:
-        """`idle_since` is of the monotonic clock, which all processes of a machine share."""
+        """`idle_since` is by the monotonic clock, which all processes of a machine share."""
         self._set(card, _Number.HERE, here)
         self._set(card, _Number.ARRIVED, arrived)
         self._set(card, _Number.GIVEN, given)
@@ -69,20 +69,20 @@ class Board:
     # --- what there is to see ---
 
     def load(self, card: int) -> int:
-        """Requests that it has, and those that are on the way to it."""
+        """The requests that the card has, and those on the way to it."""
         return self._get(card, _Number.HERE) + max(0, self._get(card, _Number.SENT) - self._get(card, _Number.ARRIVED))
 
     @property
     def undecided(self) -> int:
-        """Requests on the way to the supervisor, which will choose a card for them."""
+        """Requests on the way to the supervisor, which will choose a card for each."""
         return sum(max(0, self._get(card, _Number.GIVEN) - self._get(card, _Number.TAKEN)) for card in self._cards)
 
     def open_cards(self) -> list[int]:
-        """Those that take requests, the one with the fewest first."""
+        """The cards that take requests, the least loaded first."""
         return sorted((card for card in self._cards if self._get(card, _Number.OPEN)), key=self.load)
 
     def idle_since(self) -> float | None:
-        """Since when nobody has had a request; None while somebody has."""
+        """Since when no card has had a request; None while one has."""
         cards = self.open_cards()
         if not cards or any(self.load(card) for card in cards):
             return None

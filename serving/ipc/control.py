@@ -1,7 +1,7 @@
-"""The line from the server process to the supervisor: one JSON object a line through an inherited pipe.
+"""Events from the server process to the supervisor: one JSON object a line, through an inherited pipe.
 
-The other way there are signals, SIGUSR1 (take no new requests) and SIGTERM (end); and what concerns connections, which
-goes with them (handover.py).
+In the other direction there are signals, SIGUSR1 (take no new requests) and SIGTERM (stop), and the orders that travel with
+connections (handover.py).
 """
 
 import contextlib
@@ -13,8 +13,8 @@ ENVIRONMENT_KEY = "ONECARD_CONTROL_FD"
 
 
 def tell(**event: Any) -> None:
-    """Tells the supervisor, if this process has one. A line is far below PIPE_BUF, so that writes never mix; one that
-    a supervisor does not come to read is lost rather than waited for."""
+    """Tells the supervisor, if this process has one. A line is far below PIPE_BUF, so writes never mix. If the supervisor does
+    not read and the pipe is full, the line is dropped: nothing waits."""
     if descriptor := os.environ.get(ENVIRONMENT_KEY):
         os.set_blocking(int(descriptor), False)
         with contextlib.suppress(BlockingIOError):

@@ -1,9 +1,9 @@
-"""A connection given from one process to another, together with the request that was read from it: no proxy and no new
-connection, so that streams, large bodies and clients that leave stay what they are.
+"""Passes a connection from one process to another, together with the request that was read from it. No proxy, no new
+connection: streaming, large bodies and disconnects work as usual.
 
-A datagram on a Unix socket pair carries a word, the connection's descriptor (SCM_RIGHTS) and a memory file with the
-request's bytes. What the client has sent beyond these lies unread in the kernel and goes along. Supervisor and server have
-one end each; the supervisor's only order, `leave`, goes the same way, so that it cannot overtake a connection.
+A datagram on a Unix socket pair carries a word, the connection's descriptor (SCM_RIGHTS) and a memory file with the request's
+bytes; what the client has sent beyond them is still unread in the kernel, and moves along. Supervisor and server have one end
+each. The supervisor's only order, `leave`, goes the same way, so that it cannot overtake a connection.
 """
 
 import contextlib
@@ -19,15 +19,15 @@ _CONNECTION = b"connection"
 
 @dataclass(frozen=True)
 class Given:
-    """A connection, now this process's; `request` is what was read of it, empty where nothing was."""
+    """A connection that now belongs to this process; `request` is what had been read from it, possibly nothing."""
 
     connection: socket.socket
     request: bytes
 
 
 class Channel:
-    """One end. Sending never waits: an end that nobody reads takes nothing after a while. `sent` and `received` count the
-    requests that have gone each way; each change is told to `counted`."""
+    """One end. Sending never waits: an end that nobody reads refuses connections once its buffer is full. `sent` and `received`
+    count the requests in each direction, and `counted` is called at every change."""
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
@@ -42,7 +42,7 @@ class Channel:
 
     @classmethod
     def inherited(cls) -> "Channel | None":
-        """The end that the supervisor has passed to this process; None where there is no supervisor."""
+        """The end that the supervisor passed to this process; None where there is no supervisor."""
         descriptor = os.environ.get(ENVIRONMENT_KEY)
         return cls(socket.socket(fileno=int(descriptor))) if descriptor else None
 
@@ -50,12 +50,12 @@ class Channel:
         return self._end.fileno()
 
     def order_to_leave(self) -> None:
-        """To the server: give every request back from now on, finish what is running, and say when that is done."""
+        """Tells the server to give back every new request, finish the running ones, and say when that is done."""
         with contextlib.suppress(OSError):  # it is dead, and will be seen to be
             self._end.send(_LEAVE)
 
     def give(self, connection: socket.socket, request: bytes) -> bool:
-        """Sends a connection and closes it here; False, and it stays as it was, when the other end takes nothing."""
+        """Sends a connection and closes it here. False, and the connection is untouched, if the other end takes nothing."""
         memory = os.memfd_create("request")
         try:
             with open(memory, "wb", closefd=False) as file:
@@ -72,14 +72,14 @@ class Channel:
         return True
 
     def receive(self) -> "Given | bool":
-        """What has come: a connection, True for the order to leave, False when the other end is closed.
+        """A connection, True for the order to leave, or False once the other end is closed.
 
-        Raises BlockingIOError when nothing has come yet.
+        Raises BlockingIOError when nothing has arrived.
         """
         word, descriptors, _, _ = socket.recv_fds(self._end, 64, 2, socket.MSG_CMSG_CLOEXEC)
         if word != _CONNECTION:
             return word == _LEAVE
-        if len(descriptors) < 2:  # this process may open no more: the client sees a closed connection, and asks again
+        if len(descriptors) < 2:  # out of file descriptors: the client sees a closed connection, and asks again
             for descriptor in descriptors:
                 os.close(descriptor)
             raise BlockingIOError
@@ -97,7 +97,7 @@ class Channel:
 
 
 def receive_all(channel: Channel, on_given: Callable[[Given], None], on_leave: Callable[[], None]) -> bool:
-    """Hands on all that has come; False when nothing will come any more."""
+    """Handles everything that has arrived; False once nothing more can come."""
     while True:
         try:
             came = channel.receive()

@@ -1,7 +1,7 @@
 """What the supervisor hands to the server process: one frozen description of a start, passed as a file.
 
-The supervisor writes it into the run directory and names it in the environment; every process of the server
-(API, engine, workers) can read it there.
+The supervisor writes the file into the run directory and names it in the environment, where every process of the server (API,
+engine, workers) finds it.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from serving.planning.plan import Plan
 
 ENVIRONMENT_KEY = "ONECARD_LAUNCH"
 SUPERVISOR_KEY = "ONECARD_SUPERVISOR_PID"
-# What a user may have told torch's allocator, by its name of today and that of before.
+# The variables by which a user may have configured torch's allocator: today's name and the former one.
 _ALLOCATOR_KEYS = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}
 
 
@@ -32,10 +32,10 @@ class Offered(BaseModel):
 
 
 class Launch(BaseModel):
-    """`user_argv` is what followed `--` on the command line, verbatim; `typical_s` the seconds that each step of a start took
-    the last time. `others` can take this model's place; `woken_at` is the monotonic time at which a request or a command asked
-    for this start, None where none did; `wake_s` is what the last such start took. `cards` has the NVML indices of each
-    server's GPUs, none for whatever CUDA shows first; this is the server at place `card`."""
+    """`user_argv` is what followed `--` on the command line, verbatim. `typical_s` are the seconds that each step of a start
+    took last time. `others` are the models that can take this one's place. `woken_at` is the monotonic time at which a request
+    or a command asked for this start, None if none did; `wake_s` is how long the last such start took. `cards` has the NVML
+    indices of each server's GPUs, none for whatever CUDA shows first; this server is the one at index `card`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -66,7 +66,7 @@ class Launch(BaseModel):
         return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
 
     def of_card(self, card: int) -> "Launch":
-        """The same for another card; its log and notes lie in a folder of their own."""
+        """The same launch for another card, with a folder of its own for log and notes."""
         folder = card_dir(self.home, card)
         folder.mkdir(mode=0o700, exist_ok=True)
         return self.model_copy(update={"card": card, "run_dir": folder})
@@ -77,22 +77,22 @@ class Launch(BaseModel):
 
     @property
     def card_environment(self) -> dict[str, str]:
-        """What keeps the servers of several cards apart."""
-        if self.gpus:  # NVML counts by the bus; CUDA counts by speed, unless it is told otherwise
+        """The environment variables that keep the servers of several cards apart."""
+        if self.gpus:  # NVML numbers GPUs by bus; CUDA by speed, unless it is told otherwise
             return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(map(str, self.gpus))}
         workers = self.plan.tensor_parallel_size
         cores, share = sorted(os.sched_getaffinity(0)), len(self.cards) * workers
         if share == 1:
             return {}
-        # On a CPU: vLLM would bind the threads of each to the same cores, and without a bound they would wait for each other.
+        # On a CPU, vLLM would bind the threads of all servers to the same cores; unbound, they would wait for each other.
         first = self.card * workers
         own = [cores[place::share] or cores for place in range(first, first + workers)]
         return {"VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, each)) for each in own)}
 
     @property
     def allocator_share(self) -> float | None:
-        """The share of the present GPU that torch's allocator may hold: what is ours of the card, less the context, which is
-        the driver's. None where nothing is planned part by part."""
+        """The share of the GPU that torch's allocator may hold: our part of it, less the CUDA context, which the driver holds.
+        None where the plan could not predict the parts."""
         plan = self.plan
         if plan.gpu.present_mib is None or not plan.predicted:
             return None
@@ -100,8 +100,13 @@ class Launch(BaseModel):
 
     @property
     def home(self) -> Path:
-        """The folder of the port, which the servers of all cards share; `run_dir` is this one's own."""
+        """The port's folder, shared by the servers of all cards; `run_dir` is this server's own."""
         return self.run_dir.parent if self.card else self.run_dir
+
+    @property
+    def timings_key(self) -> str:
+        """The name under which the timings of its starts are kept."""
+        return f"{self.plan.profile} {self.model_folder}"
 
     @property
     def model_names(self) -> list[str]:
@@ -113,13 +118,13 @@ class Launch(BaseModel):
 
     @property
     def compiles(self) -> bool:
-        """Whether torch compiles anything. An eager model on a CPU needs none of it: vLLM's few small compiled functions are
-        quick enough as they are, and cost minutes of a first start and half a minute of the first log probabilities."""
+        """Whether torch compiles anything. An eager model on a CPU does without: vLLM's few small functions are fast enough
+        uncompiled, and compiling them costs minutes at the first start and half a minute at the first log probabilities."""
         return not (self.plan.gpu.name == "CPU" and self.plan.engine_args.get("enforce_eager"))
 
     def write(self, otherwise: Path | None = None) -> Path:
-        """Writes `launch.json` into the run directory, or where its disk is full into the folder `otherwise`; readable by its
-        owner only. Raises DiskFullError where it can be written nowhere."""
+        """Writes `launch.json`, readable by its owner only, into the run directory, or into `otherwise` where that disk is
+        full. Raises DiskFullError where both are."""
         for folder in (self.run_dir, otherwise):
             if folder:
                 with contextlib.suppress(OSError):
@@ -139,7 +144,7 @@ def current_launch() -> Launch | None:
 def child_environment(
     launch_file: Path, ipc_dir: Path, *, has_nvcc: bool, compiles: bool = True, allocator_share: float | None = None
 ) -> dict[str, str]:
-    """The environment of the server process: this one's, with everything that speaks to the outside switched off."""
+    """The environment of the server process: this process's, with everything switched off that calls home."""
     environment = notify.child_environment(os.environ) | {
         ENVIRONMENT_KEY: str(launch_file),
         SUPERVISOR_KEY: str(os.getpid()),
@@ -153,13 +158,13 @@ def child_environment(
         "VLLM_HOST_IP": "127.0.0.1",
         # Pictures come through our connector (media.py).
         "VLLM_MEDIA_CONNECTOR": "onecard",
-        # vLLM's IPC sockets lie where the supervisor can clear them away.
+        # vLLM's IPC sockets go where the supervisor can remove them.
         "VLLM_RPC_BASE_PATH": str(ipc_dir),
         "PYTHONUNBUFFERED": "1",
         # torch opens files of its own in the locale's encoding, and cannot read them in GBK or ASCII.
         "PYTHONUTF8": "1",
-        # A tool call that a request demands is held to the tool's JSON schema. vLLM would hold it to a grammar that only
-        # xgrammar reads, and refuse the request under llguidance (server.py); instructor and others demand one.
+        # A tool call that a request demands (instructor and others do) must follow the tool's JSON schema. By default vLLM
+        # uses a grammar that only xgrammar understands, and would refuse the request under llguidance (server.py).
         "VLLM_ENFORCE_STRICT_TOOL_CALLING": "0",
         "VLLM_LOGGING_COLOR": "0",
     }
@@ -167,8 +172,8 @@ def child_environment(
         # FlashInfer's sampler compiles CUDA sources at start and kills the engine where there is no compiler (vllm#49497).
         environment.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     if allocator_share and not _ALLOCATOR_KEYS & environment.keys():
-        # torch's allocator keeps for later what is given back to it, and goes on to take more beside it, until the card is
-        # full for the desktop too. At this bound it gives back first what it keeps.
+        # torch's allocator keeps freed memory for later and still takes more, until the desktop has none left. At this limit it
+        # returns what it keeps first.
         environment["PYTORCH_ALLOC_CONF"] = f"per_process_memory_fraction:{allocator_share:.5f}"
     if not compiles:
         environment.setdefault("TORCH_COMPILE_DISABLE", "1")

@@ -1,10 +1,10 @@
-"""What whoever runs the server may set about guard and supervisor; every limit that comes from the card is the plan's."""
+"""The operator's settings of guard and supervisor. Limits that follow from the card are in the plan."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
 class GuardSettings(BaseModel):
-    """Seconds, and names in lower case. Part of the launch, so that server process and supervisor see the same."""
+    """Times in seconds, names in lower case. Part of the launch, so that server process and supervisor agree."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""What this machine has: GPUs by NVML, memory, cores, and whether it is WSL2. Facts only; `planner.py` decides."""
+"""What this machine has: GPUs by NVML, memory, cores, and whether it is WSL2. Facts only; planning/ decides."""
 
 import contextlib
 import os

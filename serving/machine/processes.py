@@ -45,8 +45,8 @@ class ServerProcess:
         return self._process.pid
 
     async def wait(self) -> int:
-        """Waits for the API process; its exit code. asyncio's own `wait` goes on until nobody holds the output's pipe any more,
-        and what the server has started holds it too."""
+        """Waits for the API process and returns its exit code. asyncio's own `wait` also waits for the output pipe to close,
+        which the processes that the server has started keep open."""
         while self._process.returncode is None:
             await asyncio.sleep(_LOOK_EVERY_S)
         return self._process.returncode
@@ -57,12 +57,12 @@ class ServerProcess:
             self._process.send_signal(signal.SIGUSR1)
 
     def kill(self) -> None:
-        """Kills the whole group at once, whatever it is at."""
+        """Kills the whole group at once, whatever it is doing."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
     def remember_shared_memory(self) -> None:
-        """Notes which shared memory the group has mapped, while it still can be asked."""
+        """Notes which shared memory the group has mapped, while its processes still live."""
         for pid in _group(self.pid):
             with contextlib.suppress(OSError):
                 maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8", errors="replace")
@@ -80,7 +80,7 @@ class ServerProcess:
         await self.clear()
 
     async def clear(self) -> None:
-        """Kills what is left of the group and removes the shared memory that it has left behind."""
+        """Kills what is left of the group, and removes the shared memory that it left behind."""
         self.remember_shared_memory()
         self.kill()
         await self.wait()

@@ -32,7 +32,7 @@ _ORDER = {key: index for index, (key, _, _) in enumerate(STEPS)}
 
 
 class Progress:
-    """Follows one start. Seconds are of the monotonic clock."""
+    """Follows one start, by the monotonic clock."""
 
     def __init__(self, typical_s: dict[str, float]) -> None:
         self._typical_s = typical_s
@@ -59,7 +59,7 @@ class Progress:
         return TITLES[self.step]
 
     def elapsed_s(self) -> float:
-        """Since the start began."""
+        """Seconds since the start began."""
         return time.monotonic() - self._began["import"]
 
     def typical_step_s(self) -> float | None:
@@ -67,9 +67,9 @@ class Progress:
         return self._typical_s.get(self.step)
 
     def seconds_left(self) -> float | None:
-        """What the last start took, from the running step on, less what has passed of it; None at the first start. A step
-        that is over its time is expected to go on for as long as it is over: who is told "at once" again and again
-        gives up."""
+        """The time that the last start took from the running step on, less what has passed of the step; None at the first
+        start. A step that is overdue is expected to take as long again as it is overdue: a client that is told "now" again and
+        again gives up."""
         if not self._typical_s:
             return None
         in_step = time.monotonic() - self._began[self.step]

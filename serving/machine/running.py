@@ -216,7 +216,7 @@ def log_lines(port: int, count: int, *, follow: bool, card: int = 0) -> Iterator
 
 
 def _goes_on(log: IO[str], file: Path) -> bool:
-    """Whether what is added comes there: one that is full gets another name, and a new one begins (server_log.py)."""
+    """Whether the log still grows there: a full one is renamed and a new one begun (supervisor/server_log.py)."""
     try:
         return os.path.samestat(os.fstat(log.fileno()), file.stat())
     except FileNotFoundError:

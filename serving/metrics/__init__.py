@@ -1,16 +1,15 @@
-"""Metrics: the end of the way, imported by all and importing only the plan's vocabulary.
+"""Metrics: what is counted and measured. The end of the way: every room may record here, and nothing here imports one.
 
-    catalog.py     every metric of ours, declared once
-    recorder.py    what the server process records, and the functions below
-    status.py      what `/onecard/status` says, as metrics
-    gpu.py nvml.py the GPU, as NVML sees it
-    host.py        the machine around it: disk, memory, processes
-    sampled.py     readings taken beside the scrapes, so that a scrape never waits
-    families.py    a declaration and values, as prometheus_client wants them
-    request.py     what the layers of the guard know of one request
-    reference.py   docs/metrics.md
+catalog.py       every metric of ours, declared once
+recorder.py      what the server process records: the functions below
+request.py       what the layers of the guard know of one request
+request_log.py   one line a request in the server's log
+status.py        what `/onecard/status` says, as metrics
+families.py      a declaration and values, as prometheus_client wants them
+reference.py     docs/metrics.md
 
-The functions below record into the registry that vLLM exposes on /metrics, so ours stand beside its own.
+The functions below record into the registry that vLLM exposes on /metrics, so ours stand beside its own. What the GPU and
+the machine are doing is the exporter's to tell.
 """
 
 from collections.abc import Callable

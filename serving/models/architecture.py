@@ -1,5 +1,5 @@
 """The shapes of the vision-language models that can be planned, read from `config.json`: Qwen2-VL, Qwen2.5-VL, Qwen3-VL
-and the dense Qwen3.5. Sizes and parameter counts only; bytes are `weights.py`'s and `memory.py`'s business.
+and the dense Qwen3.5. Sizes and parameter counts only; bytes are the business of `weights.py` and planning/memory.py.
 
 The layers are those of transformers' `modeling_qwen2_vl.py`, `modeling_qwen2_5_vl.py`, `modeling_qwen3_vl.py` and
 `modeling_qwen3_5.py`; the tests count the parameters of those very classes.

@@ -1,6 +1,6 @@
 """What a checkpoint says of itself: its config and the headers of its safetensors files. No weight is read.
 
-It answers "is this a vision-language model that can be served, and how large is it"; what fits is `planner.py`'s question.
+It answers "is this a vision-language model that can be served, and how large is it"; what fits is planning/'s question.
 """
 
 import json

@@ -1,5 +1,5 @@
-"""What the engine arguments that somebody gave (in a profile, or after `--`) mean for the plan. Reads and checks them;
-what follows from them is `planner.py`'s question.
+"""What the engine arguments given by the user or the profile mean for the plan. Reads and checks them; what follows from them
+is decided in `planner.py`.
 """
 
 import json
@@ -27,7 +27,7 @@ _UNPLANNED = {
 _PAST_SIZE = ("min_pixels", "max_pixels", "images_kwargs")
 _OBJECTS = ("attention_config", "compilation_config", "hf_overrides", "limit_mm_per_prompt", "quantization_config")
 _KV_BYTES = {"auto": 2, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}
-# Numbers that are surely a slip of the finger, and would only fail much later.
+# Larger numbers are surely typing errors, and would fail only much later.
 _LARGEST = {
     "max_model_len": 10**7,
     "max_num_seqs": 4096,
@@ -43,8 +43,8 @@ _BLOCK_SIZE = 16  # vLLM's own (`CacheConfig.DEFAULT_BLOCK_SIZE`)
 
 @dataclass(frozen=True)
 class Asked:
-    """`args` by vLLM's names, the numbers among them as numbers; and what they say of pictures, precision, graphs and drafts.
-    None where nothing was asked."""
+    """`args` by vLLM's names, numbers as numbers; and what they say about pictures, precision, graphs and drafts, None where
+    they say nothing."""
 
     args: dict[str, Any]
     gpu_memory_utilization: float | None
@@ -60,7 +60,7 @@ class Asked:
         return value if isinstance(value, int) else None
 
     def object(self, name: str) -> dict[str, Any]:
-        """An argument that is a JSON object, as far as it was given."""
+        """An argument that is a JSON object; empty if it was not given."""
         given = self.args.get(name)
         return given if isinstance(given, dict) else {}
 
@@ -77,12 +77,12 @@ class Asked:
 
     @property
     def compilation(self) -> dict[str, Any]:
-        """vLLM's `compilation_config`, as far as it was given."""
+        """vLLM's `compilation_config`; empty if it was not given."""
         return self.object("compilation_config")
 
 
 def read_asked(args: dict[str, Any]) -> Asked:
-    """Raises UsageError for a value that makes no sense, and for an argument that would break the plan."""
+    """Raises UsageError for a value that makes no sense and for an argument that would break the plan."""
     args = dict(args)
     for name in args:
         check_own(name)
@@ -143,7 +143,7 @@ def read_asked(args: dict[str, Any]) -> Asked:
 
 
 def _check_graphs(compilation: Mapping[str, Any]) -> None:
-    """The sizes of CUDA graphs, which the plan counts."""
+    """Checks the sizes of CUDA graphs, whose memory the plan counts."""
     if "max_cudagraph_capture_size" in compilation:
         check_own("max_cudagraph_capture_size")  # vLLM does not start with another bound than the planned sizes have
     for name in {"cudagraph_capture_sizes", "encoder_cudagraph_token_budgets"}.intersection(compilation):

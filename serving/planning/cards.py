@@ -1,6 +1,5 @@
-"""Which of a machine's GPUs serve: all that are alike, each with a server of its own, so that one that dies takes nothing of
-another with it; or several to a server, where the model does not fit on one. One plan is for all; it is made for the one with
-the least memory free."""
+"""Which of a machine's GPUs serve: all that are alike, each with a server of its own, so that none takes another down with it;
+or several to a server, where the model does not fit on one. All share one plan, made for the GPU with the least free memory."""
 
 from dataclasses import dataclass, replace
 
@@ -13,15 +12,15 @@ _SAME_SIZE = 0.02
 
 @dataclass(frozen=True)
 class Cards:
-    """The NVML indices of each server's GPUs, none for whatever CUDA shows first; `unused` are GPUs that are not like the
-    first."""
+    """The NVML indices of each server's GPUs, none for whatever CUDA shows first; `unused` are GPUs unlike the first."""
 
     servers: tuple[tuple[int, ...], ...] = ((),)
     unused: tuple[Gpu, ...] = ()
 
     @property
-    def indices(self) -> list[int]:
-        return [index for server in self.servers for index in server]
+    def indices(self) -> tuple[int, ...]:
+        """Of every GPU that serves. Plans are made for `hardware.of(indices)`: those alone, the fullest first."""
+        return tuple(index for server in self.servers for index in server)
 
     def together(self, size: int) -> "Cards":
         """So many GPUs to a server; what is left over stays unused. Raises HardwareError where there are not so many."""
@@ -50,11 +49,6 @@ def choose(hardware: Hardware, wanted: int | None, *, on_gpu: bool) -> Cards:
     if len(hardware.gpus) == 1:
         return Cards()
     return Cards(tuple((gpu.index,) for gpu in alike[:wanted]), tuple(gpu for gpu in hardware.gpus if gpu not in alike))
-
-
-def serving(hardware: Hardware, cards: Cards) -> Hardware:
-    """The machine with the GPUs that serve alone, the one with the least memory free first: plans are made for that one."""
-    return hardware.of(tuple(cards.indices))
 
 
 def _alike(one: Gpu, other: Gpu) -> bool:

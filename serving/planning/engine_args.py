@@ -1,4 +1,4 @@
-"""Between vLLM's arguments as the plan has them (a mapping by vLLM's names) and as vLLM's own parser reads them."""
+"""Converts vLLM's arguments between the plan's form (a mapping by vLLM's names) and vLLM's command line."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any
 
 from serving.errors import UsageError
 
-# The plan is wrong without these: a vLLM that does not know one of them must not be started.
+# The plan depends on these: a vLLM that does not know one of them must not be started.
 REQUIRED = frozenset(
     {"served_model_name", "max_model_len", "max_num_seqs", "mm_processor_kwargs", "limit_mm_per_prompt"}
     | {"kv_cache_memory_bytes", "gpu_memory_utilization", "tensor_parallel_size"}
@@ -16,8 +16,8 @@ REQUIRED = frozenset(
 )
 _SPECULATION = "write --speculative-config with the `method` in it"
 _GRAPHS = "write --compilation-config '{\"cudagraph_capture_sizes\": [1, 2, 4]}', which is planned with"
-# What onecard decides itself, what must not stand in a plan that others can read, and what would go past the plan; and where
-# it belongs.
+# What onecard decides itself, what must not appear in a plan that others can read, and what would bypass the plan; each with
+# where it belongs.
 _NOT_FOR_VLLM = {
     "model": "it is onecard's own --model",
     "model_weights": "they are those of onecard's own --model",
@@ -64,10 +64,10 @@ def to_argv(args: dict[str, Any]) -> list[str]:
 
 
 def from_argv(argv: Sequence[str]) -> dict[str, Any]:
-    """What follows `--` on onecard's command line, by vLLM's names, for the plan to see.
+    """What follows `--` on onecard's command line, by vLLM's names, for the plan.
 
-    Values are read as JSON where they are JSON ("8192" is a number) and kept as text otherwise. Raises UsageError
-    for a word that belongs to no flag, and for vLLM's short flags, whose long names the plan cannot know.
+    Values are read as JSON where they are JSON ("8192" is a number) and kept as text otherwise. Raises UsageError for a word
+    that belongs to no flag, and for vLLM's short flags, whose long names the plan does not know.
     """
     given: dict[str, list[Any] | bool] = {}
     values: list[Any] | None = None
@@ -93,7 +93,7 @@ def from_argv(argv: Sequence[str]) -> dict[str, Any]:
 
 
 def check_own(name: str) -> None:
-    """Raises UsageError for an argument of vLLM's that nobody but onecard gives."""
+    """Raises UsageError for an argument of vLLM's that only onecard may set."""
     if why := _NOT_FOR_VLLM.get(name):
         raise UsageError(f"--{name.replace('_', '-')} is not for vLLM: {why}.")
 
@@ -105,7 +105,7 @@ def split_unknown(args: dict[str, Any], known_flags: Iterable[str]) -> tuple[dic
 
 
 def count(name: str, value: Any) -> int:
-    """A whole number above 0, in vLLM's notation too: 16k is 16,000 and 16K is 16,384. Raises UsageError."""
+    """A whole number above 0, also in vLLM's notation: 16k is 16,000 and 16K is 16,384. Raises UsageError."""
     if isinstance(value, str) and (found := _COUNT.fullmatch(value)):
         value = int(Decimal(found[1]) * _UNITS[found[2]])
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -120,7 +120,7 @@ def names(value: Any) -> list[str]:
 
 
 def _unwrapped(values: list[Any] | bool) -> Any:
-    """A flag alone is True, a flag with one value that value, with several a list."""
+    """True for a flag without a value, the value if there is one, a list if there are several."""
     if isinstance(values, bool) or len(values) > 1:
         return values
     return values[0] if values else True

@@ -1,9 +1,8 @@
-"""How many bytes each part of the GPU's memory takes, as pure functions of a model's shape and of what the engine may be
-asked to carry at once. Which load a card can carry is `planner.py`'s question.
+"""How many bytes each part of the GPU's memory takes, as pure functions of the model's shape and of the largest load that the
+engine may be given. Which load a card can carry is decided in `planner.py`.
 
-What follows from vLLM's code has a formula with its source; what only a measurement can tell is a field of `Constants`.
-Vision encoder and language model run one after the other in the same memory: the parts are counted so that they sum to
-what is held at the worst moment (`peak`).
+What follows from vLLM's code is a formula that cites its source; what can only be measured is a field of `Constants`. Vision
+encoder and language model run one after the other in the same memory, so the parts are counted to sum to the peak.
 """
 
 from dataclasses import dataclass, replace
@@ -23,8 +22,8 @@ _FLASHINFER_WORKSPACE = 394 * MIB
 
 @dataclass(frozen=True)
 class Slots:
-    """What vLLM keeps ready for LoRA adapters, by its own names. `modules` are the last words of the layers that they may
-    change, as `q_proj`; None stands for every layer that there is."""
+    """What vLLM reserves for LoRA adapters, by its own names. `modules` are the layers that they may change, by the last part
+    of their names (`q_proj`); None means every layer."""
 
     max_loras: int
     max_lora_rank: int
@@ -33,9 +32,9 @@ class Slots:
 
 @dataclass(frozen=True)
 class Load:
-    """The most that the engine may be given at once, by vLLM's names. `image_tokens` are those of the largest picture,
-    `encoder_budgets` the numbers of tokens for which the vision encoder has a CUDA graph; by `flashinfer`
-    the attention is computed, or not."""
+    """The largest load that the engine may be given, by vLLM's names. `image_tokens` are those of the largest picture,
+    `cudagraph_sizes` is the number of captured batch sizes, and the vision encoder has a CUDA graph for each of
+    `encoder_budgets`, in tokens. `flashinfer` says whether it computes the attention."""
 
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -48,20 +47,20 @@ class Load:
 
     @property
     def encoder_tokens(self) -> int:
-        """Tokens of pictures that one step can send through the vision encoder, and that its cache can hold: vLLM's
+        """Image tokens that one step can send through the vision encoder, and that the encoder cache holds: vLLM's
         `compute_mm_encoder_budget` (v1/core/encoder_cache_manager.py)."""
         return max(self.max_num_batched_tokens, self.image_tokens) if self.image_tokens else 0
 
 
 @dataclass(frozen=True)
 class Constants:
-    """What no formula tells, in bytes. Measured on an H200 with vLLM 0.32 (benchmarks/results/memory-*.json); another card's
-    own are learned at its first start (`calibration.py`).
+    """What no formula gives, in bytes. Measured on an H200 with vLLM 0.32 (benchmarks/results/memory-*.json); other cards
+    are measured at their first start (`calibration.py`).
 
     `context`: CUDA context, libraries and kernels. `workspace`: buffers of cuBLAS and of the engine. `graph_of_layer`: one
-    captured size of one layer. `fragments` and `fragments_share`: what the allocator holds beyond what is in use, fixed
-    and as a share of what comes and goes. `communicator`: NCCL's buffers on each of several cards that share a server, assumed
-    and not measured."""
+    captured size of one layer. `fragments` and `fragments_share`: what the allocator holds beyond what is in use, a fixed
+    part and a share of the transient memory. `communicator`: NCCL's buffers on each of several cards that share a server
+    (assumed, not measured)."""
 
     context: int = 735 * MIB
     workspace: int = 80 * MIB
@@ -75,8 +74,8 @@ MEASURED = Constants()
 
 
 class Parts(BaseModel):
-    """Each part but the KV cache, in bytes here and in MiB in a plan. `vision_encoder` and `logits` are what they need beyond
-    what the language model's activations leave them, since they run one after the other."""
+    """Every part except the KV cache, in bytes here and in MiB in a plan. `vision_encoder` and `logits` run before and after
+    the language model, in the memory of its activations: they count only what they need beyond that."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -92,14 +91,14 @@ class Parts(BaseModel):
 
     @property
     def total(self) -> int:
-        """All of them together."""
+        """The sum of all parts."""
         return sum(getattr(self, name) for name in type(self).model_fields)
 
 
 def parts(shape: Shape, weight_bytes: int, load: Load, constants: Constants, cards: int = 1) -> Parts:
-    """Everything but the KV cache, on one of `cards` cards that share a server; `shape` and `weight_bytes` are that card's
-    (`Shape.share`). The transient parts follow one another within a step: the encoder works (its output
-    not yet kept), then the language model with that output in the encoder's cache, then the sampler, then who drafts."""
+    """Everything except the KV cache, on one of `cards` cards that share a server; `shape` and `weight_bytes` are that card's
+    share (`Shape.share`). The transient parts follow one another within a step: the vision encoder, whose output is not yet
+    cached; the language model, with that output in the cache; the sampler; and the drafting head."""
     text, drafts, tokens = shape.text, load.speculation, load.max_num_batched_tokens
     cache, seeing = encoder_cache(shape.vision, load), vision_encoder(shape.vision, load.encoder_tokens)
     read = speculation.hidden_states(drafts, text, tokens)
@@ -132,30 +131,30 @@ def parts(shape: Shape, weight_bytes: int, load: Load, constants: Constants, car
 
 
 def cost_of_speculation(shape: Shape, load: Load, constants: Constants) -> int:
-    """What all parts together would be less without it."""
+    """By how much all parts together would shrink without it."""
     without = replace(load, speculation=NO_DRAFTS)
     return parts(shape, 0, load, constants).total - parts(shape, 0, without, constants).total
 
 
 def activations(text: Text, load: Load) -> int:
-    """The language model's peak for one step, 16 bits a number (2 × (3 × intermediate_size + 3 × hidden_size) a token; 49,152
-    bytes for Qwen3-VL-2B, where vLLM 0.32 was measured at 49,152)."""
+    """The language model's peak in one step at 16 bits: 2 × (3 × intermediate_size + 3 × hidden_size) bytes a token. That is
+    49,152 for Qwen3-VL-2B; vLLM 0.32 was measured at 49,152."""
     return load.max_num_batched_tokens * text.values_per_token * _BYTES_16_BIT
 
 
 def input_buffers(shape: Shape, load: Load) -> int:
-    """Kept for the longest step: the input embeddings (vLLM's `EncoderRunner.inputs_embeds`) and, for each deepstack layer of
-    pictures, those to be added to it (`deepstack_input_embeds` in qwen3_vl.py)."""
+    """Allocated for the longest step: the input embeddings (vLLM's `EncoderRunner.inputs_embeds`) and the embeddings that each
+    deepstack layer of pictures adds (`deepstack_input_embeds` in qwen3_vl.py)."""
     a_token = _BYTES_16_BIT * shape.text.hidden_size * (1 + (shape.vision.deepstack if load.image_tokens else 0))
     return load.max_num_batched_tokens * a_token
 
 
 def vision_encoder(vision: Vision, tokens: int) -> int:
-    """The encoder's peak for pictures of so many tokens together, with the pixels themselves.
+    """The encoder's peak for pictures of `tokens` tokens together, their pixels included.
 
-    For each patch, 16 bits each: in a block's feed-forward network its inner values before and after the activation
-    (three times where it is gated), the block's input, residual and norm, the position embedding; the deepstack outputs
-    so far; and the pixels at 8 bits. 29,312 bytes for Qwen3-VL-2B; vLLM 0.32 was measured at 29,470."""
+    For each patch, at 16 bits: the inner values of a block's feed-forward network before and after the activation (three
+    copies where it is gated); the block's input, residual and norm; the position embedding; the deepstack outputs so far.
+    And the pixels, at 8 bits. 29,312 bytes a patch for Qwen3-VL-2B; vLLM 0.32 was measured at 29,470."""
     inner = (3 if vision.gated else 2) * vision.intermediate_size
     outputs = vision.deepstack * vision.out_hidden_size // vision.patches_per_token
     values = inner + 4 * vision.hidden_size + outputs
@@ -164,9 +163,9 @@ def vision_encoder(vision: Vision, tokens: int) -> int:
 
 
 def encoder_graphs(vision: Vision, load: Load, constants: Constants) -> int:
-    """The encoder's CUDA graphs (vLLM's `EncoderCudaGraphManager`, v1/worker/encoder_cudagraph.py): what a run of the largest
-    works in, which all of them share; inputs and outputs, which each has of its own; and what the driver holds. For
-    Qwen3-VL-2B, 9 budgets of up to 4,096 tokens and the language model's graphs 1,082 MiB; vLLM 0.32 said 1.07 GiB."""
+    """The encoder's CUDA graphs (vLLM's `EncoderCudaGraphManager`, v1/worker/encoder_cudagraph.py): the working memory of the
+    largest, which all share; the inputs and outputs of each; and what the driver holds. With the language model's graphs
+    1,082 MiB for Qwen3-VL-2B and 9 budgets of up to 4,096 tokens; vLLM 0.32 reported 1.07 GiB."""
     if not load.encoder_budgets:
         return 0
     of_a_patch = vision.values_per_patch + _BYTES_16_BIT * vision.hidden_size + _ROTARY_OF_A_PATCH
@@ -176,28 +175,28 @@ def encoder_graphs(vision: Vision, load: Load, constants: Constants) -> int:
 
 
 def encoder_cache(vision: Vision, load: Load) -> int:
-    """The encoder's outputs that wait for the language model: as many tokens as its budget, 16 bits a value."""
+    """The encoder's outputs that wait for the language model: `encoder_tokens` of them, 16 bits a value."""
     return load.encoder_tokens * vision.values_per_token * _BYTES_16_BIT
 
 
 def sampler(text: Text, load: Load) -> int:
-    """Logits of a full batch: once at 16 bits, and four copies at 32 (vLLM's sampler: the copy it works on, the masked
-    one, probabilities, and log probabilities where they are asked for). Those of drafts are among them; vLLM copies of these
-    a GiB at a time (`MAX_CHUNK_BYTES`, v1/worker/gpu/spec_decode/rejection_sampler.py), which could only be less."""
+    """Logits of a full batch, drafts included: once at 16 bits, and four copies at 32 (vLLM's sampler: its working copy, the
+    masked one, probabilities, and log probabilities where they are asked for). This is an upper bound: of drafts, vLLM copies
+    a GiB at a time (`MAX_CHUNK_BYTES`, v1/worker/gpu/spec_decode/rejection_sampler.py)."""
     logits = load.max_num_seqs * load.speculation.rows * text.vocab_size
     return logits * (_BYTES_16_BIT + 4 * _BYTES_32_BIT)
 
 
 def penalties(text: Text, load: Load) -> int:
-    """Counts of each sequence's tokens, kept all the time: 32 bits for each word of the vocabulary, and one bit for the
-    prompt's (vLLM's `PenaltiesState`, v1/worker/gpu/sample/penalties.py)."""
+    """Token counts, held permanently: for each sequence and each word of the vocabulary, 32 bits for the output and one bit for
+    the prompt (vLLM's `PenaltiesState`, v1/worker/gpu/sample/penalties.py)."""
     return load.max_num_seqs * text.vocab_size * _BYTES_32_BIT * 33 // 32
 
 
 def drawing(text: Text, load: Load) -> int:
-    """Scratch rows of top-k and top-p, kept once a full batch has been drawn: 32 bits for each word of the vocabulary, one row
-    for each sequence of the batch and each of its drafts, rounded up to a power of two (`_TRITON_BUFFER_CACHE`,
-    v1/sample/ops/topk_topp_triton.py; never more rows than the GPU has multiprocessors, of which none has 256)."""
+    """Scratch rows of top-k and top-p, held once a full batch has been sampled: a row for each sequence and each of its drafts,
+    rounded up to a power of two, 32 bits for each word of the vocabulary (`_TRITON_BUFFER_CACHE`,
+    v1/sample/ops/topk_topp_triton.py; at most a row for each of the GPU's multiprocessors, and no GPU has 256)."""
     rows = 1 << max(0, load.max_num_seqs * load.speculation.rows - 1).bit_length()
     return min(rows, _MOST_MULTIPROCESSORS) * text.vocab_size * _BYTES_32_BIT
 
@@ -209,14 +208,14 @@ def flashinfer(text: Text, load: Load) -> int:
 
 
 def rotary_table(text: Text) -> int:
-    """Cosines and sines of every position in vLLM's table, 16 bits (`cos_sin_cache` of `MRotaryEmbedding`,
+    """vLLM's table of the cosine and sine of every position, 16 bits each (`cos_sin_cache` of `MRotaryEmbedding`,
     layers/rotary_embedding/mrope.py)."""
     return text.max_positions * text.positions_factor * text.head_dim * _BYTES_16_BIT
 
 
 def lora(text: Text, slots: Slots) -> int:
-    """Adapters' slots, 16 bits: for each layer that one of them changes a matrix from its inputs to the rank and one from the
-    rank to its outputs, and as often for layers that vLLM has merged into one (`create_lora_weights` in
+    """The adapters' slots, 16 bits a value: for each layer that an adapter may change, one matrix from its inputs to the rank
+    and one from the rank to its outputs; layers that vLLM merges still get a pair each (`create_lora_weights` in
     vllm/lora/layers/column_parallel_linear.py, row_parallel_linear.py, vocab_parallel_embedding.py, logits_processor.py)."""
     d, inner, vocab = text.hidden_size, text.intermediate_size, text.vocab_size
     queries, values = text.heads * text.head_dim, text.kv_heads * text.head_dim
@@ -236,8 +235,8 @@ def lora(text: Text, slots: Slots) -> int:
 
 
 def kv_bytes_per_token(text: Text) -> int:
-    """A key and a value of 16 bits for each layer that keeps them and each KV head: 2 × layers × KV heads × head size × 2. The
-    layers of a head that drafts keep theirs in the same cache, for the same tokens."""
+    """A key and a value at 16 bits in every layer that caches them: 2 × layers × KV heads × head size × 2. A drafting head's
+    layers use the same cache, for the same tokens."""
     return 2 * text.kv_layers * text.kv_heads * text.head_dim * _BYTES_16_BIT
 
 
@@ -254,7 +253,7 @@ def kv_bytes(tokens: int, token: int, block: int) -> int:
 
 
 def state_bytes_per_sequence(text: Text) -> int:
-    """The recurrent state that a sequence keeps in layers without keys and values: convolution inputs at 16 bits, the
-    state itself at 32 (vLLM's `gated_delta_net_state_shape` and `_dtype`, layers/mamba/mamba_utils.py)."""
+    """A sequence's recurrent state in the layers without keys and values: convolution inputs at 16 bits, the state itself at
+    32 (vLLM's `gated_delta_net_state_shape` and `_dtype`, layers/mamba/mamba_utils.py)."""
     short, long = text.state_elements
     return short * _BYTES_16_BIT + long * _BYTES_32_BIT

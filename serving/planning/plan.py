@@ -1,4 +1,4 @@
-"""What a plan says: the card, each part of its memory, vLLM's arguments, and the limits that the guard enforces. Data only;
+"""What a plan says: the card, each part of its memory, vLLM's arguments, and the limits that the guard enforces. Data only:
 `planner.py` makes it.
 """
 
@@ -16,9 +16,9 @@ class _Frozen(BaseModel):
 
 
 class PlannedGpu(_Frozen):
-    """`usable_mib` is what onecard may take: the whole, less what desktop and other programs hold; `taken_mib` of the
-    difference is what they hold now beyond what is kept free for them. `onecards` are among these programs. `present_mib` is
-    the memory of the GPU that is here, which may be a larger one; None where none is."""
+    """`usable_mib` is what onecard may take: the card, less what is kept free for desktop and other programs, less `taken_mib`,
+    which these hold now beyond that; `onecards` are the onecards among them. `present_mib` is the memory of the GPU in this
+    machine, which may be larger than the planned one; None where there is none."""
 
     name: str
     total_mib: int
@@ -29,7 +29,7 @@ class PlannedGpu(_Frozen):
 
 
 class MemoryMib(Parts):
-    """The parts of the memory in MiB. They sum to `total`."""
+    """The parts of the memory in MiB; they sum to `total`."""
 
     headroom: int
     kv_cache: int
@@ -41,19 +41,19 @@ class MemoryMib(Parts):
 
     @classmethod
     def of(cls, parts: Parts, *, headroom: int) -> "MemoryMib":
-        """Bytes as MiB, each rounded up; without a KV cache yet."""
+        """From bytes, each part rounded up to MiB. There is no KV cache yet."""
         rounded = {name: -(-value // MIB) for name, value in parts.model_dump().items()}
         return cls(**rounded, headroom=headroom, kv_cache=0)
 
     @classmethod
     def nothing_but(cls, **known: int) -> "MemoryMib":
-        """Where the other parts cannot be told."""
+        """The parts that are known, 0 for the others."""
         return cls(**dict.fromkeys(cls.model_fields, 0) | known)
 
 
 class Capacity(_Frozen):
-    """`concurrent_images` pictures of the largest size fit into the KV cache at once; `encoder_tokens` is what one step
-    may send through the vision encoder, and what its cache holds."""
+    """`concurrent_images` pictures of the largest size fit into the KV cache at once. `encoder_tokens` is what one step can
+    send through the vision encoder, and what the encoder cache holds."""
 
     kv_tokens: int
     max_model_len: int
@@ -64,15 +64,15 @@ class Capacity(_Frozen):
 
 
 class PlannedLimits(Limits):
-    """The profile's limits as they were planned. `max_video_frames` frames of `max_video_frame_pixels`, sent as pictures, fit a
-    conversation; 0 where video is off."""
+    """The profile's limits as planned. A conversation holds `max_video_frames` frames of `max_video_frame_pixels`, sent as
+    pictures; 0 where video is off."""
 
     max_video_frames: int = 0
     max_video_frame_pixels: int = 0
 
 
 class PlannedAdapters(_Frozen):
-    """LoRA adapters, by the names under which they are asked for; their slots are among the plan's `buffers`."""
+    """LoRA adapters, by the names that requests give; their slots are part of the plan's `buffers`."""
 
     names: tuple[str, ...]
     max_lora_rank: int
@@ -80,8 +80,8 @@ class PlannedAdapters(_Frozen):
 
 
 class PlannedSpeculation(_Frozen):
-    """`tokens` are drafted a step by `method`, with that EAGLE3 `head` where it is one. Together it takes `mib` of the parts,
-    `weights_mib` of these the head's weights, and `kv_bytes_per_token` of the KV cache."""
+    """`method` drafts `tokens` tokens a step, with an EAGLE3 `head` where that is the method. It takes `mib` of the parts, of
+    which `weights_mib` are the head's weights, and `kv_bytes_per_token` of the KV cache."""
 
     method: str
     tokens: int
@@ -97,9 +97,9 @@ class Expected(_Frozen):
 
 
 class Plan(_Frozen):
-    """What `onecard plan --json` prints. `given_up` says in words what was made smaller than wished, and for what;
-    `alternatives` what would fit where this does not. It is for each of `servers` servers; where
-    several cards share one, the memory is that of each of them."""
+    """What `onecard plan --json` prints. `given_up` says in words what became smaller than wished, `alternatives` what would
+    fit where this does not. Each of `servers` servers has this plan; where several cards share one, the memory is that of
+    each card."""
 
     profile: str
     model: str
@@ -127,7 +127,7 @@ class Plan(_Frozen):
 
     @property
     def compilation(self) -> dict[str, Any]:
-        """vLLM's `compilation_config`; empty where nothing of it was decided."""
+        """vLLM's `compilation_config`; empty where the plan leaves it to vLLM."""
         found: dict[str, Any] = self.engine_args.get("compilation_config", {})
         return found
 

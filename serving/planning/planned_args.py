@@ -1,5 +1,5 @@
-"""vLLM's arguments, by vLLM's names, that follow from what was planned. What to plan is `planner.py`'s question, how vLLM's
-parser reads them `engine_args.py`'s.
+"""The engine arguments that follow from the plan's choices, by vLLM's names. The choices are made in `planner.py`; how the
+arguments become a command line is in `engine_args.py`.
 """
 
 from dataclasses import dataclass
@@ -13,20 +13,21 @@ from serving.planning.plan import MemoryMib
 from serving.planning.policy import STREAM_INTERVALS, Settings
 from serving.planning.profile import Limits, Model, Profile
 
-# More are a second batch; vLLM takes no more than the smallest budget has tokens.
+# The most pictures in one run of an encoder graph; vLLM allows at most as many as the smallest budget has tokens.
 _PICTURES_OF_A_GRAPH = 16
 
-# Objects of which the plan makes one: what was asked for, and its own choice of the rest.
+# JSON objects that are merged: what was asked for, completed by the plan's own choice of the rest.
 _COMPLETED = ("compilation_config", "limit_mm_per_prompt")
-# Arguments whose planned value holds although they were asked for, since what was asked for is in it.
+# Arguments whose planned value replaces the user's, which it already takes into account.
 PLANNED_WITH = frozenset({*_COMPLETED, "gpu_memory_utilization", "speculative_config"})
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What was decided: `cudagraph_sizes` are the batches that get a CUDA graph, none on a CPU, `encoder_budgets` the numbers
-    of a picture's tokens that do. Where the parts could not be `predicted`, vLLM sizes its KV cache itself. `present_mib`
-    is the memory of the GPU that is here, None where none is; `head` the place of the EAGLE3 head that drafts."""
+    """What was decided. `cudagraph_sizes` are the batch sizes that get a CUDA graph (none on a CPU), `encoder_budgets` the
+    numbers of image tokens that do. If the parts of the memory could not be `predicted`, vLLM sizes its KV cache itself.
+    `present_mib` is the memory of the GPU in this machine, None where there is none; `head` is where the drafting EAGLE3 head
+    lies."""
 
     settings: Settings
     limits: Limits
@@ -45,7 +46,7 @@ class Choices:
 def planned_args(
     profile: Profile, model: Model, checkpoint: Checkpoint, asked: Asked, chosen: Choices
 ) -> dict[str, Any]:
-    """The plan's choices, then what was asked for, which wins."""
+    """The plan's choices, overridden by what was asked for."""
     args = _of_the_model(model, chosen.context) | _of_pictures(checkpoint, chosen.limits)
     args |= {
         "max_model_len": chosen.context,
@@ -58,17 +59,17 @@ def planned_args(
     if chosen.lora:
         args |= _of_adapters(chosen.lora, chosen.adapters)
     if chosen.predicted:
-        # By bytes: a fraction would be one of whatever memory is present.
+        # In bytes: a fraction would be of whatever card is present.
         args["kv_cache_memory_bytes"] = chosen.memory.kv_cache * MIB
     if profile.device == "cuda":
         args |= _of_a_gpu(profile, chosen)
-    # Of these a part may have been asked for, and what is left out would be vLLM's own choice: of videos a thousand.
+    # The user may have given these in part, and vLLM would choose the rest: a thousand videos, for one.
     whole = {name: args.get(name, {}) | asked.object(name) for name in _COMPLETED}
     every = args | asked.args | {name: value for name, value in whole.items() if value}
     if chosen.head:
         every["speculative_config"] = asked.object("speculative_config") | {"model": chosen.head}
     if chosen.predicted and "gpu_memory_utilization" in args:
-        # The share that was asked for is planned within; vLLM would want to find all of it free.
+        # The plan stays within the share that was asked for; given the whole of it, vLLM would insist that it is free.
         every["gpu_memory_utilization"] = args["gpu_memory_utilization"]
     return every
 
@@ -89,7 +90,7 @@ def _of_the_model(model: Model, context: int) -> dict[str, Any]:
 
 
 def _of_pictures(checkpoint: Checkpoint, limits: Limits) -> dict[str, Any]:
-    # Both edges: the only lever that caps the resize, the profile and the encoder's budget together.
+    # Both edges: only together do they cap the resize, vLLM's profiling and the encoder's budget.
     size = {
         "shortest_edge": min(checkpoint.min_pixels, limits.max_image_pixels),
         "longest_edge": limits.max_image_pixels,
@@ -107,7 +108,7 @@ def _of_adapters(slots: Slots, adapters: tuple[Adapter, ...]) -> dict[str, Any]:
         "max_lora_rank": slots.max_lora_rank,
     }
     if slots.modules is not None:
-        # Without it vLLM makes slots for every layer, the vocabulary's too.
+        # Without it, vLLM makes slots for every layer, embeddings included.
         args["lora_target_modules"] = sorted(slots.modules)
     if adapters:
         args["lora_modules"] = [f"{adapter.name}={adapter.folder}" for adapter in adapters]
@@ -117,7 +118,7 @@ def _of_adapters(slots: Slots, adapters: tuple[Adapter, ...]) -> dict[str, Any]:
 def _of_a_gpu(profile: Profile, chosen: Choices) -> dict[str, Any]:
     args: dict[str, Any] = {
         "performance_mode": profile.policy,
-        # Measured beside predicted, from inside the worker.
+        # Measures in the worker what was predicted.
         "worker_extension_cls": "serving.engine.worker_memory.WorkerMemory",
     }
     if (interval := STREAM_INTERVALS[profile.policy]) > 1:
@@ -131,8 +132,8 @@ def _of_a_gpu(profile: Profile, chosen: Choices) -> dict[str, Any]:
             encoder_cudagraph_max_vision_items_per_batch=min(_PICTURES_OF_A_GRAPH, *chosen.encoder_budgets),
         )
     if chosen.present_mib:
-        # What vLLM wants to find free before it loads anything, when its CUDA context is there already: a fraction of the
-        # card that is present. It is only checked, since the KV cache is given in bytes.
+        # The fraction of this card that vLLM wants to find free before it loads anything, but with its CUDA context already
+        # there. It is only checked: the KV cache is given in bytes.
         needed = chosen.memory.total - chosen.memory.headroom - chosen.memory.context
         args["gpu_memory_utilization"] = round(min(0.99, needed / chosen.present_mib), 4)
     return args

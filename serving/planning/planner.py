@@ -1,7 +1,8 @@
-"""The plan is made: a pure function of (profile, model, checkpoint, hardware, the user's own engine arguments).
+"""Makes the plan: a pure function of (profile, model, checkpoint, hardware, the user's own engine arguments).
 
-It decides the card's memory, vLLM's arguments and the limits that the guard enforces. It starts nothing and reads
-nothing. What one choice of settings comes to, `sizing.py` knows; what a policy wants and gives up, `policy.py`.
+It divides up the card's memory and decides vLLM's arguments and the limits that the guard enforces. It starts nothing and
+reads nothing. What one choice of settings amounts to comes from `sizing.py`; what a policy wants and what it gives up, from
+`policy.py`.
 """
 
 from dataclasses import dataclass, replace
@@ -46,15 +47,15 @@ from serving.planning.verdict import (
 )
 from serving.planning.video import Frames
 
-# A conversation of fewer tokens than this is of no use with pictures.
+# A context shorter than this is of no use with pictures.
 _SHORTEST_CONTEXT = 2048
-# Of an architecture whose parts are not known: the share that is kept free for them.
+# The share of the card that is kept free for an architecture without formulas.
 _UNKNOWN_SHARE = 0.3
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is planned: everything that a plan is a function of, but for the user's arguments."""
+    """Everything that a plan is a function of, except for the user's engine arguments."""
 
     profile_name: str
     profile: Profile
@@ -69,10 +70,11 @@ class Subject:
     tensor_parallel_size: int = 1
 
     def plan(self, user_args: dict[str, Any] | None = None) -> Plan:
-        """Plans. `user_args` are vLLM's arguments that the user gave; they win over the profile's and are planned with.
+        """Makes the plan. `user_args` are the user's own vLLM arguments: they override the profile's, and the plan counts
+        with them.
 
-        Raises UsageError for one of them that makes no sense or would break the plan, CheckpointError for a checkpoint
-        whose size cannot be told. Whether this machine has what is planned is `present.check_hardware`'s to say.
+        Raises UsageError for an argument that makes no sense or would break the plan, CheckpointError for a checkpoint of
+        unknown size. Whether this machine can run the plan is checked by `present.check_hardware`.
         """
         asked = read_asked(self.profile.engine_args | (user_args or {}))
         size = asked.number("tensor_parallel_size") or self.tensor_parallel_size
@@ -94,7 +96,7 @@ class Subject:
         return self._choose(asked, shape, weights, gpu)
 
     def weights(self, asked: Asked | None = None) -> Weights:
-        """The size of the weights, or of one card's part of them. Raises CheckpointError where it cannot be told."""
+        """The size of the weights on one card. Raises CheckpointError where it cannot be known."""
         config, tensors = self.checkpoint.config, self.checkpoint.tensors
         method, ignored = (asked.args.get("quantization"), asked.object("quantization_config")) if asked else (None, {})
         rounded = at_loading(method, ignored.get("ignore"))
@@ -102,7 +104,7 @@ class Subject:
         return found.share(self.tensor_parallel_size)
 
     def _shape(self) -> Shape | None:
-        """What a card has of it. Raises UsageError where the model cannot be split over so many."""
+        """One card's share of the model. Raises UsageError where it cannot be split over that many cards."""
         shape, size = read_shape(self.checkpoint.architecture, self.checkpoint.config), self.tensor_parallel_size
         if shape and not shape.splits(size):
             raise UsageError(
@@ -124,13 +126,13 @@ class Subject:
 
     @property
     def _capability(self) -> str | None:
-        """Of the card that is here, which may be another than the profile's; else the profile's."""
+        """The compute capability of the card in this machine, which may differ from the profile's; else the profile's."""
         facts = self.profile.gpu
         return (self._card.compute_capability if self._card else facts.compute_capability) if facts else None
 
     def _choose(self, asked: Asked, shape: Shape, weights: Weights, gpu: PlannedGpu) -> Plan:
-        """The first of the policy's concessions with which a conversation of the wished length fits; else the last of
-        them, with a shorter one."""
+        """Gives way step by step, in the policy's order, until the wished-for context fits; where even the last step leaves
+        too little, the context becomes shorter."""
         context = asked.number("max_model_len") or min(self.profile.context, shape.text.max_positions)
         wished_for = self._limits(asked)
         limits = self._within(context, wished_for, asked, shape.vision)
@@ -175,7 +177,7 @@ class Subject:
         return self._plan(asked, limits, context, weights, gpu, sized, reason, given_up=given_up)
 
     def _limits(self, asked: Asked) -> PlannedLimits:
-        """The user's, whom vLLM and the processor obey; else the profile's, and never more than the processor makes of one."""
+        """The user's limits, which vLLM and the processor obey; else the profile's, within what the processor would produce."""
         limits, images = self.profile.limits, asked.max_images_per_request
         # A frame of a video is a picture.
         own = limits.max_images_per_request or int(self.profile.video is not None)
@@ -186,8 +188,8 @@ class Subject:
         )
 
     def _within(self, context: int, limits: PlannedLimits, asked: Asked, vision: Vision) -> PlannedLimits:
-        """The limits with pictures that a conversation of so many tokens holds. Raises UsageError where it holds none, or not
-        the one that the user wants."""
+        """The limits with pictures small enough for a context of so many tokens. Raises UsageError where none fits, or not
+        the size that the user asks for."""
         if not limits.max_images_per_request:
             return limits
         least = asked.max_image_pixels or min(limits.max_image_pixels, self.checkpoint.min_pixels)
@@ -197,9 +199,9 @@ class Subject:
     def _with_video(
         self, video: Video, asked: Asked, limits: PlannedLimits, shape: Shape, context: int, kv_tokens: int
     ) -> tuple[PlannedLimits, int]:
-        """The limits with as many frames as fit, which are pictures too, and a context that holds them. A video takes what the
-        other choices have left: none of them gives way to it."""
-        # The processor makes no picture smaller than its least; the largest picture bounds a frame as well.
+        """The limits with as many video frames as fit (they are sent as pictures), and a context that holds them. Video gets
+        what the other choices have left: none of them gives way to it."""
+        # A frame is a picture: no smaller than the processor's minimum, no larger than the largest picture.
         pixels = min(max(video.max_frame_pixels, self.checkpoint.min_pixels), limits.max_image_pixels)
         frames = Frames(pixels, shape.vision.pixels_per_token)
         if asked.number("max_model_len") is None:
@@ -212,10 +214,10 @@ class Subject:
         return limits.model_copy(update={"max_video_frames": most, "max_video_frame_pixels": pixels}), context
 
     def _wish(self, asked: Asked, limits: PlannedLimits, shape: Shape | None) -> tuple[Settings, frozenset[str]]:
-        """The settings of a card without bounds, and the names of those that the user has fixed."""
+        """The settings that a card of any size would get, and the names of those that the user has fixed."""
         decided = ("max_num_seqs", "max_num_batched_tokens")
         given: dict[str, Any] = {name: value for name in decided if (value := asked.number(name))}
-        # Of no other encoder have graphs been measured.
+        # CUDA graphs of the encoder have been measured for Qwen3-VL only.
         capability = self._capability if shape and shape.architecture == QWEN3_VL else None
         wish = replace(wished(self.profile.policy, limits.max_image_pixels, capability), **given)
         check_steps(wish)
@@ -228,7 +230,7 @@ class Subject:
         return exchanges(shape.text) if shape and self.tensor_parallel_size > 1 else 0
 
     def _unpredicted(self, asked: Asked, weights: Weights, gpu: PlannedGpu) -> Plan:
-        """An architecture without formulas: vLLM profiles it at start, with a wide margin left to it."""
+        """An architecture without formulas: vLLM profiles it at start and gets a wide margin."""
         limits = self._limits(asked)
         context = asked.number("max_model_len") or self.profile.context
         weights_mib, headroom = -(-weights.total // MIB), int(gpu.usable_mib * _UNKNOWN_SHARE)
@@ -236,7 +238,7 @@ class Subject:
         planned = MemoryMib.nothing_but(
             weights=weights_mib, headroom=headroom, kv_cache=given // MIB if given else left
         )
-        # How long a conversation it holds is vLLM's to say.
+        # How many tokens the KV cache holds, only vLLM can tell.
         reason = reason_against(gpu, planned, context, context, 0, weights.precision)
         settings = self._wish(asked, limits, None)[0]
         sized = Sized(settings, planned, graphs_of(self.profile, asked, settings))

@@ -1,5 +1,4 @@
-"""The card that is here: which profile is its own, how much of it there is to plan with, and whether what is planned can start
-on it."""
+"""The card in this machine: which profile fits it, how much of it there is to plan with, and whether a plan can start on it."""
 
 from serving.errors import ConfigError, HardwareError
 from serving.machine.hardware import Gpu, Hardware
@@ -11,14 +10,14 @@ _OLDEST_CAPABILITY = (7, 5)
 
 
 def chosen_profile(name: str, hardware: Hardware) -> tuple[str, Profile]:
-    """The profile of that name or path; for `auto` that of the first GPU. Raises ConfigError for one that does not exist."""
+    """The profile of that name or path, for `auto` the first GPU's. Raises ConfigError if it does not exist."""
     return auto_profile(load_profiles(), hardware) if name == "auto" else load_profile(name)
 
 
 def auto_profile(profiles: dict[str, Profile], hardware: Hardware) -> tuple[str, Profile]:
-    """The profile of the first GPU: the one that names it, with its memory; else `auto`, made of what NVML says of the card
-    and of the limits of the largest known card that is no larger. `cpu` where there is no GPU. Raises ConfigError where a
-    folder of somebody's own has no such profile."""
+    """The profile of the first GPU: the one that names it and has its memory; else `auto`, made from what NVML says and from
+    the limits of the largest known card that is no larger. `cpu` if there is no GPU. Raises ConfigError if the user's own
+    folder of profiles lacks these."""
     by_size = sorted(
         ((name, profile, profile.gpu) for name, profile in profiles.items() if profile.gpu is not None),
         key=lambda each: each[2].memory_mib,
@@ -46,17 +45,17 @@ def auto_profile(profiles: dict[str, Profile], hardware: Hardware) -> tuple[str,
 
 
 def planned_gpu(facts: GpuFacts, card: Gpu | None, told_mib: int | None, fraction: float | None) -> PlannedGpu:
-    """How much of a card there is to plan with. `card` is the GPU that is present, None where none is; `told_mib` and
-    `fraction` are the memory and the share that the user names, if any."""
+    """How much of a card there is to plan with. `card` is the GPU in this machine, None if there is none; `told_mib` and
+    `fraction` are the memory and the share that the user asked for, if any."""
     total = told_mib or facts.memory_mib
     if card is not None and told_mib is None and facts.can_be(card.total_mib):
         total = card.total_mib
     usable, taken, here = max(0, total - facts.reserved_mib), 0, card if card and card.holds(total) else None
     if fraction is not None:
-        # vLLM takes it of the card that is present, which may be a larger one.
+        # vLLM takes the fraction of the card that is present, which may be a larger one.
         usable = min(usable, int((here.total_mib if here else total) * fraction))
     if here:
-        # What other programs hold now counts, and never less than a desktop is likely to take.
+        # `reserved_mib` is kept free in any case; what other programs hold beyond it now is taken.
         taken = max(0, usable - here.free_mib)
     name = card.name if card else facts.names[0]
     others = card.onecards if card and taken else ()
@@ -71,7 +70,7 @@ def planned_gpu(facts: GpuFacts, card: Gpu | None, told_mib: int | None, fractio
 
 
 def check_hardware(profile_name: str, profile: Profile, hardware: Hardware, plan: Plan) -> None:
-    """Whether what is planned can start on what is here. Raises HardwareError with the way out."""
+    """Raises HardwareError, with the way out, if the plan cannot start on this machine."""
     if profile.gpu is None:
         return
     if not hardware.gpus:

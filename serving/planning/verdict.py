@@ -1,6 +1,6 @@
-"""What a plan refuses, gives up and promises: checks of what was asked for against the model, and sentences. Pure.
+"""What a plan refuses, gives up and promises: checks what was asked for against the model, and puts results into words. Pure.
 
-What would fit instead is `advice.py`'s question, how a plan is told as a whole `describe.py`'s.
+What would fit instead is found in `advice.py`; a plan as a whole is described in `describe.py`.
 """
 
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ from serving.planning.plan import Expected, MemoryMib, PlannedGpu
 from serving.planning.policy import Settings
 from serving.planning.profile import GpuFacts, Model
 
-# Bandwidth is never reached in full; this share of the bound is a convention until it is measured on the card.
+# The full bandwidth is never reached; this share of it is a convention until it is measured on the card.
 _DECODE_EFFICIENCY = 0.7
-# Between cards without NVLink and without access to each other's memory, as GeForce cards are: a small all-reduce through the
-# host's memory, and what one PCIe 4.0 slot of eight lanes moves. Assumed, not measured.
+# Between cards without NVLink or peer access, such as GeForce cards: the time of a small all-reduce through the host's memory,
+# and the bandwidth of a PCIe 4.0 x8 slot. Assumed, not measured.
 _EXCHANGE_S = 25e-6
 _PCIE_BYTES_S = 12e9
-# What a question about a picture takes beside it: its words, the chat template's, and an answer.
+# The tokens of a question about a picture, without the picture: its words, the chat template's, and an answer.
 QUESTION_TOKENS = 256
-# Layers into which the hidden state goes as it is.
+# Layers whose input is the hidden state itself.
 _FROM_HIDDEN = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj")
 
 
 def check_context(asked: Asked, shape: Shape) -> None:
-    """Raises UsageError for a context beyond the model's."""
+    """Raises UsageError for a context longer than the model's."""
     context = asked.number("max_model_len")
     longest = shape.text.max_positions
     if context is not None and context > longest:
@@ -36,7 +36,7 @@ def check_context(asked: Asked, shape: Shape) -> None:
 
 
 def check_steps(settings: Settings) -> None:
-    """Raises UsageError for steps in which not every request that runs has a token; vLLM does not start with such."""
+    """Raises UsageError if a step has fewer tokens than there may be running requests: vLLM would not start."""
     requests, tokens = settings.max_num_seqs, settings.max_num_batched_tokens
     if requests > tokens:
         raise UsageError(
@@ -60,8 +60,8 @@ def check_whole(asked: Asked, settings: Settings, context: int, image_tokens: in
 
 
 def pixels_within(context: int, pixels: int, vision: Vision, *, least: int) -> int:
-    """At most so many pixels of a picture that it fits a conversation of `context` tokens with a question about it. Raises
-    UsageError where `least` are more than that."""
+    """`pixels`, or as many as leave room for a question about the picture in a context of `context` tokens. Raises UsageError
+    if that is fewer than `least`."""
     most = (context - QUESTION_TOKENS) * vision.pixels_per_token
     if most < least:
         raise UsageError(
@@ -73,7 +73,7 @@ def pixels_within(context: int, pixels: int, vision: Vision, *, least: int) -> i
 
 
 def check_adapters(adapters: Sequence[Adapter], shape: Shape, model: Model) -> None:
-    """Raises UsageError for adapters whose slots have no formula, that take the model's own name, or that were trained for a
+    """Raises UsageError for adapters whose slots have no formula, that have the model's own name, or that were trained for a
     model of another size."""
     if adapters and any(shape.text.state_elements):
         raise UsageError(f"Adapters cannot be planned for {shape.architecture}: leave --lora-modules out.")
@@ -91,7 +91,7 @@ def check_adapters(adapters: Sequence[Adapter], shape: Shape, model: Model) -> N
 
 
 def conceded(wish: Settings, settings: Settings) -> tuple[str, ...]:
-    """What is smaller than wished, in words."""
+    """What became smaller than wished, in words."""
     words = {
         "max_num_batched_tokens": "steps of {1:,} instead of {0:,} tokens (long prompts take more of them)",
         "max_num_seqs": "{1} instead of {0} requests at once",
@@ -106,7 +106,7 @@ def conceded(wish: Settings, settings: Settings) -> tuple[str, ...]:
 def reason_against(
     gpu: PlannedGpu, planned: MemoryMib, kv_tokens: int, context: int, needed_mib: int, precision: str
 ) -> str | None:
-    """Why a plan does not fit; None where it does. `needed_mib` is what a conversation of `context` tokens takes."""
+    """Why a plan does not fit, None if it does. `needed_mib` is the KV cache of a conversation of `context` tokens."""
     beside = planned.total - planned.kv_cache
     if beside >= gpu.usable_mib:
         return (
@@ -129,14 +129,14 @@ def reason_against(
 
 
 def exchanges(text: Text) -> int:
-    """How often cards that share a server wait for each other at each token: after the attention and after the feed-forward
-    network of every layer (vLLM's `RowParallelLinear`)."""
+    """How often cards that share a server wait for each other per token: after the attention and after the feed-forward network
+    of every layer (vLLM's `RowParallelLinear`)."""
     return 2 * text.layers
 
 
 def cost_of_sharing(text: Text, cards: int) -> str:
-    """What a server on several cards costs without NVLink, in words. Each exchange sends every token's hidden state of 16
-    bits, 2 × (cards - 1) / cards times (a ring's all-reduce)."""
+    """What sharing a server costs without NVLink, in words. Each exchange sends every token's hidden state, 16 bits a value,
+    2 × (cards - 1) / cards times (ring all-reduce)."""
     waits_ms = 1e3 * exchanges(text) * _EXCHANGE_S
     sent_bytes = exchanges(text) * text.hidden_size * 2 * 2 * (cards - 1) / cards
     return (
@@ -147,8 +147,8 @@ def cost_of_sharing(text: Text, cards: int) -> str:
 
 
 def expected(facts: GpuFacts | None, weights: Weights, exchanged: int = 0) -> Expected:
-    """The speed that the bandwidth allows, where that is known. `exchanged` is how often cards that share a server wait for
-    each other at each token."""
+    """The decoding speed that the memory bandwidth allows, if that is known. `exchanged` is how often cards that share a server
+    wait for each other per token."""
     if facts is None:
         return Expected(decode_tokens_per_s=None, source="no bandwidth bound is known for this CPU")
     reading_s = max(1, weights.read_per_token) / (facts.bandwidth_gb_s * 1e9 * _DECODE_EFFICIENCY)

@@ -14,8 +14,8 @@ _HEARTBEAT_S = 10.0
 
 
 class Console:
-    """Prints to stderr, so that stdout stays free; rewrites its last line where that is a terminal. One that has been closed,
-    or a file on a full disk, takes nothing any more, and serving goes on."""
+    """Prints to stderr, so that stdout stays free; on a terminal it rewrites its last line. Where stderr has been closed, or is
+    a file on a full disk, nothing is printed and serving goes on."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
@@ -35,7 +35,7 @@ class Console:
         self.say(f"[{progress.elapsed_s():4.0f} s] {progress.title}{usual}")
 
     def tick(self, progress: Progress) -> None:
-        """Called every second or so: shows that a long step goes on."""
+        """To be called every second or so: shows that a long step is still running."""
         left = progress.seconds_left()
         text = f"[{progress.elapsed_s():4.0f} s] … still {progress.title}" + (
             f", about {left:.0f} s left" if left else ""
@@ -47,7 +47,7 @@ class Console:
             self.say(text)
 
     def ready(self, launch: Launch, seconds: float, keyed: bool) -> None:
-        """The banner: where it is, what it is called, and a line to copy."""
+        """The banner: the address, the model's names, and lines to copy."""
         names = launch.model_names
         key = " -H 'Authorization: Bearer YOUR_KEY'" if keyed else ""
         port = f" --port {launch.port}" if launch.port != 8000 else ""

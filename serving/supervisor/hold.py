@@ -10,14 +10,14 @@ from serving.ipc.handover import Channel
 
 @dataclass(eq=False)
 class Place:
-    """One request's wait for its model. `told` gets the way to the server, or why there will be none, in words."""
+    """One request's wait for its model. `told` gets the channel to the server, or in words why there will be none."""
 
     model: str
     told: "asyncio.Future[Channel | str]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class Hold:
-    """The places, longest first. `wanted` is set while there is one."""
+    """The places, longest wait first; at most `most` of them. `wanted` is set while there is any."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -26,7 +26,7 @@ class Hold:
 
     @property
     def waiting(self) -> list[str]:
-        """The models that are waited for."""
+        """The models that are waited for, longest wait first."""
         return [place.model for place in self.places]
 
     @contextlib.contextmanager
@@ -42,11 +42,11 @@ class Hold:
                 self.wanted.clear()
 
     def release(self, model: str, channel: Channel) -> None:
-        """The model is ready: whoever waits for it goes on."""
+        """The model is ready: requests for it go on."""
         self._tell(model, channel)
 
     def refuse(self, model: str | None, reason: str) -> None:
-        """It will not be ready; None means every model."""
+        """The model will not become ready; None means every model."""
         self._tell(model, reason)
 
     def _tell(self, model: str | None, word: Channel | str) -> None:

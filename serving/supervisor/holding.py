@@ -1,8 +1,8 @@
-"""Requests that wait in the supervisor until the model that they need is loaded: asleep, on the way up, or while another
-one is served. Bounded in number, in bytes and in time; whoever waits can leave.
+"""Requests that wait in the supervisor for their model: it is asleep, being loaded, or another model is served. They are
+bounded in number, in bytes and in time, and a client may leave at any moment.
 
-A request that may go on is given with its connection to the server (handover.py), which answers it as if it had come to
-it in the first place. Nothing here decides what is loaded: that is swap.py's, and the supervisor's to do.
+A request that may go on is handed to the server together with its connection (ipc/handover.py), which answers as if it had
+come there in the first place. Which model is loaded is decided in swap.py, and done by the supervisor.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.guard.body import Body, held_bytes, whole_body
+from serving.guard.body import Body, HeldBodies, whole_body
 from serving.guard.content import Content
 from serving.guard.front import give_request
 from serving.guard.gate import overloaded
@@ -24,14 +24,12 @@ from serving.supervisor.hold import Hold, Place
 from serving.supervisor.situation import Situation
 from serving.supervisor.swap import Choice
 
-# Bodies that are held at the same time, in the largest that one may be.
-_HELD_BODIES = 8
 _FULL_RETRY_S = 10
 
 
 class Holding:
-    """An ASGI application for requests that need a model. `ways_to` gives the ways to a model's servers that are ready
-    now, the best first."""
+    """An ASGI application for requests that need a model. `channels_to` gives the channels to a model's ready servers, the
+    best first."""
 
     def __init__(
         self,
@@ -39,15 +37,14 @@ class Holding:
         choice: Choice,
         settings: GuardSettings,
         situation: Situation,
-        ways_to: Callable[[str], list[Channel]],
+        channels_to: Callable[[str], list[Channel]],
     ) -> None:
         self._hold = hold
         self._choice = choice
         self._deadline_s = settings.wake_deadline_s
         self._situation = situation
-        self._ways_to = ways_to
-        self._most_bytes = _HELD_BODIES * choice.max_body_bytes
-        self._bytes = 0
+        self._channels_to = channels_to
+        self._bodies = HeldBodies(choice.max_body_bytes)
         read = Body(self._wait, choice.max_body_bytes, settings.body_timeout_s)
         self._app: ASGIApp = Content(self._bounded(read))
 
@@ -56,15 +53,12 @@ class Holding:
 
     def _bounded(self, app: ASGIApp) -> ASGIApp:
         async def bounded(scope: Scope, receive: Receive, send: Send) -> None:
-            size = held_bytes(scope, self._choice.max_body_bytes)
-            if len(self._hold.places) >= self._hold.most or (self._bytes and self._bytes + size > self._most_bytes):
+            size = self._bodies.size(scope)
+            if len(self._hold.places) >= self._hold.most or not self._bodies.fits(size):
                 await overloaded(_FULL_RETRY_S)(scope, receive, send)
                 return
-            self._bytes += size
-            try:
+            with self._bodies.hold(size):
                 await app(scope, receive, send)
-            finally:
-                self._bytes -= size
 
         return bounded
 
@@ -75,28 +69,31 @@ class Holding:
         except RefusalError as refusal:
             await refusal.response()(scope, receive, send)
             return
-        ways: list[Channel] | str | None = self._ways_to(model)
-        if not ways:
+        channels, why = self._channels_to(model), ""
+        if not channels:
             with self._hold.place(model) as place:
-                ways = await self._told(place, receive)
-        if ways is None:  # whoever asked has left
-            return
+                told = await self._told(place, receive)
+            if told is None:
+                return
+            if isinstance(told, Channel):
+                channels = [told]
+            else:
+                why = told
         # A server that has died takes nothing, and may not yet be known to be dead.
-        if not isinstance(ways, str) and any(give_request(scope, body, way) for way in ways):
+        if any(give_request(scope, body, channel) for channel in channels):
             return
         now = self._situation
-        why = ways if isinstance(ways, str) else now.doing
-        await not_ready(now.state, why, now.seconds_left, close=True)(scope, receive, send)
+        await not_ready(now.state, why or now.doing, now.seconds_left, close=True)(scope, receive, send)
 
-    async def _told(self, place: Place, receive: Receive) -> list[Channel] | str | None:
-        # The body has been read: what comes now is that the client is gone.
+    async def _told(self, place: Place, receive: Receive) -> Channel | str | None:
+        """What the place is told; why not, where the deadline comes first; None where the client leaves first."""
+        # The body has been read: all that can still come is that the client has left.
         left = asyncio.ensure_future(receive())
         told: set[asyncio.Future[object]] = {place.told, left}  # type: ignore[arg-type]
         await asyncio.wait(told, timeout=self._deadline_s, return_when=asyncio.FIRST_COMPLETED)
         if place.told.done():
             left.cancel()
-            way = place.told.result()
-            return [way] if isinstance(way, Channel) else way
+            return place.told.result()
         if left.done():
             return None
         left.cancel()

@@ -1,5 +1,5 @@
-"""One card's server from start to end: started, watched, started again when it dies or hangs, and ended. The port, sleep and
-the end of everything are the house's, which is the supervisor; what a death means is `aftermath.py`'s.
+"""One card's server from start to end: started, watched, restarted when it dies or hangs, and stopped. The port, sleep and the
+shutdown belong to the supervisor, which is the lane's `House`; what a death means is `aftermath.py`'s question.
 """
 
 import asyncio
@@ -28,18 +28,18 @@ from serving.supervisor.room import Replan, Room
 from serving.supervisor.server_log import ServerLog
 from serving.supervisor.situation import Stage
 
-# What an engine's death leaves the server process for telling its clients.
+# How long the server process has, once its engine is given up, to answer its clients.
 _LAST_WORDS_S = 1.0
-# A machine that has slept for longer has switched its GPU off meanwhile.
+# A machine that was suspended for longer has powered its GPU off meanwhile.
 _SLEPT_S = 5.0
 
 
 class CouldNotWakeError(OnecardError):
-    """A start that a request or a command asked for ended before it was ready."""
+    """A start that a request or a command asked for failed before it was ready."""
 
 
 class House(Protocol):
-    """What a lane needs of the supervisor. `stop` is the end of everything, until when running answers get `drain_s`."""
+    """What a lane needs of the supervisor. `stop` is set at shutdown; running answers then get `drain_s` to finish."""
 
     command: tuple[str, ...]
     listening: socket.socket
@@ -51,32 +51,32 @@ class House(Protocol):
     suspects: Suspects
 
     def speaks(self, lane: "Lane") -> bool:
-        """Whether this lane's steps are what the terminal shows."""
+        """Whether the terminal shows this lane's steps."""
 
     @property
     def leaving(self) -> bool:
-        """Whether the servers are ended to come back later."""
+        """Whether the servers are being stopped for a sleep or a change of model."""
 
     async def door(self) -> None:
-        """A lane has begun or ceased to listen: opens the waiting room when none does, and closes it when one does."""
+        """A lane has begun or stopped listening: the waiting room opens when none listens, and closes when one does."""
 
     def take(self, given: Given) -> None:
-        """A connection that the server gives back."""
+        """Takes a connection that the server gives back."""
 
     def became_ready(self, lane: "Lane", seconds: float) -> None:
-        """After so many seconds of starting."""
+        """The lane's server is ready, after so many seconds."""
 
     def fell_idle(self) -> None:
-        """Nobody has asked for anything for so long that the memory is to be given back."""
+        """No request has come for so long that the memory is to be given back."""
 
     async def rest(self, seconds: float) -> None:
-        """Waits for so long, or for the end."""
+        """Waits that long, or until shutdown."""
 
 
 class Lane:
-    """`listens` while its server takes connections itself. `settled` is set once its first start has come to an end of some
-    kind; `gave_up` is why there is no next one. `replan` makes a plan for the GPU memory that is free now, and None where
-    nothing useful fits it."""
+    """`listens` is true while the server accepts connections itself. `settled` is set once the first start has succeeded or
+    failed; `gave_up` is why there will be no other. `replan` makes a plan for the GPU memory that is free now, None where
+    nothing useful fits."""
 
     def __init__(self, stage: Stage, house: House, replan: Replan) -> None:
         self.stage = stage
@@ -90,11 +90,11 @@ class Lane:
         self._aftermath = Aftermath(stage, self._log, house.suspects)
         self._beat_at = 0.0
         self._drained = asyncio.Event()
-        # When a server that is to leave may be ended.
+        # Set once a server that was told to leave may be stopped.
         self._left = asyncio.Event()
 
     async def run(self) -> None:
-        """Serves until the end of everything, or until it has left. Raises OnecardError when another start would be in vain."""
+        """Serves until shutdown, or until it has left. Raises OnecardError when another start would fail as well."""
         self.gave_up = self.stage.lost = None
         try:
             while not self._over:
@@ -113,7 +113,7 @@ class Lane:
             self.settled.set()
 
     async def leave(self, drain_s: float | None) -> None:
-        """Has the server finish what runs, within `drain_s` where that is bounded, and end; what comes meanwhile waits."""
+        """Lets the server finish its running requests, within `drain_s` if that is given, and stops it; new requests wait."""
         if self.stage.state == "ready" and self.life:
             self.stage.state = "draining"
             await self._listens(False)
@@ -125,7 +125,7 @@ class Lane:
         self._left.set()
 
     def kill(self) -> None:
-        """Somebody will not wait for the end."""
+        """Kills the server at once: whoever stops it does not want to wait."""
         self._drained.set()
         if self.life:
             self.life.process.kill()
@@ -140,7 +140,7 @@ class Lane:
     # --- one life of the server process ---
 
     async def _serve_once(self, ipc: Path) -> None:
-        """One life of the server process: start, watch, and clear away."""
+        """One life of the server process: starts it, watches it, and clears up after it."""
         stage, house = self.stage, self._house
         stage.begin()
         launch = stage.launch
@@ -171,7 +171,7 @@ class Lane:
         else:
             await self._begin_restart()
             await life.process.clear()
-        # Every writer is gone: log and control pipe are read to their ends, where a refusal may stand.
+        # Every writer is gone: log and control pipe are read to the end, where a refusal may be.
         await life.finish()
         for task in (ticking, stop, left):
             task.cancel()
@@ -179,7 +179,7 @@ class Lane:
         self.life = None
 
     async def _end(self, life: Life) -> None:
-        """Lets running answers finish, and then ends the server; the supervisor answers on the port to the last."""
+        """Lets running answers finish, then stops the server; the supervisor answers on the port until the end."""
         house = self._house
         if self.stage.state in ("ready", "draining") and house.drain_s > 0:
             life.process.drain()
@@ -219,7 +219,7 @@ class Lane:
             case "hung":
                 await self._give_up_on_it(event["reason"])
             case "failed":
-                if self.stage.launch.restarts == 0:  # later, it may have been a passing trouble: that is a crash
+                if self.stage.launch.restarts == 0:  # later it may be a passing trouble, and counts as a crash
                     self._aftermath.refusal = (event["reason"], GaveUpError.exit_code)
                 if self.life:
                     await self.life.process.clear()
@@ -232,7 +232,7 @@ class Lane:
         stage.ready_at = time.monotonic()
         stage.measured = measured
         seconds = stage.progress.elapsed_s()
-        keep_typical(stage.launch.run_dir, stage.what, stage.progress.durations_s())
+        keep_typical(stage.launch.run_dir, stage.launch.timings_key, stage.progress.durations_s())
         if self.life:
             self.life.process.remember_shared_memory()
         self._house.became_ready(self, seconds)
@@ -267,10 +267,10 @@ class Lane:
                 await self._give_up_on_it("the machine was suspended, and what was in the GPU's memory may be gone")
 
     async def _give_up_on_it(self, reason: str) -> None:
-        """Kills a server that serves no more; `_serve_once` sees its end and goes on."""
+        """Kills a server that no longer serves; `_serve_once` sees it end and goes on."""
         if self._house.stop.is_set() or not self.life:
             return
-        if self._house.leaving:  # it is to end anyway
+        if self._house.leaving:  # it is being stopped anyway
             self._drained.set()
         elif self.stage.state == "ready":
             self._aftermath.hang = reason
@@ -279,18 +279,18 @@ class Lane:
             self.life.process.kill()
 
     async def _begin_restart(self) -> None:
-        """From here on who asks is told what a start takes, and not that the last one is all but done."""
+        """From here on, clients are told how long a whole start takes, not what was left of the last one."""
         stage = self.stage
         stage.state = "restarting"
-        stage.progress = Progress(read_typical(stage.launch.run_dir, stage.what))
+        stage.progress = Progress(read_typical(stage.launch.run_dir, stage.launch.timings_key))
         self._aftermath.blame()
         await self._listens(False)
 
     # --- after a crash ---
 
     async def _waited_for_memory(self) -> bool:
-        """Whether another program had taken the GPU's memory, of which a server dies: no crash loop, and no use starting
-        another before it has been given back. Asks for it until then, or until the end."""
+        """Whether the server died because another program had taken the GPU's memory. That is no crash loop, and a restart is
+        of no use before the memory is free again: waits for it, or until shutdown."""
         if self.stage.ready_at is None:
             return False
         free = await self.room.until_free(self.stage.launch, lambda: not self._over)

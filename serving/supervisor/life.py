@@ -1,6 +1,6 @@
-"""One life of the server process: started with its pipes, listened to, and cleared away with all that it has said heard.
+"""One life of the server process: started with its pipes, listened to, and closed once everything that it said has been read.
 
-Owns the wires; what the words mean is the supervisor's.
+Owns the pipes; what is said on them is for the lane to interpret.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from serving.machine.processes import ServerProcess
 
 @dataclass(frozen=True)
 class Ears:
-    """Who hears the lines of its log, its events (control.py), and takes the connections that it gives back."""
+    """What to call with each line of its log, each event (ipc/control.py), and each connection that it gives back."""
 
     line: Callable[[str], None]
     event: Callable[[dict[str, Any]], Awaitable[None]]
@@ -29,7 +29,7 @@ class Ears:
 
 
 class Life:
-    """`ended` is done with the API process's exit code; `channel` is the way to it for connections."""
+    """`ended` is done when the API process exits, with its exit code; connections go to it through `channel`."""
 
     def __init__(self, process: ServerProcess, channel: Channel, control_end: int, ears: Ears) -> None:
         self.process = process
@@ -64,7 +64,7 @@ class Life:
         return cls(process, channel, read_end, ears)
 
     async def finish(self) -> None:
-        """Once every process of it is gone: hears it out and lets go of everything."""
+        """To be called once all its processes are gone: reads what is left, and closes everything."""
         self._receive()
         asyncio.get_running_loop().remove_reader(self.channel.fileno())
         self.channel.close()
@@ -82,7 +82,7 @@ class Life:
         while log is not None and not log.at_eof():
             try:
                 text = (await log.readline()).decode("utf-8", "replace")
-            except ValueError:  # a line longer than the reader's limit is left out; reading must go on
+            except ValueError:  # a line beyond the reader's limit is skipped; reading must go on
                 continue
             if text:
                 self._ears.line(text)

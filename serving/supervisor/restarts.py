@@ -1,4 +1,4 @@
-"""After a crash: how long to pause, what to wait for, and when to give up. Pure but for `slept_s`; times are seconds of
+"""After a crash: how long to pause, what to wait for, and when to give up. Pure, except for `slept_s`; times are in seconds of
 the monotonic clock."""
 
 import time
@@ -8,18 +8,18 @@ from serving.machine.hardware import Hardware
 from serving.machine.onecards import among
 from serving.planning.plan import Plan
 
-# By the number of crashes that are remembered; the last one for all beyond.
+# Indexed by the crashes that are remembered; the last for any more.
 PAUSES_S = (0.0, 1.0, 2.0, 5.0, 10.0)
-# A server that dies so often before it was ever ready will not be ready the next time either.
+# A server that died this often in a row without becoming ready will not become ready the next time.
 MOST_UNREADY = 5
-# More within so much service, which is one in less than half a minute, and it is of no use to anybody.
+# More crashes than this within WINDOW_S of service, about one in 24 s, and the server is of no use to anybody.
 MOST_CRASHES = 25
 WINDOW_S = 600.0
 
 
 class Restarts:
-    """The budget of crashes, over a window that slides in seconds of service and not of the clock: a start that takes
-    long must not make a server that dies of every fifth request look as one that seldom dies."""
+    """The budget of crashes, over a sliding window in seconds of service rather than of the clock: slow starts must not make a
+    server that dies at every fifth request look like one that seldom dies."""
 
     def __init__(self) -> None:
         self._served_s = 0.0
@@ -27,8 +27,8 @@ class Restarts:
         self._unready = 0
 
     def crashed(self, ready_for_s: float | None) -> float | None:
-        """The pause before the next start; None when there have been too many. `ready_for_s` is how long the server
-        had been ready, None when it never was."""
+        """Counts a crash. Returns the pause before the next start, None if there have been too many. `ready_for_s` is how long
+        the server had been ready, None if it never was."""
         self._unready = self._unready + 1 if ready_for_s is None else 0
         self._served_s += ready_for_s or 0.0
         self._crashes.append(self._served_s)
@@ -47,16 +47,16 @@ class Restarts:
 
 
 def slept_s() -> float:
-    """Seconds that this machine has been suspended since it was booted: the one clock runs on then, the other does not."""
+    """Seconds that this machine has been suspended since boot: only one of the two clocks counts them."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def taken_by_others(plan: Plan, found: Hardware) -> str | None:
-    """Why the plan's memory is not to be had on the first GPU now, in words; None where it is, or where no GPU is."""
+    """In words, why the plan's memory is not free on the first GPU now; None where it is, or where there is no GPU."""
     if plan.gpu.name == "CPU" or not found.gpus:
         return None
     card = found.gpus[0]
-    # The headroom is there for what others take meanwhile.
+    # The headroom is meant for what other programs take.
     needed = plan.memory_mib.total - plan.memory_mib.headroom
     if card.free_mib >= needed:
         return None

@@ -12,26 +12,26 @@ from serving.supervisor.console import Console
 from serving.supervisor.restarts import taken_by_others
 from serving.supervisor.situation import Stage
 
-# A driver counts the memory of a process that has just ended as free a moment later.
+# The driver takes a moment to count the memory of a process that has just ended as free.
 _FIRST_LOOKS_S = (0.2, 0.5, 1.0)
-# More looks than that, and another program holds it.
+# If it is not free after these, another program holds it.
 SETTLES_AFTER = len(_FIRST_LOOKS_S)
 LOOK_EVERY_S = 5.0
 
-# A plan for the memory that is free on what was found; None where nothing useful fits it.
+# Makes a plan for the memory that is free on the hardware found; None where nothing useful fits.
 Replan = Callable[[Launch, Hardware], Plan | None]
 
 
 @dataclass(frozen=True)
 class Free:
-    """What can be started now; `waited`: other programs held its memory before."""
+    """What can be started now. `waited`: other programs held its memory before."""
 
     launch: Launch
     waited: bool
 
 
 class Room:
-    """Looks whether a plan's memory is to be had. `pause` waits between two looks, and is cut short at the end."""
+    """Checks whether a plan's memory is free. `pause` waits between two looks, and is cut short at shutdown."""
 
     def __init__(
         self,
@@ -46,13 +46,13 @@ class Room:
         self._pause = pause
 
     async def until_free(self, launch: Launch, wanted: Callable[[], bool]) -> Free | None:
-        """Looks until it is free, or something useful fits beside what the others hold; None when it is not `wanted` any
-        more."""
+        """Waits until the memory is free, or a smaller plan fits beside what others hold; None once it is no longer
+        `wanted`."""
         looks = 0
         while wanted():
             found = (await asyncio.to_thread(hardware.detect)).of(launch.gpus)
             taken = taken_by_others(launch.plan, found)
-            if taken is None and launch.plan.gpu.taken_mib:  # made smaller before; they may have given it back
+            if taken is None and launch.plan.gpu.taken_mib:  # once made smaller, it may grow back
                 launch = await self._planned_again(launch, found) or launch
             if taken is None:
                 self._stage.taken = None
@@ -70,7 +70,7 @@ class Room:
         return None
 
     async def _planned_again(self, launch: Launch, found: Hardware) -> Launch | None:
-        """The launch with a plan beside what other programs were found to hold."""
+        """The launch with a plan that fits beside what other programs hold; None where nothing useful does."""
         plan = await asyncio.to_thread(self._replan, launch, found)
         if plan is None:
             return None

@@ -1,4 +1,4 @@
-"""The server's log: a file that never grows without bound, and what of it explains an end kept at hand."""
+"""The server's log: a file of bounded size, and the lines of it that explain why a server ended."""
 
 import contextlib
 import re
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import IO
 
 _LARGEST_BYTES = 20 * 2**20
-# The last line of a traceback, behind vLLM's prefix or at the line's start. The first of a start is the root cause:
-# what follows it are other processes saying that one has failed.
+# The last line of a traceback, at the line's start or behind vLLM's prefix. The first one in a start is the root cause: those
+# that follow are other processes saying that one has failed.
 _ERROR = re.compile(r"(?:^|\] )((?:\w+\.)*\w*(?:Error|Exception): .+)")
 
 
@@ -41,8 +41,8 @@ class ServerLog:
         self._stream = None
 
     def begin(self) -> None:
-        """A new start: what an earlier one died of is no longer the cause. The file is there before the first line, for who
-        follows it, and again where somebody has removed it with its folder."""
+        """A new start begins: forgets what an earlier one died of. The file is there before the first line, for whoever follows
+        it, and again where somebody has removed it with its folder."""
         self.cause = None
         self._last.clear()
         self.close()
@@ -51,7 +51,7 @@ class ServerLog:
             self.file.touch()
 
     def explain(self) -> str:
-        """Why the server ended, as far as its log says: the root error, else the last lines."""
+        """Why the server ended, as far as its log tells: the root error, else the last lines."""
         if self.cause:
             return f"{self.cause}\nThe whole log: {self.file}"
         last = "\n".join(f"    {line}" for line in list(self._last)[-8:])

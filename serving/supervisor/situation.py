@@ -1,6 +1,6 @@
-"""Where onecard is: its state, and what the supervisor tells of it, to clients and to the commands of this machine.
+"""The state of everything, and how it is told to clients and to the commands on this machine.
 
-Owns the facts and their words; what happens next is the supervisor's to decide.
+Owns the facts and their wording; what happens next is decided by the supervisor.
 """
 
 import contextlib
@@ -18,14 +18,14 @@ from serving.machine.progress import TITLES, Progress, read_typical
 from serving.machine.state_dir import write_json
 from serving.supervisor.hold import Hold
 
-# The nearer to an answer, the earlier.
+# States, the closest to an answer first.
 _ORDER = ("ready", "warming", "starting", "restarting", "draining", "asleep", "stopped")
 
 
 @dataclass(eq=False)
 class Stage:
-    """How far one card's server is. `taken` is why its memory is not to be had, in words; `lost` why it is not started any
-    more; `ready_at` is of the monotonic clock and None while it is not ready."""
+    """The state of one card's server. `taken` says in words why its memory is not free, `lost` why it is given up; `ready_at`
+    is by the monotonic clock, None while it is not ready."""
 
     launch: Launch
     state: str = "starting"
@@ -36,28 +36,24 @@ class Stage:
     progress: Progress = field(default_factory=lambda: Progress({}))
 
     @property
-    def what(self) -> str:
-        """What is loaded or was last, as its timings are kept."""
-        return f"{self.launch.plan.profile} {self.launch.model_folder}"
-
-    @property
     def place(self) -> str:
-        """Which one it is, in words, where there are several."""
+        """Which of several servers it is, in words; empty where there is one."""
         launch = self.launch
         if len(launch.cards) == 1:
             return ""
         return f"of GPU {' and '.join(map(str, launch.gpus))}" if launch.gpus else f"of card {launch.card}"
 
     def begin(self) -> None:
-        """A start begins, which may take what the last one did."""
-        self.launch = self.launch.model_copy(update={"typical_s": read_typical(self.launch.run_dir, self.what)})
+        """A start begins; it is expected to take as long as the last one."""
+        typical_s = read_typical(self.launch.run_dir, self.launch.timings_key)
+        self.launch = self.launch.model_copy(update={"typical_s": typical_s})
         self.progress = Progress(self.launch.typical_s)
         self.ready_at = None
 
 
 @dataclass
 class Situation:
-    """The servers of all cards, of which one is mostly the only one. `leaving` is why they are ended that are to come back;
+    """The servers of all cards (usually one). `leaving` says why they are being stopped, if they are to come back;
     `asleep_since` is Unix time."""
 
     stages: list[Stage]
@@ -69,7 +65,7 @@ class Situation:
 
     @property
     def lead(self) -> Stage:
-        """The one that is the furthest, and so what there is to tell."""
+        """The server that is furthest along: its state is what clients are told."""
         return min(self.stages, key=lambda stage: (stage.lost is not None, _ORDER.index(stage.state)))
 
     @property
@@ -85,15 +81,15 @@ class Situation:
             stage.state = state
 
     def holds(self, *, again: bool) -> bool:
-        """Whether a request that needs a model waits for it, rather than to be told to come back: where a server is started
-        for the first time or after a crash, of which nobody knows the end, only one that asks `again`."""
+        """Whether a request that needs a model is held until it is ready, rather than told to come back. During a first start
+        or a restart, which may fail, that is only so for a request that asks `again`."""
         on_its_way = again and self.state in ("starting", "warming", "restarting")
         woken = any(stage.launch.woken_at is not None for stage in self.stages)
         return self.state in ("asleep", "ready") or self.leaving is not None or woken or on_its_way
 
     @property
     def doing(self) -> str:
-        """Why no answer is given now."""
+        """Why there is no answer now, in words."""
         lead = self.lead
         if lead.taken:
             return lead.taken
@@ -105,7 +101,7 @@ class Situation:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until there is one, as far as it is known."""
+        """Until there are answers, as far as that is known."""
         if self.state == "ready":
             return None
         if self.asleep_since or self.leaving:
@@ -152,8 +148,8 @@ class Situation:
         return models_body(self.launch, loaded=self.state == "ready")
 
     def note(self) -> None:
-        """Leaves word for the commands, which have no key: they find the process here, and see what it came to. A full disk
-        costs them that and nobody else anything."""
+        """Writes `server.json` for the commands, which have no key: there they find the process and its state. A full disk
+        costs them that, and nothing else."""
         launch = self.launch
         facts = {"pid": os.getpid(), "url": launch.url, "started_at": self.started_at, "drain_s": launch.guard.drain_s}
         facts |= {"state": self.state, "at": time.time(), "why": self.lead.taken}

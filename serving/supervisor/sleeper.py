@@ -1,4 +1,4 @@
-"""What ends a sleep: a request or a command, and memory for the model that it needs."""
+"""What ends a sleep: a request or a command, and enough free memory for its model."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from serving.supervisor.swap import Choice, next_model
 
 
 class Sleeper:
-    """`asked` is set by `onecard wake`; `stop` is the end of everything."""
+    """`asked` is set by `onecard wake`, `stop` at shutdown."""
 
     def __init__(self, choice: Choice, hold: Hold, room: Room, stop: asyncio.Event) -> None:
         self._choice = choice
@@ -21,11 +21,12 @@ class Sleeper:
         self.asked = asyncio.Event()
 
     async def until_wanted(self, now: Situation, *, swapping: bool) -> Launch:
-        """The next launch; the choice's current model is that of it then. At the end, the last one."""
+        """Waits for, and returns, the next launch, whose model becomes the choice's current one; at shutdown the last
+        launch."""
         while not self._stop.is_set():
             if launch := await self._wanted(now.launch.guard.wake_deadline_s):
                 return self._woken(launch, now.launch, swapping=swapping)
-            now.note()  # a command that has asked for it finds there why it was not to be had
+            now.note()  # `onecard wake` finds there why the memory was not free
             now.lead.taken = None
         return now.launch
 
@@ -38,8 +39,8 @@ class Sleeper:
         return launch.model_copy(update=kept)
 
     async def _wanted(self, deadline_s: float) -> Launch | None:
-        """Waits for somebody to ask, and then for memory. None when it was not to be had while they waited for it, which a
-        command does until the deadline; and at the end."""
+        """Waits for somebody to ask, then for memory. None if that did not become free while they waited (a command waits until
+        the deadline), and at shutdown."""
         events = [asyncio.create_task(event.wait()) for event in (self._hold.wanted, self.asked, self._stop)]
         await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
         for event in events:

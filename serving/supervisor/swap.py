@@ -6,8 +6,8 @@ from serving.ipc.launch import Launch, Offered
 
 
 class Choice:
-    """The models that requests may name, each with its launch; a launch's first name is its key. One is `current`: loaded,
-    or the last that was."""
+    """The models that requests may name, each with its launch; a launch's first name is its key. `current` is the one that is
+    loaded, or was last."""
 
     def __init__(self, launches: tuple[Launch, ...]) -> None:
         offers = [launch.offered for launch in launches]
@@ -24,11 +24,11 @@ class Choice:
 
     @property
     def max_body_bytes(self) -> int:
-        """The largest body that one of them takes."""
+        """The largest body that any of the models takes."""
         return 2**20 * max(launch.plan.limits.max_body_mib for launch in self.launches.values())
 
     def key(self, name: str | None) -> str | None:
-        """The model of that name; the current one where a request names none. None for a name that nobody has."""
+        """The key of the model of that name; the current one's if no name is given. None for an unknown name."""
         return self.current if name is None else self._keys.get(name)
 
 
@@ -37,11 +37,11 @@ def _without(offers: list[Offered], own: Offered) -> tuple[Offered, ...]:
 
 
 def next_model(waiting: Iterable[str], current: str, ready_s: float | None, min_stay_s: float) -> str | None:
-    """The model to load now, by its key; None while there is nothing to do. `waiting` are the models of the requests that
-    are held, longest first; `ready_s` is for how long the current one has been ready, None while none is loaded.
+    """The key of the model to load now; None while there is nothing to do. `waiting` are the models of the held requests,
+    longest wait first; `ready_s` is how long the current model has been ready, None while none is loaded.
 
-    Two users of two models would otherwise have them loaded in turn for every single request: each stays for `min_stay_s`,
-    and within that time answers all that is asked of it.
+    A model stays for at least `min_stay_s` and answers everything asked of it meanwhile: otherwise two users of two models
+    would have them swapped for every single request.
     """
     if ready_s is None:
         return next(iter(waiting), None)

@@ -1,5 +1,5 @@
-"""Who answers on the port while the server process does not: 503 with the step that is running and how long it takes; or,
-where a request is what the model is loaded for, a wait for it (holding.py)."""
+"""Answers on the port while no server process does: 503 with the running step and the time left; or, for a request that the
+model is being loaded for, a wait (holding.py)."""
 
 import asyncio
 import socket
@@ -21,15 +21,14 @@ from serving.ipc.handover import Channel, Given
 from serving.ipc.settings import GuardSettings
 from serving.metrics.status import status_metrics
 
-# What answers under way get when the waiting room is cleared.
+# How long answers under way get to finish when the waiting room is cleared.
 _LAST_ANSWERS_S = 1.0
 
 
 class WaitingRoom:
-    """An ASGI application; `status` gives the JSON of `/onecard/status`, `doing` the running step in words. `holding`
-    answers requests that need a model, and `models` gives the list of them, while `holds` says that such a request is held,
-    told whether it asks again.
-    `metrics` answers `/metrics`; without it, the status does."""
+    """An ASGI application; `status` gives the JSON of `/onecard/status`, `doing` the running step in words. While `holds`
+    (which is told whether the request asks again) says yes, `holding` answers requests that need a model, and `models` gives
+    the list of models. `metrics` answers `/metrics`; without it, the status does."""
 
     def __init__(
         self,
@@ -87,27 +86,27 @@ class Listener:
         self._door: asyncio.Server | None = None
 
     async def open(self) -> None:
-        """Connections are accepted here from now on."""
+        """Starts accepting connections."""
         if self._door is None:
             loop = asyncio.get_running_loop()
             self._door = await loop.create_server(self._front.connection, sock=self._listening.dup(), backlog=2048)
 
     def close(self) -> None:
-        """No more are accepted; those that are here stay."""
+        """Stops accepting connections; those that are here stay."""
         if self._door:
             self._door.close()
         self._door = None
 
     def take(self, given: Given) -> None:
-        """A connection that the server gives back."""
+        """Takes a connection that the server gives back."""
         self._front.take(given)
 
     def give(self, channel: Channel) -> None:
-        """Gives the server what is between two requests."""
+        """Gives the server the connections that are between two requests."""
         self._front.give_idle(channel)
 
     async def clear(self) -> None:
-        """Ends all connections that are here, after a moment for the answers that are under way."""
+        """Closes all connections that are here, after a moment for the answers under way."""
         self.close()
         for connection in list(self._front.state.connections):
             connection.shutdown()

@@ -10,7 +10,6 @@ import io
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,7 @@ import httpx
 from PIL import Image
 
 from serving.errors import NotRunningError, OnecardError
+from serving.machine.port import free_port
 from serving.machine.progress import TITLES
 from serving.machine.running import fetch_status
 from serving.setup.environment import own_packages_only
@@ -52,7 +52,7 @@ def ask_known_good(onecard: Path, profile: str, owner: str, screen: Screen) -> N
 
 @contextlib.contextmanager
 def _serving(onecard: Path, profile: str, owner: str, folder: Path, screen: Screen) -> Iterator[tuple[str, Path]]:
-    port, log, home = _spare_port(), folder / "server.log", folder / "home"
+    port, log, home = free_port(), folder / "server.log", folder / "home"
     home.mkdir()
     command = [str(onecard), "serve", "--profile", profile, "--model", MODEL, "--port", str(port)]
     # Nothing of the service's: no key, no exporter's port, no state, no service manager to talk to.
@@ -130,12 +130,6 @@ def _red_square() -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _spare_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _tail(log: Path) -> str:

@@ -16,9 +16,10 @@ from serving.errors import OnecardError
 from serving.ipc.launch import Launch
 from serving.ipc.settings import GuardSettings
 from serving.machine import hardware
+from serving.machine.port import open_socket
 from serving.machine.state_dir import make_run_dir
 from serving.planning.plan import Plan
-from serving.prepare import Prepared, open_socket, plan_again, prepare
+from serving.prepare import Prepared, plan_again, prepare
 from serving.supervisor import lane, restarts, room, supervisor
 
 

@@ -10,7 +10,7 @@ import pytest
 from serving.errors import HardwareError, UsageError
 from serving.ipc.launch import Launch
 from serving.machine.hardware import Gpu, Hardware
-from serving.planning.cards import Cards, choose, serving
+from serving.planning.cards import Cards, choose
 from serving.prepare import prepare
 from tests.conftest import ONECARD
 
@@ -53,8 +53,8 @@ def test_more_than_there_are_is_refused_with_what_there_is() -> None:
 
 def test_the_plan_is_for_the_card_with_the_least_memory_free() -> None:
     found = machine(CARD, SECOND)
-    assert serving(found, Cards(((0,), (1,)))).gpus == (SECOND, CARD)
-    assert serving(found, Cards(((0,),))).gpus == (CARD,)
+    assert found.of(Cards(((0,), (1,))).indices).gpus == (SECOND, CARD)
+    assert found.of(Cards(((0,),)).indices).gpus == (CARD,)
     both = prepare("rtx3060", "qwen3-vl-2b", found=found).plan
     alone = prepare("rtx3060", "qwen3-vl-2b", found=found, cards=1).plan
     assert (both.servers, alone.servers) == (2, 1)

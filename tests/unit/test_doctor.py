@@ -13,8 +13,8 @@ from serving import doctor
 from serving.doctor import Check, as_text, checks_json, run_checks
 from serving.errors import ConfigError, PortInUseError, UsageError
 from serving.machine.hardware import Gpu, Hardware, detect
+from serving.machine.port import open_socket
 from serving.planning.profile import load_profiles
-from serving.prepare import open_socket
 from tests.conftest import ONECARD, free_port
 
 PROFILES = load_profiles()

@@ -18,9 +18,9 @@ from serving.beside import counted_as_free
 from serving.errors import PortInUseError
 from serving.machine.hardware import Hardware
 from serving.machine.onecards import Onecard, holding
+from serving.machine.port import open_socket
 from serving.machine.state_dir import make_run_dir, write_json
 from serving.planning.memory import MIB
-from serving.prepare import open_socket
 from serving.supervisor.restarts import taken_by_others
 from tests.conftest import ONECARD, free_port
 from tests.exporting import Card

@@ -1,5 +1,6 @@
 """The READMEs cannot rot: their figures are current, and the commands, routes, exit codes and files they name exist."""
 
+import ast
 import importlib.util
 import itertools
 import json
@@ -140,6 +141,12 @@ def test_layout_names_files_that_are_there(text: str) -> None:
     layout = next(block for block in fenced(text, "") if block.startswith("serving/\n"))
     for indent, name in re.findall(r"^( *)(\S+)", layout, re.MULTILINE):
         assert (ROOT / ("serving" if indent else "") / name).exists(), name
+
+
+def test_a_package_lists_files_that_are_there() -> None:
+    for package in (ROOT / "serving").glob("*/__init__.py"):
+        listed = re.findall(r"(?<![\w/])\w+\.py\b", ast.get_docstring(ast.parse(package.read_text("utf-8"))) or "")
+        assert [name for name in listed if not (package.parent / name).exists()] == [], package
 
 
 def anchors(text: str) -> set[str]:

@@ -1,7 +1,7 @@
 """The shape of the demo model, its first weights, and the folder it is exported to.
 
 A `Qwen3VLForConditionalGeneration` like any other, only small: transformers and vLLM load the folder without code of
-ours. It does not know how the model is trained (train.py) or what it is asked (questions.py).
+ours. It does not know how the model is trained (train.py) or what it is asked (questions/).
 """
 
 import json
