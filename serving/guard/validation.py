@@ -95,12 +95,13 @@ class Validation:
 
 
 def _changed(body: bytes, changes: dict[str, Any]) -> bytes:
-    """The body with these values appended, which override its own: of a repeated name, every JSON parser used here takes the
-    last value. Serializing megabytes of base64 again would take longer than everything else."""
+    """The body, which has a value at least, with these values appended, which override its own: of a repeated name, every JSON
+    parser used here takes the last value. Serializing megabytes of base64 again would take longer than everything else, and
+    copying them twice would hold everyone up."""
     if not changes:
         return body
-    kept = body.rstrip()[:-1].rstrip()
-    return kept + (b"" if kept.endswith(b"{") else b",") + to_json(changes)[1:]
+    end = body.rindex(b"}")
+    return b"".join((memoryview(body)[:end], b",", to_json(changes)[1:]))
 
 
 def _vision_token_ids(model_folder: Path) -> frozenset[int]:
