@@ -187,11 +187,16 @@ def test_more_pictures_than_allowed(server: Server) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["http://127.0.0.1/x.png", "https://example.com/x.png", "file:///etc/passwd", "ftp://example.com/x", "x.png", ""],
+    ["http://127.0.0.1/x.png", "https://example.com/x.png", "file:///etc/passwd", "ftp://example.com/x"],
 )
 def test_web_addresses_are_not_fetched(server: Server, url: str) -> None:
     """Row 36 and the default of 37 to 43."""
     assert "--allow-image-urls" in refusal(post(server, url))
+
+
+@pytest.mark.parametrize("url", ["x.png", "", "iVBORw0KGgo="])
+def test_what_is_no_address_is_told_to_be_a_data_url(server: Server, url: str) -> None:
+    assert "data:image/png;base64," in refusal(post(server, url))
 
 
 def test_the_sdk_raises_its_own_class(client: OpenAI) -> None:
