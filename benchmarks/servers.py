@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import socket
 import subprocess
 import threading
 import time
@@ -17,6 +16,7 @@ from benchmarks import contenders, ending
 from benchmarks.contenders import Contender, Setting
 from benchmarks.cores import held_to
 from benchmarks.worker import last_error
+from serving.machine.port import free_port
 
 _START_LIMIT_S = 600.0
 _LOADED = re.compile(r"Model loading took ([\d.]+) GiB memory and ([\d.]+) seconds")
@@ -122,9 +122,3 @@ def first_model(url: str) -> str:
         return str(reply.raise_for_status().json()["data"][0]["id"])
     except (httpx.HTTPError, ValueError, LookupError) as error:
         raise DiedError(f"{url}/models names no model ({error}); name one with --model") from error
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -38,10 +38,10 @@ from benchmarks.memory_device import (
 )
 from benchmarks.memory_results import Results
 from benchmarks.say import say
-from benchmarks.servers import free_port
 from benchmarks.shapes import write_shape
 from benchmarks.spread import spread
 from benchmarks.survival_load import answers, ask
+from serving.machine.port import free_port
 from serving.planning.plan import Plan
 from serving.prepare import prepare
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,16 +14,11 @@ import pytest
 from openai import DefaultHttpxClient, OpenAI
 
 from benchmarks.ending import TIED
+from serving.machine.port import free_port
 
 # Longer than any start on two cores; a test never asserts a time.
 START_S = 300
 ONECARD = [sys.executable, "-m", "serving"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def pytest_configure() -> None:

@@ -12,8 +12,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.ending import TIED
+from serving.machine.port import free_port
 from tests import nvml
-from tests.conftest import ONECARD, free_port
+from tests.conftest import ONECARD
 
 # Longer than any reading takes; the tests wait for what they expect and assert no time.
 PATIENCE_S = 60

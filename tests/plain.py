@@ -12,7 +12,8 @@ import httpx
 import psutil
 
 from benchmarks.ending import TIED
-from tests.conftest import START_S, free_port
+from serving.machine.port import free_port
+from tests.conftest import START_S
 
 
 @contextmanager

@@ -161,7 +161,7 @@ def shape_dir(model_name: str) -> Path | None:
 def load_profile(name: str) -> tuple[str, Profile]:
     """The profile of that name, alias or YAML path, with its canonical name."""
     if _is_path(name):
-        return Path(name).stem, read_config(Path(name), Profile)
+        return Path(name).stem, read_config(Path(os.path.expanduser(name)), Profile)
     profiles = load_profiles()
     for key, profile in profiles.items():
         if name == key or name in profile.aliases:
@@ -193,7 +193,7 @@ def find_model(name: str) -> tuple[str, Model] | None:
     """The model of that file name, YAML path or Hub id; None when `name` is none of them (then it is a folder or an
     id without a file of its own)."""
     if _is_path(name):
-        return Path(name).stem, read_config(Path(name), Model)
+        return Path(name).stem, read_config(Path(os.path.expanduser(name)), Model)
     shipped = configs_dir() / "models" / f"{name}.yaml"
     if "/" not in name and shipped.is_file():
         return name, read_config(shipped, Model)

@@ -17,8 +17,9 @@ from typing import Any
 import httpx
 import pytest
 
+from serving.machine.port import free_port
 from tests import drawing
-from tests.conftest import Server, free_port
+from tests.conftest import Server
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent.parent / "docs" / "programs"

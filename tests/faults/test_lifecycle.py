@@ -15,7 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.conftest import ONECARD, Server, free_port, start_server
+from serving.machine.port import free_port
+from tests.conftest import ONECARD, Server, start_server
 from tests.faults.conftest import known_good
 from tests.faults.table import Line
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from benchmarks.ending import TIED
-from tests.conftest import free_port
+from serving.machine.port import free_port
 from tests.prometheus.binaries import NotToBeHadError, binary
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Server, free_port
+from serving.machine.port import free_port
+from tests.conftest import Server
 from tests.exporting import Card, exporting
 from tests.prometheus.load import flood, load
 from tests.prometheus.running import DEPLOY, running

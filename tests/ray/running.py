@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from benchmarks.ending import TIED
-from tests.conftest import START_S, free_port
+from serving.machine.port import free_port
+from tests.conftest import START_S
 
 # The real guard and supervisor before an application that answers as slowly as it is told to.
 STAND_IN = f"command=[{sys.executable}, -m, tests.stand_in.supervised, '{{port}}', '30', '60']"

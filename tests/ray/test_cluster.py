@@ -22,7 +22,7 @@ from benchmarks.ending import TIED
 from deploy.ray.cluster import head_answers
 from deploy.ray.metrics import Bridge
 from serving.errors import HardwareError, NotRunningError, OnecardError
-from tests.conftest import free_port
+from serving.machine.port import free_port
 from tests.listening import listening
 from tests.ray.running import RAY_START_S, STAND_IN, serving, started
 

@@ -21,9 +21,10 @@ from starlette.types import Receive, Scope, Send
 
 from clients.cli import Options, ask
 from serving.errors import NotRunningError, OnecardError, UsageError
+from serving.machine.port import free_port
 from serving.machine.running import client_errors
 from tests import drawing
-from tests.conftest import ONECARD, free_port
+from tests.conftest import ONECARD
 from tests.listening import listening
 
 

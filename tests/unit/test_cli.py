@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from serving import __version__
-from tests.conftest import ONECARD, free_port
+from serving.machine.port import free_port
+from tests.conftest import ONECARD
 
 COMMANDS = (
     "serve",

@@ -19,8 +19,9 @@ import pytest
 from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 
 from clients import AnswerError, AsyncClient, Client, InputError, PictureError
+from serving.machine.port import free_port
 from tests import drawing
-from tests.conftest import ONECARD, free_port
+from tests.conftest import ONECARD
 from tests.unit.test_supervisor import Supervised, supervised_with_keys
 
 PICTURE = drawing.blank(64, 48, "red")

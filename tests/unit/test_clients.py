@@ -22,8 +22,9 @@ from clients.images import data_url
 from clients.limits import Limits, limits_of
 from clients.messages import messages
 from clients.schema import response_format
+from serving.machine.port import free_port
 from tests import drawing
-from tests.conftest import ONECARD, free_port
+from tests.conftest import ONECARD
 
 
 def seen(url: str) -> Image.Image:

@@ -13,9 +13,9 @@ from serving import doctor
 from serving.doctor import Check, as_text, checks_json, run_checks
 from serving.errors import ConfigError, PortInUseError, UsageError
 from serving.machine.hardware import Gpu, Hardware, detect
-from serving.machine.port import open_socket
+from serving.machine.port import free_port, open_socket
 from serving.planning.profile import load_profiles
-from tests.conftest import ONECARD, free_port
+from tests.conftest import ONECARD
 
 PROFILES = load_profiles()
 NO_GPU = Hardware(gpus=(), driver_version=None, nvml_problem="no driver", ram_mib=24_000, cpu_count=2, wsl=False)

@@ -14,11 +14,12 @@ from starlette.types import Receive, Scope, Send
 from serving.guard.respond import probe
 from serving.ipc.launch import Launch
 from serving.ipc.status import status_body
+from serving.machine.port import free_port
 from serving.machine.state_dir import write_json
 from serving.metrics import catalog
 from serving.prepare import prepare
 from tests import nvml
-from tests.conftest import ONECARD, free_port
+from tests.conftest import ONECARD
 from tests.exporting import Card, exporting
 from tests.listening import listening
 

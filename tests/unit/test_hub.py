@@ -6,7 +6,7 @@ import pytest
 
 from serving.errors import CheckpointError
 from serving.hub import resolve_model
-from tests.conftest import free_port
+from serving.machine.port import free_port
 from tests.unit.hub_user import DEMO, User, refusal
 
 

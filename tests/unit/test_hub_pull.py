@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import free_port
+from serving.machine.port import free_port
 from tests.hub import COMMIT, TOKEN, Hub, hub_of
 from tests.unit.hub_user import UNWANTED, WANTED, WEIGHTS, User, refusal, starts_of, succeeds, wait_for
 

@@ -18,11 +18,11 @@ from serving.beside import counted_as_free
 from serving.errors import PortInUseError
 from serving.machine.hardware import Hardware
 from serving.machine.onecards import Onecard, holding
-from serving.machine.port import open_socket
+from serving.machine.port import free_port, open_socket
 from serving.machine.state_dir import make_run_dir, write_json
 from serving.planning.memory import MIB
 from serving.supervisor.restarts import taken_by_others
-from tests.conftest import ONECARD, free_port
+from tests.conftest import ONECARD
 from tests.exporting import Card
 from tests.listening import listening
 from tests.unit.test_plan import plan_of, with_card

@@ -203,6 +203,13 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         load_profile(str(file))
 
 
+def test_a_home_is_found_where_no_shell_has_written_it_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in --profile=~/mine.yaml, and in a service's settings."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(CPU), "utf-8")
+    assert load_profile("~/mine.yaml")[0] == "mine"
+
+
 def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         load_profile(str(tmp_path / "none.yaml"))

@@ -12,7 +12,7 @@ from deploy.ray.cluster import check_exposure, check_room, connect, head_answers
 from deploy.ray.replica import command, headers_back, headers_on, tied
 from deploy.ray.settings import Settings, read_settings
 from serving.errors import ConfigError, HardwareError, NotInstalledError, NotRunningError, UsageError
-from tests.conftest import free_port
+from serving.machine.port import free_port
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy" / "ray"
 WITHOUT_RAY = pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed here")

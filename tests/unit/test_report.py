@@ -8,11 +8,11 @@ import pytest
 from serving.doctor import Check
 from serving.ipc.launch import Launch
 from serving.ipc.status import status_body
+from serving.machine.port import free_port
 from serving.machine.progress import keep_typical
 from serving.machine.state_dir import make_run_dir
 from serving.prepare import prepare
 from serving.report import make_report
-from tests.conftest import free_port
 from tests.listening import listening
 from tests.unit.test_running import waiting_room
 

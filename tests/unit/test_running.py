@@ -22,12 +22,12 @@ from serving.ipc.settings import GuardSettings
 from serving.ipc.status import status_body
 from serving.machine import running
 from serving.machine.orders import send_to_sleep, wake_up
+from serving.machine.port import free_port
 from serving.machine.running import describe_status, fetch_status, log_lines, stop_server
 from serving.machine.state_dir import ipc_dir, make_run_dir, read_json, run_dir, state_dir, write_json
 from serving.planning.plan import MemoryMib, PlannedGpu
 from serving.prepare import prepare
 from serving.supervisor.waiting import WaitingRoom
-from tests.conftest import free_port
 from tests.listening import listening
 
 

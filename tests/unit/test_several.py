@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from serving.errors import CheckpointError, DoesNotFitError, HardwareError, UsageError
+from serving.machine.port import free_port
 from serving.planning.profile import configs_dir
 from serving.several import make_launches, prepare_each
-from tests.conftest import free_port
 
 DEMO = Path(__file__).parents[2] / "serving" / "demo" / "model"
 

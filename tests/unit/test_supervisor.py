@@ -24,10 +24,10 @@ from benchmarks.ending import TIED
 from serving.errors import UsageError
 from serving.guard.respond import asks_again
 from serving.guard.suspects import CONVICTED_AT
+from serving.machine.port import free_port
 from serving.planning.memory import MIB
 from serving.supervisor.restarts import MOST_CRASHES, MOST_UNREADY, PAUSES_S, WINDOW_S, Restarts, slept_s
 from serving.unsafe import check_unsafe
-from tests.conftest import free_port
 from tests.exporting import Card
 
 LONG_S = 60

@@ -9,7 +9,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.conftest import free_port
+from serving.machine.port import free_port
 from tests.unit.test_supervisor import asking, supervised
 
 
