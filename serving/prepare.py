@@ -3,7 +3,7 @@
 import contextlib
 import importlib.util
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from serving.errors import (
@@ -37,6 +37,17 @@ from serving.planning.present import check_hardware, chosen_profile
 from serving.planning.profile import load_models, shape_dir
 from serving.setup.choose import MIN_DRIVER
 from serving.unsafe import check_unsafe
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What is said of the server beside its plan: where it listens, who may ask, and what the guard is set to."""
+
+    host: str
+    port: int
+    allow_image_urls: bool = False
+    api_keys_file: Path | None = None
+    guard: GuardSettings = field(default_factory=GuardSettings)
 
 
 @dataclass(frozen=True)
@@ -118,25 +129,18 @@ def _other_models(subject: Subject) -> list[Subject]:
     return sorted(others, key=lambda other: (other.model.family != subject.model.family, -other.weights().total))
 
 
-def make_launch(
-    prepared: Prepared,
-    *,
-    host: str,
-    port: int,
-    allow_image_urls: bool,
-    api_keys_file: Path | None,
-    guard: GuardSettings | None = None,
-) -> Launch:
+def make_launch(prepared: Prepared, options: ServerOptions) -> Launch:
     """Checks everything that can fail before anything is loaded, downloads the model if it is not here, and describes the
     start."""
     _check_plan(prepared)
-    guard = guard or GuardSettings()
-    _check_exposure(host, api_keys_file)
-    check_unsafe(os.environ, prepared.plan.engine_args, allowed=guard.unsafe)
+    _check_exposure(options.host, options.api_keys_file)
+    check_unsafe(os.environ, prepared.plan.engine_args, allowed=options.guard.unsafe)
     if importlib.util.find_spec("vllm") is None:
         raise NotInstalledError("vLLM is not installed in this environment. `make setup` installs the right one.")
-    run_dir = make_run_dir(port)
-    open_socket(host, port).close()  # checked before a long download; the socket to serve on is opened after it
+    run_dir = make_run_dir(options.port)
+    open_socket(
+        options.host, options.port
+    ).close()  # checked before a long download; the socket to serve on is opened after it
     head = prepared.head
     if prepared.resolved.folder is None or (head and head.folder is None):
         # The first plan knew the config alone. Now that the files are here: plan again, for the memory that is free by now.
@@ -155,14 +159,14 @@ def make_launch(
         plan=prepared.plan,
         model_folder=prepared.resolved.download(),
         default_max_tokens=prepared.resolved.model.default_max_tokens,
-        host=host,
-        port=port,
+        host=options.host,
+        port=options.port,
         run_dir=run_dir,
         cards=prepared.cards.servers,
         user_argv=prepared.user_argv,
-        allow_image_urls=allow_image_urls,
-        api_keys_file=api_keys_file,
-        guard=guard,
+        allow_image_urls=options.allow_image_urls,
+        api_keys_file=options.api_keys_file,
+        guard=options.guard,
     )
 
 

@@ -9,23 +9,16 @@ import os
 import shutil
 
 from serving.machine.port import free_port, open_socket
-from serving.prepare import make_launch, prepare
+from serving.prepare import ServerOptions, make_launch, prepare
 from serving.supervisor.supervisor import Supervisor
-
-_LOOPBACK = "127.0.0.1"
 
 
 def warm_caches(profile: str, model: str, user_argv: tuple[str, ...] = ()) -> None:
     """Downloads the model where it is not here, and starts it once. Raises OnecardError when it does not fit, or does not come
     up; the log of such a start is kept."""
     os.environ["ONECARD_EXPORTER_PORT"] = "0"  # nobody is to watch this server
-    launch = make_launch(
-        prepare(profile, model, user_argv=user_argv, cards=1),
-        host=_LOOPBACK,
-        port=free_port(),
-        allow_image_urls=False,
-        api_keys_file=None,
-    )
+    prepared = prepare(profile, model, user_argv=user_argv, cards=1)
+    launch = make_launch(prepared, ServerOptions("127.0.0.1", free_port()))
     supervisor = Supervisor(launch, open_socket(launch.host, launch.port), until_ready=True)
     asyncio.run(supervisor.run())
     shutil.rmtree(launch.run_dir)

@@ -1,7 +1,5 @@
 """Several models on one card: which ones, each with a plan of its own; one of them is loaded at a time."""
 
-from typing import Any
-
 from serving.errors import DoesNotFitError, UsageError
 from serving.ipc.launch import Launch
 from serving.machine import hardware
@@ -10,7 +8,7 @@ from serving.planning.describe import why_not
 from serving.planning.plan import Plan
 from serving.planning.present import chosen_profile
 from serving.planning.profile import Profile
-from serving.prepare import Prepared, make_launch, plan_again, prepare
+from serving.prepare import Prepared, ServerOptions, make_launch, plan_again, prepare
 
 
 def prepare_each(
@@ -34,11 +32,11 @@ def prepare_each(
     ]
 
 
-def make_launches(prepared: list[Prepared], **options: Any) -> list[Launch]:
+def make_launches(prepared: list[Prepared], options: ServerOptions) -> list[Launch]:
     """`make_launch` for each, after all were checked: what is refused is refused before the first download. Raises as
     `check_each` does."""
     check_each(prepared)
-    return [make_launch(each, **options) for each in prepared]
+    return [make_launch(each, options) for each in prepared]
 
 
 def check_each(prepared: list[Prepared]) -> None:

@@ -97,6 +97,7 @@ def serve(
     from serving.machine.port import open_socket
     from serving.planning.describe import describe_memory, describe_plan
     from serving.planning.engine_args import to_argv
+    from serving.prepare import ServerOptions
     from serving.several import check_each, make_launches, plan_each_again, prepare_each
 
     if (written := os.environ.get("ONECARD_LOG_FORMAT") or "text") not in ("json", "text"):
@@ -130,14 +131,7 @@ def serve(
         typer.echo(
             f"Warning: what is installed here is open to {known}. `onecard doctor` says how to mend it.", err=True
         )
-    launches = make_launches(
-        prepared,
-        host=host,
-        port=port,
-        allow_image_urls=allow_image_urls,
-        api_keys_file=api_keys_file,
-        guard=guard,
-    )
+    launches = make_launches(prepared, ServerOptions(host, port, allow_image_urls, api_keys_file, guard))
     listening = open_socket(host, port)
     from serving.supervisor.supervisor import Supervisor
 

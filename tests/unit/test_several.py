@@ -9,6 +9,7 @@ import yaml
 from serving.errors import CheckpointError, DoesNotFitError, HardwareError, UsageError
 from serving.machine.port import free_port
 from serving.planning.profile import configs_dir
+from serving.prepare import ServerOptions
 from serving.several import make_launches, prepare_each
 
 DEMO = Path(__file__).parents[2] / "serving" / "demo" / "model"
@@ -25,8 +26,8 @@ def copied(folder: Path) -> Path:
     return folder
 
 
-def options() -> dict[str, object]:
-    return {"host": "127.0.0.1", "port": free_port(), "allow_image_urls": False, "api_keys_file": None}
+def options() -> ServerOptions:
+    return ServerOptions("127.0.0.1", free_port())
 
 
 def test_the_named_models_are_planned_each_for_itself_and_the_first_is_loaded(tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_the_named_models_are_planned_each_for_itself_and_the_first_is_loaded(tm
     assert [each.plan.engine_args["served_model_name"] for each in both] == [["onecard-demo", "demo"], ["twin"]]
     asked, *_ = prepare_each("cpu", "demo", f"{twin},demo", gpu_memory_mib=8192)
     assert asked.plan.model == "demo"
-    launches = make_launches(both, **options())
+    launches = make_launches(both, options())
     assert [launch.model_folder for launch in launches] == [DEMO, twin]
 
 
@@ -62,26 +63,26 @@ def test_what_a_profile_gives_to_vllm_is_held_to_the_same_as_what_follows_the_da
             prepare_each(with_engine_args(mine, **{own: "x"}), None, None, gpu_memory_mib=8192)
     (foreign_code,) = prepare_each(with_engine_args(mine, trust_remote_code=True), None, None, gpu_memory_mib=8192)
     with pytest.raises(UsageError, match="--trust-remote-code runs Python that comes with the model"):
-        make_launches([foreign_code], **options())
+        make_launches([foreign_code], options())
     with pytest.raises(HardwareError, match="--tensor-parallel-size 2: so many cards"):
         prepare_each(with_engine_args(mine, tensor_parallel_size=2), None, None, gpu_memory_mib=8192)
     empty = tmp_path / "empty"
     shutil.copytree(DEMO, empty, ignore=shutil.ignore_patterns("*.safetensors"))
     dummy = prepare_each(with_engine_args(mine, load_format="dummy"), str(empty), None, gpu_memory_mib=8192)
-    assert make_launches(dummy, **options())
+    assert make_launches(dummy, options())
 
 
 def test_what_a_name_could_mean_twice_is_refused(tmp_path: Path) -> None:
     folders = [copied(tmp_path / each / "same") for each in "ab"]
     both = prepare_each("cpu", None, ",".join(str(each) for each in folders), gpu_memory_mib=8192)
     with pytest.raises(UsageError, match="both served as 'same'"):
-        make_launches(both, **options())
+        make_launches(both, options())
 
 
 def test_one_that_does_not_fit_is_refused_with_what_would() -> None:
     both = prepare_each("rtx3060", "qwen3-vl-2b-awq", "qwen3-vl-8b")
     with pytest.raises(DoesNotFitError, match="What would fit"):
-        make_launches(both, **options())
+        make_launches(both, options())
 
 
 def test_one_that_is_not_there_is_refused() -> None:

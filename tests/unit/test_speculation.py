@@ -25,7 +25,7 @@ from serving.planning.memory import MEASURED, MIB, Load
 from serving.planning.plan import Plan
 from serving.planning.profile import shape_dir
 from serving.planning.speculation import Head, Speculation
-from serving.prepare import make_launch, plan_again, prepare
+from serving.prepare import ServerOptions, make_launch, plan_again, prepare
 from tests.eagle import DEMO, QWEN, write_config, write_head, write_headers
 
 
@@ -351,7 +351,7 @@ def test_a_head_without_weights_is_planned_and_not_started(tmp_path: Path) -> No
     prepared = prepare("cpu", "demo", user_argv=asking(model=str(head)))
     assert prepared.plan.fits
     with pytest.raises(CheckpointError, match="holds no weights of an EAGLE3 head"):
-        make_launch(prepared, host="127.0.0.1", port=1, allow_image_urls=False, api_keys_file=None)
+        make_launch(prepared, ServerOptions("127.0.0.1", 1))
 
 
 def test_a_restart_plans_the_head_again_from_its_folder(tmp_path: Path) -> None:
