@@ -1,6 +1,5 @@
 """The program `onecard`: its commands in the order of `--help` (each is in serving/commands/), and how it reports a refusal."""
 
-import errno
 import io
 import signal
 import sys
@@ -16,8 +15,6 @@ from serving.commands.quantize import evaluate, quantize, requantize_head
 from serving.commands.running import exporter, logs, sleep, status, stop, wake
 from serving.commands.serve import serve
 from serving.errors import DiskFullError, OnecardError
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 app = typer.Typer(
     name="onecard",
@@ -80,7 +77,7 @@ def main() -> None:
         typer.echo(f"onecard: {error}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in DiskFullError.numbers:
             raise
         typer.echo(f"onecard: What it writes to is full: {error.strerror}. Free some, and run it again.", err=True)
         sys.exit(DiskFullError.exit_code)

@@ -17,6 +17,8 @@ OnecardError                     exit
 └── QualityError                   15   `quantize`, `evaluate`: more answers were lost than the gate allows
 """
 
+import errno
+
 
 class OnecardError(Exception):
     """A refusal in one paragraph: what happened, why, and what to do next. Printed without a traceback."""
@@ -57,7 +59,11 @@ class NotInstalledError(OnecardError):
 
 
 class DiskFullError(OnecardError):
+    """`numbers` are the `errno` of such a write: the disk's, a quota's, and that of a file system or process whose files cannot
+    be so large (FAT, `ulimit -f`)."""
+
     exit_code = 10
+    numbers = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class NotRunningError(OnecardError):

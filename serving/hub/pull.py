@@ -3,7 +3,6 @@
 What is to happen to a model that is here (such as warming the compile caches) gets the folder that `pull` returns.
 """
 
-import errno
 import shutil
 from pathlib import Path
 
@@ -13,9 +12,6 @@ from serving.hub.fetch import fetch, is_intact
 from serving.hub.meter import Meter, gigabytes
 from serving.hub.sources import with_a_hub
 from serving.hub.transport import Transport
-
-# The file system's, a quota's, and that of one file where the file system knows none so large (FAT).
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def pull(repo_id: str, revision: str) -> Path:
@@ -28,7 +24,7 @@ def pull(repo_id: str, revision: str) -> Path:
         with cache.locked():
             return cache.find(revision) or with_a_hub(repo_id, revision, lambda hub: _download(cache, hub))
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in DiskFullError.numbers:
             raise DiskFullError(
                 f"{cache.folder} takes no more ({error.strerror}). What has been downloaded of {repo_id} is kept: free some "
                 "space and pull again, or set HF_HOME to a folder on a larger disk."

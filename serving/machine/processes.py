@@ -11,8 +11,15 @@ from pathlib import Path
 SERVER = (sys.executable, "-m", "serving.server")
 # Ctrl-C ends everything within ten seconds: this for a clean end, the rest for killing and clearing up.
 STOP_GRACE_S = 6.0
+# What killing and clearing up may take on a busy machine.
+_CLEARING_S = 14.0
 _LOOK_EVERY_S = 0.1
 _SHARED_MEMORY = "/dev/shm/"  # noqa: S108
+
+
+def longest_end_s(drain_s: float) -> float:
+    """The most that a onecard may take to end, from the signal on: its answers' time, the clean end, and clearing up."""
+    return drain_s + STOP_GRACE_S + _CLEARING_S
 
 
 class ServerProcess:

@@ -13,7 +13,7 @@ import httpx
 
 from serving.errors import NotRunningError, OnecardError, UsageError
 from serving.machine.onecards import is_onecard
-from serving.machine.processes import STOP_GRACE_S
+from serving.machine.processes import longest_end_s
 from serving.machine.state_dir import log_file, read_json, run_dir
 
 # By name, since the SDK's HTTP library is httpx or httpx2, by its version.
@@ -191,7 +191,7 @@ def stop_server(port: int) -> float:
     facts = signal_supervisor(port, signal.SIGTERM)
     pid = facts["pid"]
     try:
-        psutil.Process(pid).wait(timeout=float(facts.get("drain_s", 0)) + STOP_GRACE_S + 14)
+        psutil.Process(pid).wait(timeout=longest_end_s(float(facts.get("drain_s", 0))))
     except psutil.NoSuchProcess:
         pass  # it was gone before the wait began
     except psutil.TimeoutExpired as error:

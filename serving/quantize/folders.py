@@ -4,7 +4,6 @@ Weights are written shard by shard; no more than one shard is in memory.
 """
 
 import contextlib
-import errno
 import json
 import re
 import shutil
@@ -21,9 +20,6 @@ INDEX = "model.safetensors.index.json"
 _NOT_CARRIED = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
 _MADE_NEW = {"config.json", "README.md", "quality.json"}
 
-# No room, a quota, or a file system whose files cannot be so large.
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
 Tensors = dict[str, Any]
 
 
@@ -38,7 +34,7 @@ def writing(out: Path) -> Iterator[None]:
         # safetensors tells the system's number only in words.
         told = re.search(r"os error (\d+)|code: (\d+)", str(error))
         number = error.errno if isinstance(error, OSError) else int(told[1] or told[2]) if told else None
-        refusal = DiskFullError if number in _FULL else OnecardError
+        refusal = DiskFullError if number in DiskFullError.numbers else OnecardError
         raise refusal(
             f"{out} could not be written: {error}. Make room there, and run the same command again."
         ) from error

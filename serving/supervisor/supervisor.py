@@ -22,7 +22,7 @@ from serving.ipc.board import Board
 from serving.ipc.handover import Channel, Given
 from serving.ipc.launch import Launch
 from serving.machine.notify import Notifier
-from serving.machine.processes import SERVER, STOP_GRACE_S
+from serving.machine.processes import SERVER, longest_end_s
 from serving.metrics.status import status_metrics
 from serving.supervisor.console import Console
 from serving.supervisor.hold import Hold
@@ -37,8 +37,6 @@ from serving.supervisor.waiting import Listener, WaitingRoom
 
 # Ctrl-C shuts down within ten seconds, so running answers get less time than after SIGTERM.
 _CTRL_C_DRAIN_S = 2.0
-# Killing and clearing away, after the drain and the grace.
-_CLEARING_S = 14.0
 
 
 class Supervisor:
@@ -280,7 +278,7 @@ class Supervisor:
         else:
             self.console.say("Stopping …")
         self.drain_s = drain_s
-        self.notifier.stopping(drain_s + STOP_GRACE_S + _CLEARING_S)
+        self.notifier.stopping(longest_end_s(drain_s))
         self.stop.set()
 
     def _asked_to_wake(self) -> None:

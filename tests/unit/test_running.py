@@ -20,7 +20,7 @@ from serving.guard.keys import KeyRing
 from serving.ipc.launch import Launch, child_environment
 from serving.ipc.settings import GuardSettings
 from serving.ipc.status import status_body
-from serving.machine import running
+from serving.machine import processes, running
 from serving.machine.orders import send_to_sleep, wake_up
 from serving.machine.port import free_port
 from serving.machine.running import describe_status, fetch_status, log_lines, stop_server
@@ -165,7 +165,7 @@ def test_stop_ends_the_server_and_waits_for_it(folder: Path) -> None:
 
 
 def test_stop_says_how_to_end_what_does_not_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "STOP_GRACE_S", -13.7)  # a wait of 0.3 s
+    monkeypatch.setattr(processes, "_CLEARING_S", 0.3 - processes.STOP_GRACE_S)  # a wait of 0.3 s
     deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     with (
         process(folder, "onecard", "serve", setup=deaf) as server,
