@@ -2,9 +2,10 @@
 
 Two policies × two encoder budgets × three precisions of Qwen3-VL-2B, and four points of 4B and 8B that are scored only.
 Each point starts vLLM's engine with the bytes of the KV cache fixed, in a process of its own, and gives it the most that it
-allows. The peak is the device's used memory, read every 10 ms, less what was used before the engine started; of points that
-are measured side by side it is what the driver says that their own processes hold. What the parts took comes from inside the
-worker. The rest of the card is held by another process, as on a smaller card.
+allows. The peak is the device's used memory, read every 10 ms once the engine is ready, less what was used before it started;
+of points that are measured side by side it is what the driver says that their own processes hold. What they hold at most while
+they start, when there is no KV cache yet, stands beside it. What the parts took comes from inside the worker. The rest of the
+card is held by another process, as on a smaller card.
 """
 
 import argparse
@@ -16,10 +17,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from benchmarks.contenders import same_environment
 from benchmarks.ending import TIED, end, in_order_by_sigterm
@@ -32,6 +33,7 @@ from benchmarks.memory_device import (
     used_mib,
     wait_until_free,
 )
+from benchmarks.memory_point import READY
 from benchmarks.memory_results import Results, is_measured
 from benchmarks.say import say
 from benchmarks.shapes import Precision, Size, write_shape
@@ -81,7 +83,8 @@ def points() -> list[dict[str, Any]]:
     """All points in the order in which they are measured: name, shape and engine arguments."""
     precisions: tuple[Precision, ...] = ("bf16", "awq", "fp8")
     wanted: list[tuple[Size, Precision, int]] = [("2b", p, i) for i in (0, 3, 1, 2) for p in precisions]
-    return [_point(size, precision, _POLICIES[policy]) for size, precision, policy in (*wanted, *_ONLY_SCORED)]
+    # The largest first: side by side, the others fill the time that these take to start.
+    return [_point(size, precision, _POLICIES[policy]) for size, precision, policy in (*_ONLY_SCORED, *wanted)]
 
 
 def _point(size: Size, precision: Precision, policy: Policy) -> dict[str, Any]:
@@ -121,6 +124,7 @@ def main() -> None:
     add("--card-mib", type=int, default=32 * 1024, help="memory left for an engine; the rest is held (default 32768)")
     add("--only", help="measure only the points whose name contains this")
     add("--runner", choices=("v1", "v2"), help="vLLM's model runner (default: vLLM's own choice)")
+    add("--fixed-segments", action="store_true", help="torch's allocator as vLLM has it, without segments that grow")
     add("--seconds", type=float, default=3600, help="begin no point after so many seconds")
     options = parser.parse_args()
     in_order_by_sigterm()
@@ -137,6 +141,7 @@ def main() -> None:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         peaks = {gpu: stack.enter_context(_watched(gpu, options)) for gpu in gpus}
         for point in wanted:
+            point["expandable_segments"] = not options.fixed_segments
             point["folder"] = str(write_shape(point["size"], point["precision"], options.shape, work))
 
         def do(gpu: int, point: dict[str, Any]) -> None:
@@ -172,24 +177,34 @@ def measure(
     """Runs the point and watches the device, or where others are measured beside it what the point's own processes hold. A
     point that dies is a result too: its last words stand for it."""
     environment = os.environ | same_environment() | {"CUDA_VISIBLE_DEVICES": str(gpu)}
+    # The kernel for 4 bits that consumer cards take (Marlin), on Hopper too.
+    environment["VLLM_DISABLED_KERNELS"] = "MacheteLinearKernel"
     if options.runner:
         environment["VLLM_USE_V2_MODEL_RUNNER"] = str(int(options.runner == "v2"))
     alone, before = options.at_once == 1, used_mib(gpu)
+    under = before if alone else 0
     described = point | {"engine_args": point["engine_args"] | {"model": folder}}
     command = [*TIED, sys.executable, "-m", "benchmarks.memory_point", json.dumps(described)]
-    with tempfile.TemporaryFile("w+") as log, sampling(gpu) if alone else nullcontext([0]) as device_peak:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+    with tempfile.TemporaryFile("w+") as log, sampling(gpu) if alone else nullcontext(peaks) as peak_of:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+        key, starting = gpu if alone else process.pid, None
         ends = time.monotonic() + _POINT_SECONDS
         while process.poll() is None and time.monotonic() < ends and not stopping.wait(_LOOK_SECONDS):
-            pass
+            if starting is None and _says(log, READY):
+                # It waits for a line before it goes on: what is held from here on is counted anew.
+                starting = peak_of.pop(key, 0)
+                _go_on(process)
         end(process)
         code = process.wait()
         log.seek(0)
         lines = log.read().splitlines()
     found = next((line for line in lines if line.startswith("POINT ")), None)
     # The name by NVML, since asking CUDA would make a context and count as memory.
-    result: dict[str, Any] = {"runner": options.runner, "gpu": device_name(gpu)}
-    result |= {"at_once": options.at_once, "peak_mib": device_peak[0] - before if alone else peaks.get(process.pid, 0)}
+    result: dict[str, Any] = {"runner": options.runner, "marlin": True, "gpu": device_name(gpu)}
+    result |= {"at_once": options.at_once, "peak_mib": max(0, peak_of.get(key, 0) - under)}
+    result["starting_peak_mib"] = max(0, (starting or 0) - under)
     if found is None:
         result |= {"exit": code, "log": lines[-60:]}
     else:
@@ -198,6 +213,18 @@ def measure(
     if alone:
         wait_until_free(gpu, before)
     return result
+
+
+def _says(log: IO[str], words: str) -> bool:
+    """Read without moving the place in the file: the point that writes it shares that."""
+    return words.encode() in os.pread(log.fileno(), os.fstat(log.fileno()).st_size, 0)
+
+
+def _go_on(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin:
+        with suppress(BrokenPipeError):
+            process.stdin.write(b"\n")
+            process.stdin.flush()
 
 
 def _line(name: str, measured: dict[str, Any]) -> str:

@@ -53,12 +53,12 @@ def _handle(gpu: int) -> Any:
 
 
 @contextmanager
-def sampling(gpu: int) -> Iterator[list[int]]:
-    """The highest used memory in MiB while the context lasts, as a list of one."""
-    peak = [0]
+def sampling(gpu: int) -> Iterator[dict[int, int]]:
+    """The highest used memory in MiB of that GPU, while the context lasts or since it was taken out."""
+    peak: dict[int, int] = {}
 
     def look() -> None:
-        peak[0] = max(peak[0], used_mib(gpu))
+        peak[gpu] = max(peak.get(gpu, 0), used_mib(gpu))
 
     with looking(look, _SAMPLE_SECONDS):
         yield peak

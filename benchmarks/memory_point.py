@@ -11,13 +11,15 @@ from typing import Any
 from benchmarks.ending import in_order_by_sigterm
 from benchmarks.say import say
 
+READY = "READY, and waits for a line"
 _TOKEN_WORDS = ("one", "two", "red", "blue", "left", "right", "star", "photo")
 _IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 _ANSWER_TOKENS = 64
 
 
 def main() -> None:
-    """Reads the point from the command line and prints one line that begins with `POINT `."""
+    """Reads the point from the command line, says `READY` once the engine is, waits for a line on stdin, and prints one line
+    that begins with `POINT `."""
     import torch
     import vllm
 
@@ -31,6 +33,10 @@ def main() -> None:
         disable_log_stats=True,
     )
     ready = time.monotonic()
+    say(READY)
+    sys.stdin.readline()
+    if point["expandable_segments"] and not engine.collective_rpc("onecard_expand_segments")[0]:
+        raise RuntimeError("the allocator's segments cannot grow here")
     started = engine.collective_rpc("onecard_memory")[0]
     transients = engine.collective_rpc("onecard_transients")[0]
     _load(engine, point)

@@ -22,14 +22,16 @@ def _measured(file: Path, language: Language, table: Table | None) -> str:
     fitted_on, scored_on = halves(points)
     fitted = fit(fitted_on) if fitted_on else MEASURED
     near = sum(point.holds(fitted) for point in scored_on)
-    shipped = sum(point.holds(MEASURED) for point in points)
+    shipped = sum(point.holds(point.shipped) for point in points)
     where = listed(language, about["gpu"], f"vLLM {about['vllm']}", about["date"])
     bound = f"{WITHIN:.0%} or {WITHIN_MIB} MiB" if language == "en" else f"{WITHIN:.0%} 或 {WITHIN_MIB} MiB"
+    fixed = points and points[0].shipped != MEASURED
+    kind = {"en": ", its allocator's segments fixed", "zh": "，分配器的段大小固定"}[language] if fixed else ""
     said = {
-        "en": f"{where}, by `{about['command']}`: the peak of everything but the KV cache, in MiB. With constants fitted on "
-        f"{len(fitted_on)} of the points, {near} of the other {len(scored_on)} are within {bound} and at most {UNDER_MIB} MiB "
-        f"under; with the shipped ones, {shipped} of all {len(points)}.",
-        "zh": f"{where}，命令为 `{about['command']}`：除 KV 缓存外所有部分的峰值（MiB）。"
+        "en": f"{where}{kind}, by `{about['command']}`: the peak of everything but the KV cache, in MiB. With constants fitted "
+        f"on {len(fitted_on)} of the points, {near} of the other {len(scored_on)} are within {bound} and at most {UNDER_MIB} "
+        f"MiB under; with the shipped ones, {shipped} of all {len(points)}.",
+        "zh": f"{where}{kind}，命令为 `{about['command']}`：除 KV 缓存外所有部分的峰值（MiB）。"
         f"用其中 {len(fitted_on)} 个点拟合常数，其余 {len(scored_on)} 个点中有 {near} 个误差在 {bound} 以内，"
         f"且最多少算 {UNDER_MIB} MiB；"
         f"用随附的常数，{len(points)} 个点中有 {shipped} 个。",
@@ -47,7 +49,7 @@ def _measured(file: Path, language: Language, table: Table | None) -> str:
 
 def _row(point: Point, which: str, fitted: Constants) -> tuple[str, ...]:
     peak = point.peak / MIB
-    predicted, shipped = (peak + point.off_mib(constants) for constants in (fitted, MEASURED))
+    predicted, shipped = (peak + point.off_mib(constants) for constants in (fitted, point.shipped))
     return (
         point.name,
         which,

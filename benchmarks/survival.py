@@ -151,7 +151,7 @@ def survive(
             end(server)
             if alone:
                 wait_until_free(gpu, before)
-        result["peak_mib"] = of_device[0] - before if alone else of_processes.get(server.pid, 0)
+        result["peak_mib"] = of_device.get(gpu, 0) - before if alone else of_processes.get(server.pid, 0)
         result["lives"] = result["lives"] and result["peak_mib"] <= plan.gpu.usable_mib
         if not result["lives"]:
             log.seek(0)

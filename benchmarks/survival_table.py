@@ -68,7 +68,7 @@ def counted(run: dict[str, Any]) -> tuple[int, int]:
 def _title(run: dict[str, Any], language: Language) -> str:
     kind, _, fits = run["contender"].partition(":")
     share = {"en": ", with a share that fits", "zh": "，占用比例调到放得下"}[language] if fits else ""
-    beside = {"en": ", beside another", "zh": "，与另一台同时"}[language] if not run.get("alone", True) else ""
+    beside = {"en": ", beside others", "zh": "，与别的同时"}[language] if not run.get("alone", True) else ""
     return TITLES[kind] + share + beside
 
 

@@ -16,7 +16,7 @@ from serving.errors import (
 from serving.guard.keys import is_open_to_strangers
 from serving.hub import ResolvedModel, resolve_model
 from serving.hub.head import ResolvedHead, resolve_head
-from serving.ipc.launch import Launch
+from serving.ipc.launch import ALLOCATOR_KEYS, Launch
 from serving.ipc.settings import GuardSettings
 from serving.machine import hardware
 from serving.machine.hardware import Hardware
@@ -88,6 +88,7 @@ def prepare(
         hardware=found,
         gpu_memory_mib=gpu_memory_mib,
         constants=constants_of(found.gpus[0].name if found.gpus else None),
+        own_allocator=bool(ALLOCATOR_KEYS & os.environ.keys()),
         adapters=read_adapters(given.get("lora_modules") or profile.lora_modules),
         head=head.read() if head else None,
     )

@@ -28,6 +28,11 @@ async def measure_and_learn(application: Any, plan: Plan, server_log: Path) -> d
     if "worker_extension_cls" not in plan.engine_args:
         return {}
     engine = application.state.engine_client
+    if plan.expandable_segments and not (await engine.collective_rpc("onecard_expand_segments"))[0]:
+        logger.warning(
+            "torch's allocator cannot let its segments grow on this card: pictures of many sizes leave gaps in its memory that "
+            "are not planned. Start with PYTORCH_ALLOC_CONF=expandable_segments:False, and the plan counts them."
+        )
     transients = (await engine.collective_rpc("onecard_transients"))[0]
     lasting = (await engine.collective_rpc("onecard_memory"))[0]
     if plan.predicted and transients["encoder_tokens"] > plan.capacity.encoder_tokens:
@@ -80,7 +85,10 @@ def in_parts(lasting: dict[str, int], transients: dict[str, int], graphs: int | 
         "encoder_cache": cache,
         "vision_encoder": max(0, seeing - cache - transients["activations"]),
         "cuda_graphs": graphs,
-        "fragmentation": lasting["reserved_peak"] - lasting["allocated_peak"],
+        # What the graphs' pools keep free for the next replay is theirs.
+        "fragmentation": lasting["reserved_peak"]
+        - lasting["allocated_peak"]
+        - (pool - lasting.get("graph_allocated", pool)),
     }
     if process:
         found["context"] = process - lasting["reserved"] - (graphs - pool)

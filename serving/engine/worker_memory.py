@@ -1,15 +1,42 @@
 """What each part of the memory really takes, seen from inside vLLM's worker (`--worker-extension-cls`).
 
-vLLM mixes this class into its GPU worker; its methods are called by name through `collective_rpc`. It only measures; what the
-same parts were planned to take comes from planning/memory.py.
+vLLM mixes this class into its GPU worker; its methods are called by name through `collective_rpc`. It measures, and changes
+nothing but how torch's allocator takes memory; what the same parts were planned to take comes from planning/memory.py.
 """
 
 import os
 from typing import Any
 
+# More than torch's allocator takes from segments that it has already.
+_TRIED_BYTES = 64 * 2**20
+
 
 class WorkerMemory:
     """The methods begin with `onecard_`: vLLM refuses an extension with names that its worker has already."""
+
+    def onecard_expand_segments(self) -> bool:
+        """Lets the allocator take what comes and goes from segments that grow (torch's `expandable_segments`), so that pictures
+        of many sizes leave hardly any gaps. False where the driver cannot; then everything is as it was.
+
+        To be called once all that lasts is there: while weights are repacked, growing segments hold GiB more for a moment,
+        and keep gaps among them."""
+        import torch
+        from vllm.device_allocator.alloc_conf import (
+            EXPANDABLE_SEGMENTS,
+            current_alloc_conf,
+            set_alloc_conf,
+            with_conf_flag,
+        )
+
+        torch.cuda.empty_cache()
+        configured = current_alloc_conf()
+        set_alloc_conf(with_conf_flag(configured, EXPANDABLE_SEGMENTS, enabled=True))
+        try:
+            torch.empty(_TRIED_BYTES, dtype=torch.uint8, device="cuda")
+        except RuntimeError:
+            set_alloc_conf(configured)
+            return False
+        return True
 
     def onecard_memory(self) -> dict[str, int]:
         """Bytes of what lasts: `weights` (parameters and tables, a drafting head's too), `kv_cache`, `graph_pool` (the

@@ -19,7 +19,7 @@ from serving.planning.plan import Plan
 ENVIRONMENT_KEY = "ONECARD_LAUNCH"
 SUPERVISOR_KEY = "ONECARD_SUPERVISOR_PID"
 # The variables by which a user may have configured torch's allocator: today's name and the former one.
-_ALLOCATOR_KEYS = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}
+ALLOCATOR_KEYS = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}
 
 
 class Offered(BaseModel):
@@ -171,7 +171,7 @@ def child_environment(
     if not has_nvcc:
         # FlashInfer's sampler compiles CUDA sources at start and kills the engine where there is no compiler (vllm#49497).
         environment.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
-    if allocator_share and not _ALLOCATOR_KEYS & environment.keys():
+    if allocator_share and not ALLOCATOR_KEYS & environment.keys():
         # torch's allocator keeps freed memory for later and still takes more, until the desktop has none left. At this limit it
         # returns what it keeps first.
         environment["PYTORCH_ALLOC_CONF"] = f"per_process_memory_fraction:{allocator_share:.5f}"

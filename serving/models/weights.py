@@ -12,6 +12,7 @@ from serving.models.tensors import Tensor
 
 _METHODS = ("awq", "gptq", "compressed-tensors", "fp8")
 _SCALE_BITS = 16
+SIXTEEN_BITS = "16 bits"
 # `--quantization`, by vLLM's names for rounding 16 bits while they are loaded (0.32, config/quantization.py): a weight's bits.
 _AT_LOADING = dict.fromkeys(("fp8", "fp8_per_tensor", "fp8_per_channel", "fp8_per_block"), 8.0)
 _AT_LOADING |= {"mxfp8": 8 + 8 / 32, "mxfp4": 4 + 8 / 32}
@@ -174,7 +175,7 @@ def _from_shape(shape: Shape, quantized: Quantization | None) -> Weights:
     return Weights(
         total=round(body + head + embedding + seeing),
         read_per_token=round(body + head),
-        precision=quantized.name if quantized else "16 bits",
+        precision=quantized.name if quantized else SIXTEEN_BITS,
         source="the config's numbers",
         seeing=round(seeing),
     )
@@ -199,7 +200,7 @@ def _from_headers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> W
     if method is None and (quantized := _quantized(config)):
         precision = str(quantized.get("quant_method"))
     else:
-        precision = method.name if method else "16 bits"
+        precision = method.name if method else SIXTEEN_BITS
     return Weights(total, read, precision, "the headers of the safetensors files", seen)
 
 

@@ -20,11 +20,13 @@ _MARGIN_MIB = 24
 
 
 def constants_of(gpu: str | None) -> Constants:
-    """What is known of that card with the vLLM that is installed; else what was measured on an H200."""
+    """What is known of that card with the vLLM that is installed; else what was measured on an H200. What was learned with
+    other shipped constants than today's is not believed."""
     kept = _read(_file()).get(_key(gpu)) if gpu else None
-    if not isinstance(kept, dict) or kept.keys() != asdict(MEASURED).keys():
+    learned = kept.get("learned") if isinstance(kept, dict) and kept.get("shipped") == asdict(MEASURED) else None
+    if not isinstance(learned, dict) or learned.keys() != asdict(MEASURED).keys():
         return MEASURED
-    return Constants(**kept)
+    return Constants(**learned)
 
 
 def learn(plan: Plan, measured: dict[str, int], known: Constants) -> Constants:
@@ -56,9 +58,9 @@ def learn_from_start(plan: Plan, measured: dict[str, int]) -> None:
     fail: the next plan then counts with what is known."""
     file = _file()
     kept = _read(file)
-    if _key(plan.gpu.name) in kept:
+    if constants_of(plan.gpu.name) != MEASURED:
         return
-    kept[_key(plan.gpu.name)] = asdict(learn(plan, measured, MEASURED))
+    kept[_key(plan.gpu.name)] = {"shipped": asdict(MEASURED), "learned": asdict(learn(plan, measured, MEASURED))}
     beside = file.with_suffix(f".{os.getpid()}")
     try:
         beside.write_text(json.dumps(kept, indent=1), encoding="utf-8")

@@ -105,6 +105,11 @@ def _choices(plan: Plan) -> list[str]:
         )
     if plan.speculation:
         lines.append(_speculation(plan.speculation))
+    if plan.predicted and plan.gpu.name != "CPU" and not plan.expandable_segments:
+        lines.append(
+            "Fragmentation: pictures of many sizes leave gaps, since torch's allocator has segments of a fixed size in WSL2, "
+            "on cards that share a server, and where PYTORCH_ALLOC_CONF is set."
+        )
     lines += [f"Given up so that it fits: {'; '.join(plan.given_up)}."] if plan.given_up else []
     if plan.expected.decode_tokens_per_s is not None:
         lines.append(

@@ -34,7 +34,8 @@ class Slots:
 class Load:
     """The largest load that the engine may be given, by vLLM's names. `image_tokens` are those of the largest picture,
     `cudagraph_sizes` is the number of captured batch sizes, and the vision encoder has a CUDA graph for each of
-    `encoder_budgets`, in tokens. `flashinfer` says whether it computes the attention."""
+    `encoder_budgets`, in tokens. `flashinfer` says whether it computes the attention, `sixteen_bit` whether the language
+    model's matrices have 16 bits, so that cuBLAS multiplies them."""
 
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -44,6 +45,7 @@ class Load:
     lora: Slots | None = None
     speculation: Speculation = NO_DRAFTS
     flashinfer: bool = False
+    sixteen_bit: bool = False
 
     @property
     def encoder_tokens(self) -> int:
@@ -57,20 +59,32 @@ class Constants:
     """What no formula gives, in bytes. Measured on an H200 with vLLM 0.32 (benchmarks/results/memory-*.json); other cards
     are measured at their first start (`calibration.py`).
 
-    `context`: CUDA context, libraries and kernels. `workspace`: buffers of cuBLAS and of the engine. `graph_of_layer`: one
-    captured size of one layer. `fragments` and `fragments_share`: what the allocator holds beyond what is in use, a fixed
-    part and a share of the transient memory. `communicator`: NCCL's buffers on each of several cards that share a server
-    (assumed, not measured)."""
+    `context`: CUDA context, libraries and kernels. `workspace`: buffers of cuBLAS and of the engine; `cublas`: what cuBLAS
+    takes more where it multiplies the language model's matrices. `graph_of_layer`: one captured size of one layer.
+    `fragments`, `fragments_of_layer`, `fragments_share`: what the allocator holds beyond what is in use, where its segments
+    grow (`expandable_segments`): a fixed part, what the weights of a layer leave free between them, and a share of the
+    transient memory. `communicator`: NCCL's buffers on each of several cards that share a server (assumed, not measured)."""
 
     context: int = 735 * MIB
     workspace: int = 80 * MIB
+    cublas: int = 64 * MIB
     graph_of_layer: float = 0.24 * MIB
-    fragments: int = 285 * MIB
-    fragments_share: float = 0.60
+    fragments: int = 0
+    fragments_of_layer: float = 4.4 * MIB
+    fragments_share: float = 0.0
     communicator: int = 256 * MIB
 
 
 MEASURED = Constants()
+# More of them where the segments do not grow: pictures of many sizes leave gaps, and the more so the more comes and goes.
+_GAPS, _GAPS_SHARE = 138 * MIB, 0.60
+# More of them where the vision encoder has CUDA graphs, whose memory nothing else uses (the sum, at 24 GB).
+_BESIDE_ENCODER_GRAPHS = 200 * MIB
+
+
+def with_fixed_segments(constants: Constants) -> Constants:
+    """The same where the allocator's segments cannot grow."""
+    return replace(constants, fragments=constants.fragments + _GAPS, fragments_share=_GAPS_SHARE)
 
 
 class Parts(BaseModel):
@@ -117,7 +131,8 @@ def parts(shape: Shape, weight_bytes: int, load: Load, constants: Constants, car
         + (lora(text, load.lora) if load.lora else 0)
         + (flashinfer(text, load) if load.flashinfer else 0)
         + speculation.buffers(drafts, text, tokens, load.max_num_seqs)
-        + constants.workspace,
+        + constants.workspace
+        + (constants.cublas if load.sixteen_bit else 0),
         activations=working,
         vision_encoder=max(0, seeing - cache - max(working, sampling)),
         encoder_cache=cache,
@@ -126,7 +141,9 @@ def parts(shape: Shape, weight_bytes: int, load: Load, constants: Constants, car
         + (speculation.graph_pool(drafts, text, load.max_num_seqs) if load.cudagraph_sizes else 0)
         + encoder_graphs(shape.vision, load, constants),
         context=constants.context + (constants.communicator if cards > 1 else 0),
-        fragmentation=constants.fragments + round(constants.fragments_share * together),
+        fragmentation=constants.fragments
+        + round(constants.fragments_of_layer * text.layers + constants.fragments_share * together)
+        + (_BESIDE_ENCODER_GRAPHS if load.encoder_budgets else 0),
     )
 
 

@@ -98,8 +98,8 @@ class Expected(_Frozen):
 
 class Plan(_Frozen):
     """What `onecard plan --json` prints. `given_up` says in words what became smaller than wished, `alternatives` what would
-    fit where this does not. Each of `servers` servers has this plan; where several cards share one, the memory is that of
-    each card."""
+    fit where this does not. `expandable_segments` is torch's setting of its allocator, made once the model is loaded. Each of
+    `servers` servers has this plan; where several cards share one, the memory is that of each card."""
 
     profile: str
     model: str
@@ -112,6 +112,7 @@ class Plan(_Frozen):
     gpu: PlannedGpu
     servers: int = 1
     memory_mib: MemoryMib
+    expandable_segments: bool = False
     engine_args: dict[str, Any]
     capacity: Capacity
     limits: PlannedLimits

@@ -13,7 +13,7 @@ from serving.machine.hardware import Gpu, Hardware
 from serving.machine.onecards import among
 from serving.models.architecture import QWEN3_VL, Shape, Vision, read_shape
 from serving.models.checkpoint import Checkpoint
-from serving.models.weights import Weights, at_loading, measure_weights
+from serving.models.weights import SIXTEEN_BITS, Weights, at_loading, measure_weights
 from serving.planning import memory
 from serving.planning.adapters import Adapter, planned_slots
 from serving.planning.asked import Asked, read_asked
@@ -55,7 +55,8 @@ _UNKNOWN_SHARE = 0.3
 
 @dataclass(frozen=True)
 class Subject:
-    """Everything that a plan is a function of, except for the user's engine arguments."""
+    """Everything that a plan is a function of, except for the user's engine arguments. `own_allocator`: the user has configured
+    torch's allocator, which is then left alone."""
 
     profile_name: str
     profile: Profile
@@ -65,6 +66,7 @@ class Subject:
     hardware: Hardware
     gpu_memory_mib: int | None = None
     constants: Constants = MEASURED
+    own_allocator: bool = False
     adapters: tuple[Adapter, ...] = ()
     head: DraftHead | None = None
     tensor_parallel_size: int = 1
@@ -130,6 +132,17 @@ class Subject:
         facts = self.profile.gpu
         return (self._card.compute_capability if self._card else facts.compute_capability) if facts else None
 
+    @property
+    def _expandable_segments(self) -> bool:
+        """Whether the allocator's segments can grow: not in WSL2 (pytorch#192330), nor beside the all-reduce of several cards
+        (vllm#43923)."""
+        return (
+            self.profile.gpu is not None
+            and self.tensor_parallel_size == 1
+            and not self.hardware.wsl
+            and not self.own_allocator
+        )
+
     def _choose(self, asked: Asked, shape: Shape, weights: Weights, gpu: PlannedGpu) -> Plan:
         """Gives way step by step, in the policy's order, until the wished-for context fits; where even the last step leaves
         too little, the context becomes shorter."""
@@ -146,6 +159,8 @@ class Subject:
             capability=self._capability,
             pictures=wished_for.max_images_per_request > 0,
             constants=self.constants,
+            expandable_segments=self._expandable_segments,
+            sixteen_bit=weights.precision == SIXTEEN_BITS,
             adapters=self.adapters,
             head=self.head,
             cards=self.tensor_parallel_size,
@@ -282,6 +297,7 @@ class Subject:
             given_up=given_up,
             gpu=gpu,
             memory_mib=sized.memory_mib,
+            expandable_segments=self._expandable_segments,
             engine_args=planned_args(self.profile, self.model, self.checkpoint, asked, chosen),
             capacity=Capacity(
                 kv_tokens=sized.kv_tokens,

@@ -18,7 +18,15 @@ from serving.planning.speculation import Speculation
 # What the prediction may be wrong by, and what the desktop may take meanwhile.
 _HEADROOM_MIB = 200
 # On a CPU: Python, torch and vLLM in two processes; no graphs; what the allocator keeps.
-_CPU = Constants(context=1536 * MIB, workspace=0, graph_of_layer=0, fragments=256 * MIB, fragments_share=0.5)
+_CPU = Constants(
+    context=1536 * MIB,
+    workspace=0,
+    graph_of_layer=0,
+    fragments=256 * MIB,
+    fragments_share=0.5,
+    cublas=0,
+    fragments_of_layer=0,
+)
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,8 @@ class Sizing:
     capability: str | None
     pictures: bool
     constants: Constants
+    expandable_segments: bool
+    sixteen_bit: bool
     adapters: tuple[Adapter, ...]
     head: DraftHead | None
     cards: int
@@ -66,9 +76,10 @@ class Sizing:
             lora=planned_slots(self.adapters, asked),
             speculation=speculation_of(asked.speculation, self.head, self.cards, context),
             flashinfer=flashinfer(self.capability, asked.kv_bytes_per_value, asked.attention_backend),
+            sixteen_bit=self.sixteen_bit,
         )
         load = replace(load, encoder_budgets=self._encoder_budgets(settings, load.encoder_tokens))
-        constants = _CPU if self.profile.device == "cpu" else self.constants
+        constants = self._constants
         needed = MemoryMib.of(
             memory.parts(shape, self.weight_bytes, load, constants, self.cards), headroom=_HEADROOM_MIB
         )
@@ -103,6 +114,12 @@ class Sizing:
     def _kv_bytes(self, text: Text) -> int:
         """Of one token in those layers, at the precision that was asked for."""
         return memory.kv_bytes_per_token(text) * self.asked.kv_bytes_per_value // 2
+
+    @property
+    def _constants(self) -> Constants:
+        if self.profile.device == "cpu":
+            return _CPU
+        return self.constants if self.expandable_segments else memory.with_fixed_segments(self.constants)
 
     def _speculation(self, load: Load, constants: Constants) -> PlannedSpeculation | None:
         wish, head = self.asked.speculation, load.speculation.head

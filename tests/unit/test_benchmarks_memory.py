@@ -169,8 +169,8 @@ def test_a_point_that_is_ended_ends_its_engine(left_free: Path) -> None:
 FIRST, SECOND = (point["name"] for point in points()[:2])
 
 
-def measured(name: str, off_mib: int = 0) -> dict[str, Any]:
-    """A point that took what is predicted with the shipped constants, and so many MiB less."""
+def measured(name: str, off_mib: int = 0, *, grow: bool = True) -> dict[str, Any]:
+    """A point that took what is predicted with the shipped constants, and so many MiB less; segments `grow` or not."""
     point = next(each for each in points() if each["name"] == name)
     config = shape_config(point["size"], point["precision"])
     shape = read_shape(config["architectures"][0], config)
@@ -183,8 +183,10 @@ def measured(name: str, off_mib: int = 0) -> dict[str, Any]:
         max_num_batched_tokens=args["max_num_batched_tokens"],
         image_tokens=point["max_image_pixels"] // pixels,
         cudagraph_sizes=32 if interactive else 3 + 2 * args["max_num_seqs"] // 8,
+        sixteen_bit=point["precision"] == "bf16",
     )
-    parts = memory.parts(shape, measure_weights(shape, config, {}).total, load, memory.MEASURED)
+    constants = memory.MEASURED if grow else memory.with_fixed_segments(memory.MEASURED)
+    parts = memory.parts(shape, measure_weights(shape, config, {}).total, load, constants)
     kv = args["kv_cache_memory_bytes"]
     steady = parts.weights + parts.buffers + kv
     peak = steady + parts.activations + parts.vision_encoder + parts.encoder_cache + parts.logits
@@ -200,7 +202,8 @@ def measured(name: str, off_mib: int = 0) -> dict[str, Any]:
     used = -(-(parts.total + kv) // memory.MIB) - off_mib
     graphs = f"Graph capturing finished in 4 secs, took {parts.cuda_graphs / 2**30:.9f} GiB"
     return point | {
-        "peak_mib": used, "started": lasting, "loaded": lasting, "transients": transients, "notes": [graphs],
+        "peak_mib": used, "starting_peak_mib": used - 300, "expandable_segments": grow, "marlin": True,
+        "started": lasting, "loaded": lasting, "transients": transients, "notes": [graphs],
         "vllm": "0.32.0", "torch": "2.13.0", "gpu": "NVIDIA H200",
     }  # fmt: skip
 
@@ -228,14 +231,17 @@ def test_sixteen_points_twelve_of_them_of_the_2b() -> None:
     assert sum(name.startswith("2b") for name in names) == 12
 
 
-def test_what_took_what_was_predicted_is_scored_so_and_its_constants_are_found_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("grow", [True, False])
+def test_what_took_what_was_predicted_is_scored_so_and_its_constants_are_found_again(
+    tmp_path: Path, grow: bool
+) -> None:
     file = tmp_path / "memory-x.json"
     for point in points():
-        Results(file, "x", is_measured).add(measured(point["name"]))
+        Results(file, "x", is_measured).add(measured(point["name"], grow=grow))
     found = read_points(file)
     fitted_on, scored_on = halves(found)
     assert (len(fitted_on), len(scored_on)) == (6, 10)
-    assert all(abs(point.off_mib(memory.MEASURED)) <= 1 for point in found)
+    assert all(abs(point.off_mib(point.shipped)) <= 1 for point in found)
     lines = list(table(scored_on, fit(fitted_on)))
     assert lines[-1].startswith("10 of 10 within")
     assert not any(line.endswith("!") for line in lines)
@@ -252,6 +258,24 @@ def test_too_little_predicted_is_marked_where_too_much_is_not(tmp_path: Path) ->
     text = memory_table.measured("en", tmp_path, lambda head, rows: "\n".join("|".join(row) for row in (head, *rows)))
     assert "NVIDIA H200, vLLM 0.32.0" in text
     assert "with the shipped ones, 1 of all 2" in text
+
+
+def test_a_start_that_takes_more_than_serving_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "memory-x.json"
+    for name, more in ((FIRST, -1), (SECOND, 100)):
+        point = measured(name)
+        Results(file, "x", is_measured).add(point | {"starting_peak_mib": point["peak_mib"] + more})
+    told = [line for line in table(read_points(file), memory.MEASURED) if "while it started" in line]
+    assert told == [f"held more than was planned while it started: {SECOND}"]
+
+
+def test_zero_points_are_larger_on_hopper_without_marlin(tmp_path: Path) -> None:
+    file = tmp_path / "memory-x.json"
+    name = next(point["name"] for point in points() if point["name"].startswith("2b awq"))
+    for marlin in (True, False):
+        Results(file, "x", is_measured).add(measured(name) | {"name": f"2b awq {marlin}", "marlin": marlin})
+    with_marlin, without = read_points(file)
+    assert round((without.weights - with_marlin.weights) / memory.MIB) == 16  # found on an H200
 
 
 def test_of_points_side_by_side_context_and_graphs_are_one_part(tmp_path: Path) -> None:
@@ -287,7 +311,7 @@ def test_who_lives_is_told_with_why_the_others_do_not(tmp_path: Path) -> None:
     text = survival_table.measured("en", tmp_path, lambda _head, rows: "\n".join(" | ".join(row) for row in rows))
     assert text.splitlines()[0].endswith("by `x --contenders onecard,vllm`, and with `--contenders original:fits`:")
     assert text.splitlines()[2:] == [
-        "11,588 MiB (`rtx3060`) | onecard, beside another | yes | 1,127 | 3 | 0 | 11,439 MiB",
+        "11,588 MiB (`rtx3060`) | onecard, beside others | yes | 1,127 | 3 | 0 | 11,439 MiB",
         "11,588 MiB (`rtx3060`) | original recipe, with a share that fits | no: CUDA out of memory | 1,127 | 3 | 0 | "
         "11,439 MiB",
         "11,588 MiB (`rtx3060`) | vLLM's defaults | did not start: Free memory is less than desired | 0 | – | – | –",

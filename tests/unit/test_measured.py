@@ -1,6 +1,8 @@
 """What a worker on an H200 said, in the plan's own terms: the figures of a real start (Qwen3-VL-2B, AWQ, vLLM 0.32)."""
 
 import asyncio
+import copy
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 
 from serving.engine.measured import held_now, in_parts, measure_and_learn
+from serving.engine.worker_memory import WorkerMemory
 from serving.errors import EngineArgsError
 from serving.planning.calibration import constants_of
 from serving.planning.describe import describe_measured
@@ -32,8 +35,14 @@ LOG = "INFO [model_runner.py:1127] Graph capturing finished in 4 secs, took 0.19
 class Engine:
     """Speaks the protocol of vLLM's engine client, as far as it is used."""
 
-    def __init__(self, transients: dict[str, int]) -> None:
-        self._answers = {"onecard_memory": LASTING, "onecard_transients": transients, "onecard_held": HELD}
+    def __init__(self, transients: dict[str, int], *, grow: bool = True) -> None:
+        self._answers: dict[str, Any] = {
+            "onecard_memory": LASTING,
+            "onecard_transients": transients,
+            "onecard_held": HELD,
+            "onecard_expand_segments": grow,
+        }
+        self.asked: list[str] = []
         self.hangs = self.dies = False
 
     async def collective_rpc(self, method: str) -> list[Any]:
@@ -41,7 +50,8 @@ class Engine:
             raise RuntimeError("EngineCore encountered an issue")
         if self.hangs:
             await asyncio.Event().wait()
-        return [dict(self._answers[method])]
+        self.asked.append(method)
+        return [copy.copy(self._answers[method])]
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +59,15 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONECARD_STATE_DIR", str(tmp_path))
 
 
+def application_of(engine: Engine) -> Any:
+    return SimpleNamespace(state=SimpleNamespace(engine_client=engine))
+
+
 def measured(tmp_path: Path, transients: dict[str, int], profile: str = "rtx3060", *argv: str) -> dict[str, Any]:
     log = tmp_path / "server.log"
     log.write_text(LOG, encoding="utf-8")
-    application = SimpleNamespace(state=SimpleNamespace(engine_client=Engine(transients)))
-    return asyncio.run(measure_and_learn(application, prepare(profile, None, user_argv=argv).plan, log))
+    plan = prepare(profile, None, user_argv=argv).plan
+    return asyncio.run(measure_and_learn(application_of(Engine(transients)), plan, log))
 
 
 def test_the_parts_are_the_plans_and_lie_near_what_it_predicts(tmp_path: Path) -> None:
@@ -89,15 +103,51 @@ def test_what_lies_unused_in_the_graphs_pool_is_no_buffers() -> None:
     assert found["buffers"] == in_parts(LASTING, TRANSIENTS, 195 * MIB)["buffers"] + 10
 
 
+def test_nor_is_it_fragments() -> None:
+    more = {"graph_pool": 322 * MIB, "reserved_peak": 5860 * MIB}
+    assert (
+        in_parts(LASTING | more | {"graph_allocated": 0}, TRANSIENTS, 1082 * MIB)["fragmentation"] == 5860 - 5442 - 322
+    )
+
+
+@pytest.mark.parametrize(("grow", "planned"), [(True, True), (False, True), (True, False)])
+def test_segments_grow_before_anything_is_measured_and_who_cannot_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, grow: bool, planned: bool
+) -> None:
+    engine, plan = Engine(TRANSIENTS, grow=grow), prepare("rtx3060", None).plan
+    plan = plan.model_copy(update={"expandable_segments": planned})
+    with caplog.at_level(logging.WARNING, "vllm.onecard"):
+        asyncio.run(measure_and_learn(application_of(engine), plan, tmp_path / "none.log"))
+    assert engine.asked == ["onecard_expand_segments"] * planned + ["onecard_transients", "onecard_memory"]
+    told = "Start with PYTORCH_ALLOC_CONF=expandable_segments:False, and the plan counts them." in caplog.text
+    assert told is (planned and not grow)
+
+
+@pytest.mark.parametrize("can", [True, False])
+def test_an_allocator_whose_segments_cannot_grow_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch, can: bool) -> None:
+    import torch
+    from vllm.device_allocator import alloc_conf
+
+    def empty(*_arguments: Any, **_options: Any) -> None:
+        if not can:
+            raise RuntimeError("CUDA driver error: unknown error")
+
+    configured = ["per_process_memory_fraction:0.5"]
+    monkeypatch.setattr(alloc_conf, "current_alloc_conf", lambda: configured[-1])
+    monkeypatch.setattr(alloc_conf, "set_alloc_conf", configured.append)
+    monkeypatch.setattr(torch, "empty", empty)
+    assert WorkerMemory().onecard_expand_segments() is can
+    grown = "per_process_memory_fraction:0.5,expandable_segments:True"
+    assert configured[1:] == ([grown] if can else [grown, "per_process_memory_fraction:0.5"])
+
+
 def test_an_encoder_that_may_take_more_than_planned_is_never_served(tmp_path: Path) -> None:
     with pytest.raises(EngineArgsError, match="16,384 tokens a step, and memory is planned for 2,048"):
         measured(tmp_path, TRANSIENTS | {"encoder_tokens": 16_384})
 
 
 def held(engine: Engine, profile: str = "rtx3060") -> dict[str, Any]:
-    return asyncio.run(
-        held_now(SimpleNamespace(state=SimpleNamespace(engine_client=engine)), prepare(profile, None).plan)
-    )
+    return asyncio.run(held_now(application_of(engine), prepare(profile, None).plan))
 
 
 def test_what_is_held_is_asked_anew_and_nobody_waits_for_an_engine_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:

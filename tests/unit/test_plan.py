@@ -25,6 +25,7 @@ from serving.planning.memory import MIB
 from serving.planning.plan import Plan
 from serving.planning.planner import Subject
 from serving.planning.profile import Video, load_models, load_profiles, shape_dir
+from serving.prepare import prepare
 
 PROFILES, MODELS = load_profiles(), load_models()
 CARDS = [name for name, profile in PROFILES.items() if profile.device == "cuda"]
@@ -333,13 +334,13 @@ def test_a_step_says_what_else_it_changes_where_something_was_given_up() -> None
     subject = subject_of("rtx4060", shape("qwen3-vl-4b-fp8"), model="qwen3-vl-4b-fp8")
     plan = subject.plan()
     found = {step.flag: step for step in steps(subject, plan, {})}
-    more = found[f"--max-num-seqs {2 * plan.capacity.max_num_seqs}"]
+    more = found[f"--max-num-batched-tokens {2 * plan.engine_args['max_num_batched_tokens']}"]
     assert more.also == (f"conversations of {more.plan.capacity.max_model_len:,}",)
     assert more.plan.capacity.max_model_len < plan.capacity.max_model_len
     assert f"KV tokens ({more.plan.capacity.kv_tokens - plan.capacity.kv_tokens:+,}), with {more.also[0]}" in (
         describe_steps(subject, plan, {})
     )
-    assert any("requests at once" in said for said in found["--max-model-len 3072"].also)
+    assert any("requests at once" in said for said in found[f"--max-model-len {plan.capacity.max_model_len // 2}"].also)
     easy = subject_of("rtx4090", AWQ, model="qwen3-vl-2b-awq")
     assert not any(step.also for step in steps(easy, easy.plan(), {}))
 
@@ -677,6 +678,34 @@ def test_an_architecture_that_the_user_names_is_the_one_that_is_planned() -> Non
     assert plan_of(checkpoint=derived, user_args=named).memory_mib == plan_of().memory_mib
 
 
+def test_segments_grow_but_in_wsl_beside_other_cards_and_where_the_allocator_is_the_users() -> None:
+    plan = plan_of("rtx3060", AWQ)
+    assert plan.expandable_segments
+    for fixed in (
+        plan_of("rtx3060", AWQ, replace(NO_GPU, wsl=True)),
+        plan_of("rtx3060", AWQ, own_allocator=True),
+        plan_of("rtx3060", AWQ, tensor_parallel_size=2),
+    ):
+        assert not fixed.expandable_segments
+        assert fixed.memory_mib.fragmentation > plan.memory_mib.fragmentation + 200
+    assert not plan_of("cpu").expandable_segments
+    assert "leave gaps" in describe_plan(plan_of("rtx3060", AWQ, own_allocator=True))
+    assert "leave gaps" not in describe_plan(plan) + describe_plan(plan_of("cpu"))
+
+
+def test_who_configures_the_allocator_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert prepare("rtx3060", None).plan.expandable_segments
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"):
+        with monkeypatch.context() as own:
+            own.setenv(name, "expandable_segments:False")
+            assert not prepare("rtx3060", None).plan.expandable_segments
+
+
+def test_weights_of_16_bits_are_multiplied_by_cublas_which_takes_more() -> None:
+    bf16, fp8 = plan_of(), plan_of("rtx3060", shape("qwen3-vl-2b-fp8"), model="qwen3-vl-2b-fp8")
+    assert bf16.memory_mib.buffers - fp8.memory_mib.buffers == memory.MEASURED.cublas // MIB
+
+
 def _compilation(plan: Plan) -> dict[str, Any]:
     found: dict[str, Any] = plan.engine_args["compilation_config"]
     return found
@@ -695,6 +724,7 @@ def test_pictures_and_prompts_get_graphs_only_on_a_chip_that_is_faster_than_thei
     assert max(graphs["cudagraph_capture_sizes"]) == 1024
     # vLLM's log on an H200: 1.07 GiB with these graphs, where it was alone on the card.
     assert with_graphs.memory_mib.cuda_graphs == pytest.approx(1096, rel=0.03)
+    assert with_graphs.memory_mib.fragmentation == without.memory_mib.fragmentation + 200
     assert with_graphs.capacity.kv_tokens < without.capacity.kv_tokens
     # Who waits alone for the first word has a small card.
     assert "cudagraph_mm_encoder" not in _compilation(plan_of("rtx3060", AWQ, h200))
