@@ -20,6 +20,7 @@ from serving.engine.measured import in_parts
 from serving.models.architecture import Shape, Text, read_shape
 from serving.models.weights import measure_weights
 from serving.planning import memory
+from serving.planning.layout import Layout, layout
 from serving.planning.memory import MEASURED, MIB, Constants, Load, Parts
 
 # What a prediction may be off by: of the whole within a share or so many MiB, never more than so many under; of a part.
@@ -43,6 +44,7 @@ class Point:
     shape: Shape
     weights: int
     load: Load
+    layout: Layout
     shipped: Constants
     peak: int
     kv_cache: int
@@ -53,7 +55,7 @@ class Point:
     parts: dict[str, int]
 
     def predicted(self, constants: Constants) -> Parts:
-        return memory.parts(self.shape, self.weights, self.load, constants)
+        return memory.parts(self.shape, self.weights, self.load, constants, layout=self.layout)
 
     def off_mib(self, constants: Constants) -> float:
         """MiB by which the prediction is above the measured peak."""
@@ -81,6 +83,7 @@ def _point(measured: dict[str, Any], vllm: str) -> Point:
     if shape is None:
         raise ValueError(f"{measured['name']}: no shape")
     args, loaded = measured["engine_args"], measured["loaded"]
+    weights, marlin = measure_weights(shape, config, {}), measured.get("marlin", False)
     sequences = args["max_num_seqs"]
     sizes = _INTERACTIVE_SIZES if args["performance_mode"] == "interactivity" else 3 + 2 * sequences // 8
     peak = measured["peak_mib"] * MIB
@@ -94,17 +97,18 @@ def _point(measured: dict[str, Any], vllm: str) -> Point:
     return Point(
         name=measured["name"],
         shape=shape,
-        weights=measure_weights(shape, config, {}).total
+        weights=weights.total
         + _more_rotary_tables(vllm) * memory.rotary_table(shape.text)
-        + (_zero_points(shape.text) if measured["precision"] == "awq" and not measured.get("marlin") else 0),
+        + (_zero_points(shape.text) if measured["precision"] == "awq" and not marlin else 0),
         load=Load(
             max_num_seqs=sequences,
             max_num_batched_tokens=args["max_num_batched_tokens"],
             image_tokens=measured["max_image_pixels"] // shape.vision.pixels_per_token,
             cudagraph_sizes=sizes,
-            sixteen_bit=measured["precision"] == "bf16",
+            sixteen_bit=weights.is_sixteen_bit,
         ),
-        shipped=MEASURED if measured.get("expandable_segments") else memory.with_fixed_segments(MEASURED),
+        layout=layout(shape, weights.quantization, pictures=True, machete=not marlin),
+        shipped=_shipped(vllm, grow=measured.get("expandable_segments", False)),
         peak=peak - loaded["kv_cache"],
         kv_cache=loaded["kv_cache"],
         starting=measured["starting_peak_mib"] * MIB if "starting_peak_mib" in measured else None,
@@ -120,6 +124,12 @@ def _point(measured: dict[str, Any], vllm: str) -> Point:
 def _more_rotary_tables(vllm: str) -> int:
     """vLLM 0.26 has the cosines and sines of four times as many positions as the model knows (`MRotaryEmbedding`, mrope.py)."""
     return 3 if vllm.startswith("0.26.") else 0
+
+
+def _shipped(vllm: str, *, grow: bool) -> Constants:
+    """The plan's constants; of vLLM 0.26, whose torch gives cuBLAS half the workspace."""
+    constants = replace(MEASURED, cublas=MEASURED.cublas // 2) if vllm.startswith("0.26.") else MEASURED
+    return constants if grow else memory.with_fixed_segments(constants)
 
 
 def _zero_points(text: Text) -> int:
@@ -145,13 +155,15 @@ def _parts(measured: dict[str, Any], graphs: int | None, driver: int) -> dict[st
 
 def fit(points: Sequence[Point]) -> Constants:
     """The constants that these points say: each the median of what a point says of it, but above every point what differs
-    from one to the next, since too little of it ends an engine: the workspace, and the fragments beside those of the layers, a
-    line along their share of what comes and goes. The workspace gets `_AIM` more."""
+    from one to the next, since too little of it ends an engine: the workspace, and the fragments beside those that follow from
+    sizes, a line along their share of what comes and goes. The workspace gets `_AIM` more."""
     shipped = points[0].shipped
     told = [point.graphs / _captured(point) for point in points if point.graphs is not None]
     graph_of_layer = statistics.median(told) if told else shipped.graph_of_layer
     transient = [_transient(point) for point in points]
-    fragments = [point.reserved_over_used - shipped.fragments_of_layer * point.shape.text.layers for point in points]
+    fragments = [
+        point.reserved_over_used - point.layout.gaps - memory.outgrown(point.shape, point.load) for point in points
+    ]
     share = max(0.0, statistics.linear_regression(transient, fragments).slope) if len(set(transient)) > 1 else 0.0
     fixed = max(found - share * need for found, need in zip(fragments, transient, strict=True))
     more = [point.parts["buffers"] - point.predicted(shipped).buffers for point in points if point.parts]

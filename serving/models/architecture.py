@@ -89,7 +89,7 @@ class Text:
 @dataclass(frozen=True)
 class Vision:
     """The vision encoder. A `patch` is patch_size² pixels; merge_size² patches become one token of `out_hidden_size`,
-    once at the end and once more for each of the `deepstack` layers."""
+    once at the end and once more for each of the `deepstack` layers. `positions` are learned ones, 0 where it has none."""
 
     depth: int
     heads: int
@@ -102,6 +102,7 @@ class Vision:
     temporal_patch_size: int
     deepstack: int
     body: Parameters
+    positions: int = 0
 
     @property
     def pixels_per_token(self) -> int:
@@ -265,8 +266,8 @@ def _qwen3_vision(vision: dict[str, Any]) -> Vision:
     """Qwen3-VL and Qwen3.5: learned positions, and deepstack mergers where the config lists layers for them."""
     h, inner, out = (need(vision, key) for key in ("hidden_size", "intermediate_size", "out_hidden_size"))
     block = Parameters(4 * h * h + 2 * h * inner, 4 * h + inner + h + 4 * h)
-    table = h + need(vision, "num_position_embeddings") * h  # the patch convolution's bias, and the positions
-    return _vision(vision, h, inner, out, block, gated=False, merger_norm=2 * h, table=table)
+    positions = need(vision, "num_position_embeddings")
+    return _vision(vision, h, inner, out, block, gated=False, merger_norm=2 * h, positions=positions)
 
 
 def _vision(
@@ -278,7 +279,7 @@ def _vision(
     *,
     gated: bool,
     merger_norm: int,
-    table: int = 0,
+    positions: int = 0,
 ) -> Vision:
     depth, patch, merge = (need(vision, key) for key in ("depth", "patch_size", "spatial_merge_size"))
     frames = need(vision, "temporal_patch_size")
@@ -287,7 +288,8 @@ def _vision(
     deepstack = len(indexes) if isinstance(indexes, list) else 0
     mergers = 1 + deepstack
     linear = depth * block.linear + mergers * (merged * merged + merged * out)
-    other = depth * block.other + mergers * (merged + out) + merger_norm + deepstack * 2 * merged + table
+    other = depth * block.other + mergers * (merged + out) + merger_norm + deepstack * 2 * merged
+    other += (1 + positions) * h if positions else 0  # the patch convolution has a bias then
     return Vision(
         depth=depth,
         heads=need(vision, "num_heads"),
@@ -300,6 +302,7 @@ def _vision(
         temporal_patch_size=frames,
         deepstack=deepstack,
         body=Parameters(linear, other + 3 * frames * patch**2 * h),
+        positions=positions,
     )
 
 

@@ -22,7 +22,8 @@ _AT_LOADING |= {"mxfp8": 8 + 8 / 32, "mxfp4": 4 + 8 / 32}
 class Weights:
     """`total` bytes are held; `read_per_token` of them are read for each token that is decoded: the language model with
     its output head, without the vision encoder and without an embedding table of which one row is read. `seeing` are the
-    vision encoder's; `offloaded` more are read for each token from the machine's memory."""
+    vision encoder's; `offloaded` more are read for each token from the machine's memory. `quantization` is None for 16 bits,
+    and where the headers of a method that is not known here were counted."""
 
     total: int
     read_per_token: int
@@ -30,6 +31,11 @@ class Weights:
     source: str
     seeing: int
     offloaded: int = 0
+    quantization: "Quantization | None" = None
+
+    @property
+    def is_sixteen_bit(self) -> bool:
+        return self.precision == SIXTEEN_BITS
 
     def share(self, cards: int) -> "Weights":
         """What one of so many cards holds and reads: all matrices are split (vLLM's tensor parallelism), the norms, which are
@@ -59,6 +65,16 @@ class Quantization:
     vision: bool
     head: bool
     head_bits: float | None = None
+
+    @property
+    def has_zero_points(self) -> bool:
+        """Whether it is AWQ's own format, which has one for each group."""
+        return self.name.startswith("awq")
+
+    @property
+    def is_repacked(self) -> bool:
+        """Whether a kernel writes the matrices anew once they are loaded."""
+        return self.bits < 8
 
 
 def at_loading(method: Any, ignored: Any) -> Quantization | None:
@@ -178,6 +194,7 @@ def _from_shape(shape: Shape, quantized: Quantization | None) -> Weights:
         precision=quantized.name if quantized else SIXTEEN_BITS,
         source="the config's numbers",
         seeing=round(seeing),
+        quantization=quantized,
     )
 
 
@@ -201,7 +218,7 @@ def _from_headers(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> W
         precision = str(quantized.get("quant_method"))
     else:
         precision = method.name if method else SIXTEEN_BITS
-    return Weights(total, read, precision, "the headers of the safetensors files", seen)
+    return Weights(total, read, precision, "the headers of the safetensors files", seen, quantization=method)
 
 
 def _known(config: Mapping[str, Any]) -> bool:

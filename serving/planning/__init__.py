@@ -8,6 +8,7 @@ planner.py        profile, model, checkpoint and hardware → plan
 sizing.py         what one choice of settings amounts to on the card
 policy.py         what each policy wishes for, and what it gives up first
 memory.py         bytes of each part (speculation.py: of drafting)
+layout.py         what the weights leave free between them, laid out on paper as torch's allocator does it (allocator.py)
 calibration.py    what a card's own first start has taught of them
 adapters.py       LoRA folders; heads.py: EAGLE3 heads; video.py: frames
 verdict.py        what a plan refuses, gives up and promises

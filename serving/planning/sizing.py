@@ -5,10 +5,12 @@ Which choice is taken is `planner.py`'s question, how large each part is `memory
 from dataclasses import dataclass, replace
 
 from serving.models.architecture import Shape, Text
+from serving.models.weights import Weights
 from serving.planning import memory
 from serving.planning.adapters import Adapter, planned_slots
 from serving.planning.asked import Asked
 from serving.planning.heads import DraftHead, speculation_of
+from serving.planning.layout import Layout
 from serving.planning.memory import MIB, Constants, Load
 from serving.planning.plan import MemoryMib, PlannedSpeculation
 from serving.planning.policy import Settings, cudagraph_sizes, encoder_budgets, flashinfer
@@ -25,7 +27,6 @@ _CPU = Constants(
     fragments=256 * MIB,
     fragments_share=0.5,
     cublas=0,
-    fragments_of_layer=0,
 )
 
 
@@ -53,13 +54,13 @@ class Sizing:
     profile: Profile
     asked: Asked
     shape: Shape
-    weight_bytes: int
+    weights: Weights
     usable_mib: int
     capability: str | None
     pictures: bool
     constants: Constants
     expandable_segments: bool
-    sixteen_bit: bool
+    layout: Layout
     adapters: tuple[Adapter, ...]
     head: DraftHead | None
     cards: int
@@ -76,12 +77,12 @@ class Sizing:
             lora=planned_slots(self.adapters, asked),
             speculation=speculation_of(asked.speculation, self.head, self.cards, context),
             flashinfer=flashinfer(self.capability, asked.kv_bytes_per_value, asked.attention_backend),
-            sixteen_bit=self.sixteen_bit,
+            sixteen_bit=self.weights.is_sixteen_bit,
         )
         load = replace(load, encoder_budgets=self._encoder_budgets(settings, load.encoder_tokens))
         constants = self._constants
         needed = MemoryMib.of(
-            memory.parts(shape, self.weight_bytes, load, constants, self.cards), headroom=_HEADROOM_MIB
+            memory.parts(shape, self.weights.total, load, constants, self.cards, self.layout), headroom=_HEADROOM_MIB
         )
         kv_mib = self._kv_mib(self.usable_mib - needed.total)
         state = settings.max_num_seqs * memory.state_bytes_per_sequence(shape.text)

@@ -22,6 +22,7 @@ from benchmarks.spread import spread
 from serving.models.architecture import read_shape
 from serving.models.weights import measure_weights
 from serving.planning import memory
+from serving.planning.layout import layout
 from tests import nvml
 from tests.exporting import Card
 
@@ -185,8 +186,10 @@ def measured(name: str, off_mib: int = 0, *, grow: bool = True) -> dict[str, Any
         cudagraph_sizes=32 if interactive else 3 + 2 * args["max_num_seqs"] // 8,
         sixteen_bit=point["precision"] == "bf16",
     )
+    weights = measure_weights(shape, config, {})
     constants = memory.MEASURED if grow else memory.with_fixed_segments(memory.MEASURED)
-    parts = memory.parts(shape, measure_weights(shape, config, {}).total, load, constants)
+    laid_out = layout(shape, weights.quantization, pictures=True)
+    parts = memory.parts(shape, weights.total, load, constants, layout=laid_out)
     kv = args["kv_cache_memory_bytes"]
     steady = parts.weights + parts.buffers + kv
     peak = steady + parts.activations + parts.vision_encoder + parts.encoder_cache + parts.logits

@@ -703,7 +703,7 @@ def test_who_configures_the_allocator_is_left_alone(monkeypatch: pytest.MonkeyPa
 
 def test_weights_of_16_bits_are_multiplied_by_cublas_which_takes_more() -> None:
     bf16, fp8 = plan_of(), plan_of("rtx3060", shape("qwen3-vl-2b-fp8"), model="qwen3-vl-2b-fp8")
-    assert bf16.memory_mib.buffers - fp8.memory_mib.buffers == memory.MEASURED.cublas // MIB
+    assert bf16.memory_mib.buffers - fp8.memory_mib.buffers == pytest.approx(memory.MEASURED.cublas // MIB, abs=2)
 
 
 def _compilation(plan: Plan) -> dict[str, Any]:
