@@ -143,8 +143,22 @@ def _names(flag: str, given: list[str] | None, shape: re.Pattern[str], example: 
     """In lower case. Raises UsageError for one that no request would ever match."""
     names = [name.lower() for name in given or ()]
     if wrong := [name for name in names if not shape.fullmatch(name)]:
+        if shape is _HOST and _is_address(wrong[0]):
+            raise UsageError(
+                f"{flag} is for names. {wrong[0]} is an address, and requests to addresses are answered anyway."
+            )
         raise UsageError(
             f"{flag} takes what stands in a request, as {example}, and {wrong[0]!r} never does. Several are given with the "
             "flag before each, or in its variable with blanks between them."
         )
     return tuple(name.rstrip("/") for name in names)
+
+
+def _is_address(name: str) -> bool:
+    import ipaddress
+
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True

@@ -203,6 +203,7 @@ def test_the_profiles_in_words_and_as_json(environment: dict[str, str]) -> None:
         (2, ["serve", "--profile", "cpu", "--hang-seconds", "inf", "--dry-run"], "--hang-seconds"),
         (2, ["serve", "--profile", "cpu", "--allow-host", "https://a.example", "--dry-run"], "as onecard.example.com"),
         (2, ["serve", "--profile", "cpu", "--allow-host", "a.example,b.example", "--dry-run"], "blanks between"),
+        (2, ["serve", "--profile", "cpu", "--allow-host", "[fe80::1]", "--dry-run"], "addresses are answered anyway"),
         (2, ["serve", "--profile", "cpu", "--allow-origin", "a.example", "--dry-run"], "as https://chat.example.com"),
         (2, ["ask", "What is this?"], "Name a picture and a question"),
         (11, ["logs"], "no log"),
