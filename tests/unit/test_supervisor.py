@@ -181,7 +181,11 @@ def test_an_answer_that_outlasts_the_drain_time_is_broken_off(tmp_path: Path) ->
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_ctrl_c_or_a_closed_terminal_waits_for_no_long_answer(tmp_path: Path, number: signal.Signals) -> None:
-    broken_off(tmp_path, number)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests themselves may run under nohup
+    try:
+        broken_off(tmp_path, number)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_under_nohup_it_outlives_its_terminal(tmp_path: Path) -> None:
