@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.memory_results import is_measured
 from benchmarks.shapes import shape_config
-from serving.engine.measured import in_parts
+from serving.engine.measured import fragments, in_parts
 from serving.models.architecture import Shape, Text, read_shape
 from serving.models.weights import measure_weights
 from serving.planning import memory
@@ -45,12 +45,13 @@ class Point:
     weights: int
     load: Load
     layout: Layout
+    expandable_segments: bool
     shipped: Constants
     peak: int
     kv_cache: int
     starting: int | None
     graphs: int | None
-    reserved_over_used: int
+    fragments: int
     driver: int
     parts: dict[str, int]
 
@@ -90,7 +91,7 @@ def _point(measured: dict[str, Any], vllm: str) -> Point:
     told = [
         float(found.group(1)) for line in measured["notes"] if "capturing" in line and (found := _GRAPHS.search(line))
     ]
-    pool = loaded.get("graph_pool", loaded.get("cuda_graphs", 0))
+    pool = loaded["graph_pool"]
     driver = peak - loaded["reserved_peak"] + pool
     alone = measured.get("at_once", 1) == 1
     graphs = (round(told[-1] * 2**30) if told else pool) if alone else None
@@ -108,14 +109,13 @@ def _point(measured: dict[str, Any], vllm: str) -> Point:
             sixteen_bit=weights.is_sixteen_bit,
         ),
         layout=layout(shape, weights.quantization, pictures=True, machete=not marlin),
-        shipped=_shipped(vllm, grow=measured.get("expandable_segments", False)),
+        expandable_segments=measured.get("expandable_segments", False),
+        shipped=_shipped(vllm, expandable_segments=measured.get("expandable_segments", False)),
         peak=peak - loaded["kv_cache"],
         kv_cache=loaded["kv_cache"],
         starting=measured["starting_peak_mib"] * MIB if "starting_peak_mib" in measured else None,
         graphs=graphs,
-        reserved_over_used=loaded["reserved_peak"]
-        - loaded["allocated_peak"]
-        - (pool - loaded.get("graph_allocated", pool)),
+        fragments=fragments(loaded),
         driver=driver,
         parts=_parts(measured, graphs, driver) if is_measured(measured) else {},
     )
@@ -126,10 +126,10 @@ def _more_rotary_tables(vllm: str) -> int:
     return 3 if vllm.startswith("0.26.") else 0
 
 
-def _shipped(vllm: str, *, grow: bool) -> Constants:
+def _shipped(vllm: str, *, expandable_segments: bool) -> Constants:
     """The plan's constants; of vLLM 0.26, whose torch gives cuBLAS half the workspace."""
     constants = replace(MEASURED, cublas=MEASURED.cublas // 2) if vllm.startswith("0.26.") else MEASURED
-    return constants if grow else memory.with_fixed_segments(constants)
+    return constants if expandable_segments else memory.with_fixed_segments(constants)
 
 
 def _zero_points(text: Text) -> int:
@@ -161,11 +161,9 @@ def fit(points: Sequence[Point]) -> Constants:
     told = [point.graphs / _captured(point) for point in points if point.graphs is not None]
     graph_of_layer = statistics.median(told) if told else shipped.graph_of_layer
     transient = [_transient(point) for point in points]
-    fragments = [
-        point.reserved_over_used - point.layout.gaps - memory.outgrown(point.shape, point.load) for point in points
-    ]
-    share = max(0.0, statistics.linear_regression(transient, fragments).slope) if len(set(transient)) > 1 else 0.0
-    fixed = max(found - share * need for found, need in zip(fragments, transient, strict=True))
+    beside = [point.fragments - point.layout.gaps - memory.outgrown(point.shape, point.load) for point in points]
+    share = max(0.0, statistics.linear_regression(transient, beside).slope) if len(set(transient)) > 1 else 0.0
+    fixed = max(found - share * need for found, need in zip(beside, transient, strict=True))
     more = [point.parts["buffers"] - point.predicted(shipped).buffers for point in points if point.parts]
     return replace(
         shipped,
@@ -229,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory_score", description=__doc__.split("\n")[0])
     parser.add_argument("file", type=Path, help="a results file of benchmarks.memory")
     points = read_points(parser.parse_args().file)
-    lines = ["shipped constants", *table(points, points[0].shipped)]
+    lines = ["shipped constants", *table(points, points[0].shipped if points else MEASURED)]
     fitted_on, scored_on = halves(points)
     if fitted_on and scored_on:
         constants = fit(fitted_on)

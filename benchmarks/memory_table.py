@@ -25,8 +25,8 @@ def _measured(file: Path, language: Language, table: Table | None) -> str:
     shipped = sum(point.holds(point.shipped) for point in points)
     where = listed(language, about["gpu"], f"vLLM {about['vllm']}", about["date"])
     bound = f"{WITHIN:.0%} or {WITHIN_MIB} MiB" if language == "en" else f"{WITHIN:.0%} 或 {WITHIN_MIB} MiB"
-    fixed = points and points[0].shipped.fragments_share > MEASURED.fragments_share
-    kind = {"en": ", its allocator's segments fixed", "zh": "，分配器的段大小固定"}[language] if fixed else ""
+    grow = all(point.expandable_segments for point in points)
+    kind = "" if grow else {"en": ", its allocator's segments fixed", "zh": "，分配器的段大小固定"}[language]
     said = {
         "en": f"{where}{kind}, by `{about['command']}`: the peak of everything but the KV cache, in MiB. With constants fitted "
         f"on {len(fitted_on)} of the points, {near} of the other {len(scored_on)} are within {bound} and at most {UNDER_MIB} "

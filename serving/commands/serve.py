@@ -141,9 +141,11 @@ def serve(
 
 def _names(flag: str, given: list[str] | None, shape: re.Pattern[str], example: str) -> tuple[str, ...]:
     """In lower case. Raises UsageError for one that no request would ever match."""
+    from serving.guard.origin import is_address
+
     names = [name.lower() for name in given or ()]
     if wrong := [name for name in names if not shape.fullmatch(name)]:
-        if shape is _HOST and _is_address(wrong[0]):
+        if shape is _HOST and is_address(wrong[0].strip("[]")):
             raise UsageError(
                 f"{flag} is for names. {wrong[0]} is an address, and requests to addresses are answered anyway."
             )
@@ -152,13 +154,3 @@ def _names(flag: str, given: list[str] | None, shape: re.Pattern[str], example: 
             "flag before each, or in its variable with blanks between them."
         )
     return tuple(name.rstrip("/") for name in names)
-
-
-def _is_address(name: str) -> bool:
-    import ipaddress
-
-    try:
-        ipaddress.ip_address(name.strip("[]"))
-    except ValueError:
-        return False
-    return True

@@ -62,6 +62,13 @@ async def held_now(application: Any, plan: Plan) -> dict[str, int]:
     return {"held_mib": {name: round(value / MIB) for name, value in found.items()}, "given_back": given_back}
 
 
+def fragments(lasting: dict[str, int]) -> int:
+    """Bytes that the allocator held at most beyond what was in use at most; without what the graphs' pools keep free for the
+    next replay, which is theirs."""
+    pool = lasting["graph_pool"]
+    return lasting["reserved_peak"] - lasting["allocated_peak"] - (pool - lasting.get("graph_allocated", pool))
+
+
 def in_parts(lasting: dict[str, int], transients: dict[str, int], graphs: int | None) -> dict[str, int]:
     """MiB by the plan's names. `graphs` is the number of bytes that vLLM says its CUDA graphs took; None if it captured none.
 
@@ -85,10 +92,7 @@ def in_parts(lasting: dict[str, int], transients: dict[str, int], graphs: int | 
         "encoder_cache": cache,
         "vision_encoder": max(0, seeing - cache - transients["activations"]),
         "cuda_graphs": graphs,
-        # What the graphs' pools keep free for the next replay is theirs.
-        "fragmentation": lasting["reserved_peak"]
-        - lasting["allocated_peak"]
-        - (pool - lasting.get("graph_allocated", pool)),
+        "fragmentation": fragments(lasting),
     }
     if process:
         found["context"] = process - lasting["reserved"] - (graphs - pool)

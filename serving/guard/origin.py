@@ -57,13 +57,16 @@ class Origin:
     def _expected(self, host: str) -> bool:
         """An address cannot be rebound; a name must be one of ours."""
         name = _without_port(host.lower()).removesuffix(".")
-        if name in self._hosts or name.endswith(".localhost"):
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True
+        return name in self._hosts or name.endswith(".localhost") or is_address(name)
+
+
+def is_address(name: str) -> bool:
+    """Whether it is no name but an address, without brackets."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _without_port(host: str) -> str:

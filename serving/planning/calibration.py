@@ -20,12 +20,16 @@ _MARGIN_MIB = 24
 
 
 def constants_of(gpu: str | None) -> Constants:
-    """What is known of that card with the vLLM that is installed; else what was measured on an H200. What was learned with
-    other shipped constants than today's is not believed."""
-    kept = _read(_file()).get(_key(gpu)) if gpu else None
-    learned = kept.get("learned") if isinstance(kept, dict) and kept.get("shipped") == asdict(MEASURED) else None
+    """What is known of that card with the vLLM that is installed; else what was measured on an H200."""
+    return (_learned(_read(_file()), gpu) if gpu else None) or MEASURED
+
+
+def _learned(kept: dict[str, Any], gpu: str) -> Constants | None:
+    """None where nothing was, or with other shipped constants than today's."""
+    entry = kept.get(_key(gpu))
+    learned = entry.get("learned") if isinstance(entry, dict) and entry.get("shipped") == asdict(MEASURED) else None
     if not isinstance(learned, dict) or learned.keys() != asdict(MEASURED).keys():
-        return MEASURED
+        return None
     return Constants(**learned)
 
 
@@ -58,7 +62,7 @@ def learn_from_start(plan: Plan, measured: dict[str, int]) -> None:
     fail: the next plan then counts with what is known."""
     file = _file()
     kept = _read(file)
-    if constants_of(plan.gpu.name) != MEASURED:
+    if _learned(kept, plan.gpu.name):
         return
     kept[_key(plan.gpu.name)] = {"shipped": asdict(MEASURED), "learned": asdict(learn(plan, measured, MEASURED))}
     beside = file.with_suffix(f".{os.getpid()}")

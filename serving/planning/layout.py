@@ -40,19 +40,15 @@ def layout(shape: Shape, quantization: Quantization | None, *, pictures: bool, m
     (benchmarks/results/memory-h200-vllm-0.32.0.json: 45 to 239 MiB)."""
     paper, text = _Paper(), shape.text
     seen = quantization if quantization and quantization.vision else None
-    for rows, columns in _vision(shape.vision) if pictures else ():
-        paper.matrix(rows * columns, seen)
+    for weights in _vision(shape.vision) if pictures else ():
+        paper.matrix(weights, seen)
     paper.matrix(text.embedding, None)
-    layers = [
-        (*matrix, paper.matrix(matrix[0] * matrix[1], quantization))
-        for _ in range(text.layers)
-        for matrix in _text(text)
-    ]
+    layers = [(weights, paper.matrix(weights, quantization)) for _ in range(text.layers) for weights in _text(text)]
     if not text.tied:
         paper.matrix(text.embedding, None)
     if quantization and quantization.is_repacked:
-        for rows, columns, blocks in layers:
-            paper.tensors += _repack(paper.memory, rows, columns, blocks, quantization, machete=machete)
+        for weights, blocks in layers:
+            paper.tensors += _repack(paper.memory, weights, blocks, quantization, machete=machete)
     used, gaps = paper.memory.held()
     return Layout(used - paper.tensors, gaps)
 
@@ -73,40 +69,38 @@ class _Paper:
         return [self.memory.allocate(size) for size in sizes]
 
 
-def _text(text: Text) -> Iterator[tuple[int, int]]:
-    """The matrices of one layer as vLLM has them, inputs × outputs: query, key and value are one, gate and up too."""
-    yield text.hidden_size, (text.heads + 2 * text.kv_heads) * text.head_dim
-    yield text.heads * text.head_dim, text.hidden_size
-    yield text.hidden_size, 2 * text.intermediate_size
-    yield text.intermediate_size, text.hidden_size
+def _text(text: Text) -> Iterator[int]:
+    """The weights of each matrix of one layer, as vLLM has them: query, key and value are one, gate and up too."""
+    yield text.hidden_size * (text.heads + 2 * text.kv_heads) * text.head_dim
+    yield text.heads * text.head_dim * text.hidden_size
+    yield text.hidden_size * 2 * text.intermediate_size
+    yield text.intermediate_size * text.hidden_size
 
 
-def _vision(vision: Vision) -> Iterator[tuple[int, int]]:
+def _vision(vision: Vision) -> Iterator[int]:
     """Those of the encoder, in the order of `Qwen3_VisionTransformer`."""
     width, merged = vision.hidden_size, vision.hidden_size * vision.patches_per_token
-    yield vision.values_per_patch, width
+    yield vision.values_per_patch * width
     if vision.positions:
-        yield vision.positions, width
+        yield vision.positions * width
     for _ in range(1 + vision.deepstack):
-        yield merged, merged
-        yield merged, vision.out_hidden_size
+        yield merged * merged
+        yield merged * vision.out_hidden_size
     for _ in range(vision.depth):
-        yield width, 3 * width
-        yield width, width
-        yield width, vision.intermediate_size * (2 if vision.gated else 1)
-        yield vision.intermediate_size, width
+        yield 3 * width * width
+        yield width * width
+        yield width * vision.intermediate_size * (2 if vision.gated else 1)
+        yield vision.intermediate_size * width
 
 
-def _repack(
-    memory: Allocator, rows: int, columns: int, matrix: list[Block], quantization: Quantization, *, machete: bool
-) -> int:
+def _repack(memory: Allocator, weights: int, matrix: list[Block], quantization: Quantization, *, machete: bool) -> int:
     """What a kernel makes of a matrix of few bits, step by step; the bytes that it is larger then. AWQ's own order is undone
     first, at 32 bits a weight (`_convert_awq_to_standard_format`, auto_awq.py); then the matrix is written anew, from a
     transposed copy but for AWQ under Marlin (kernels/linear/mixed_precision)."""
-    packed, groups = rows * columns * int(quantization.bits) // 8, rows * columns // _GROUP
+    packed, groups = weights * int(quantization.bits) // 8, weights // _GROUP
     own_order = quantization.has_zero_points
     if own_order:
-        unpacked, replaced = _unpacked(memory, rows * columns * _BYTES_32_BIT, packed)
+        unpacked, replaced = _unpacked(memory, weights * _BYTES_32_BIT, packed)
         zeros_unpacked, zeros_replaced = _unpacked(memory, groups * _BYTES_32_BIT, groups // 2, transposed=True)
         for block in (matrix[0], unpacked, matrix[1], zeros_unpacked):
             memory.release(block)

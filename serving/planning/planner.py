@@ -18,7 +18,6 @@ from serving.planning import memory
 from serving.planning.adapters import Adapter, planned_slots
 from serving.planning.asked import Asked, read_asked
 from serving.planning.heads import DraftHead, check_head
-from serving.planning.layout import MACHETE, NO_LAYOUT, Layout, layout
 from serving.planning.memory import MEASURED, MIB, Constants
 from serving.planning.plan import (
     Capacity,
@@ -133,12 +132,6 @@ class Subject:
         facts = self.profile.gpu
         return (self._card.compute_capability if self._card else facts.compute_capability) if facts else None
 
-    def _layout(self, shape: Shape, weights: Weights, *, pictures: bool) -> Layout:
-        """None on a CPU, nor of a quantization that is not known."""
-        if self.profile.gpu is None or not (weights.quantization or weights.is_sixteen_bit):
-            return NO_LAYOUT
-        return layout(shape, weights.quantization, pictures=pictures, machete=self._capability == MACHETE)
-
     @property
     def _expandable_segments(self) -> bool:
         """Whether the allocator's segments can grow: not in WSL2 (pytorch#192330), nor beside the all-reduce of several cards
@@ -167,7 +160,6 @@ class Subject:
             pictures=wished_for.max_images_per_request > 0,
             constants=self.constants,
             expandable_segments=self._expandable_segments,
-            layout=self._layout(shape, weights, pictures=wished_for.max_images_per_request > 0),
             adapters=self.adapters,
             head=self.head,
             cards=self.tensor_parallel_size,

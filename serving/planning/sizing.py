@@ -10,7 +10,7 @@ from serving.planning import memory
 from serving.planning.adapters import Adapter, planned_slots
 from serving.planning.asked import Asked
 from serving.planning.heads import DraftHead, speculation_of
-from serving.planning.layout import Layout
+from serving.planning.layout import MACHETE, NO_LAYOUT, Layout, layout
 from serving.planning.memory import MIB, Constants, Load
 from serving.planning.plan import MemoryMib, PlannedSpeculation
 from serving.planning.policy import Settings, cudagraph_sizes, encoder_budgets, flashinfer
@@ -49,7 +49,7 @@ class Sized:
 
 @dataclass(frozen=True)
 class Sizing:
-    """What is the same for every choice; `shape` and `weight_bytes` are those of one of `cards` that share a server."""
+    """What is the same for every choice; `shape` and `weights` are those of one of `cards` that share a server."""
 
     profile: Profile
     asked: Asked
@@ -60,7 +60,6 @@ class Sizing:
     pictures: bool
     constants: Constants
     expandable_segments: bool
-    layout: Layout
     adapters: tuple[Adapter, ...]
     head: DraftHead | None
     cards: int
@@ -82,7 +81,7 @@ class Sizing:
         load = replace(load, encoder_budgets=self._encoder_budgets(settings, load.encoder_tokens))
         constants = self._constants
         needed = MemoryMib.of(
-            memory.parts(shape, self.weights.total, load, constants, self.cards, self.layout), headroom=_HEADROOM_MIB
+            memory.parts(shape, self.weights.total, load, constants, self.cards, self._layout), headroom=_HEADROOM_MIB
         )
         kv_mib = self._kv_mib(self.usable_mib - needed.total)
         state = settings.max_num_seqs * memory.state_bytes_per_sequence(shape.text)
@@ -115,6 +114,14 @@ class Sizing:
     def _kv_bytes(self, text: Text) -> int:
         """Of one token in those layers, at the precision that was asked for."""
         return memory.kv_bytes_per_token(text) * self.asked.kv_bytes_per_value // 2
+
+    @property
+    def _layout(self) -> Layout:
+        """None on a CPU, nor of a quantization that is not known."""
+        if self.profile.gpu is None or not (self.weights.quantization or self.weights.is_sixteen_bit):
+            return NO_LAYOUT
+        machete = self.capability == MACHETE
+        return layout(self.shape, self.weights.quantization, pictures=self.pictures, machete=machete)
 
     @property
     def _constants(self) -> Constants:
